@@ -1,0 +1,72 @@
+"""The `pymotor` command: a table of verbs.
+
+Each verb lives in a module of its own room that offers `configure(parser)` and `run(arguments) -> int`.
+Only the module of the verb that was typed is imported, so that `pymotor --help` and each process start fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """One verb: the module that implements it and its line in `pymotor --help`."""
+
+    module: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "up": Verb("pymotor.local.up", "start a whole fleet on this machine and print its URL"),
+    "down": Verb("pymotor.local.down", "stop a fleet that `pymotor up` started"),
+    "status": Verb("pymotor.local.status", "show instances, endpoints, states and load of a local fleet"),
+    "logs": Verb("pymotor.local.logs", "show or follow the logs of a local fleet"),
+    "validate": Verb(
+        "pymotor.engines.validate_command", "check user_config.json and env.json; print every problem"
+    ),
+    "schema": Verb("pymotor.config.schema_command", "print the JSON schema of user_config.json or env.json"),
+    "coordinator": Verb("pymotor.coordinator.command", "run the gateway: requests in, answers out"),
+    "sim-engine": Verb(
+        "pymotor.engines.sim.command", "run an engine that needs no accelerator and speaks as vLLM does"
+    ),
+    "make-tiny-model": Verb(
+        "pymotor.engines.tiny_model", "write a tiny Qwen3-VL with random weights, for tests without an accelerator"
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns its exit status (0 good, 1 failed, 2 wrong usage)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen = words[0] if words and words[0] in VERBS else None
+    parser = argparse.ArgumentParser(
+        prog="pymotor",
+        description="Serve large multimodal models with encode, prefill and decode on separate engines.",
+        epilog="`pymotor VERB --help` explains a verb.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    for name, verb in VERBS.items():
+        subparser = verbs.add_parser(
+            name, help=verb.summary, description=verb.summary[0].upper() + verb.summary[1:] + "."
+        )
+        if name == chosen:
+            importlib.import_module(verb.module).configure(subparser)
+    arguments = parser.parse_args(words)
+    if arguments.version:
+        from importlib.metadata import version
+
+        print(f"pymotor {version('pymotor')}")
+        return 0
+    if arguments.verb is None:
+        parser.print_help()
+        return 2
+    try:
+        status: int = importlib.import_module(VERBS[arguments.verb].module).run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    return status

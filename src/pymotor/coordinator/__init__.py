@@ -1,0 +1,1 @@
+"""The gateway: a request in, an answer out."""

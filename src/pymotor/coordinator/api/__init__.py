@@ -1,0 +1,1 @@
+"""The OpenAI surface: request view, error objects, server-sent events."""

@@ -1,0 +1,1 @@
+"""The order of the legs: one path a module."""

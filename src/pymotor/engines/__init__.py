@@ -1,0 +1,1 @@
+"""What each engine is called, how it is started and what its connectors can do."""

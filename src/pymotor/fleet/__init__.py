@@ -1,0 +1,36 @@
+"""The nouns all rooms share: roles, endpoints, instances, snapshots of the fleet, handoff dialects. No I/O."""
+
+from pymotor.fleet.dialects import ECDialect, KVDialect, ec_dialect, kv_dialect
+from pymotor.fleet.roles import Role
+from pymotor.fleet.snapshot import (
+    ECTransfer,
+    Endpoint,
+    EndpointState,
+    FleetSnapshot,
+    Instance,
+    InstanceState,
+    KVTransfer,
+    can_hand_over_embeddings,
+    can_hand_over_kv,
+    decode_snapshot,
+    encode_snapshot,
+)
+
+__all__ = [
+    "ECDialect",
+    "ECTransfer",
+    "Endpoint",
+    "EndpointState",
+    "FleetSnapshot",
+    "Instance",
+    "InstanceState",
+    "KVDialect",
+    "KVTransfer",
+    "Role",
+    "can_hand_over_embeddings",
+    "can_hand_over_kv",
+    "decode_snapshot",
+    "ec_dialect",
+    "encode_snapshot",
+    "kv_dialect",
+]

@@ -1,0 +1,1 @@
+"""Processes that run as a whole fleet on this machine."""

@@ -1,0 +1,1 @@
+"""Metrics and logs of PyMotor's own processes."""
