@@ -1,0 +1,90 @@
+"""What the supervisor and a worker say to each other over their socket pair.
+
+Each message is four bytes of length, big-endian, and one of the structs below as MessagePack.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from pymotor.coordinator.settings import Settings
+from pymotor.fleet import FleetSnapshot
+from pymotor.telemetry.metrics import MetricsDump
+
+
+class WorkerStart(msgspec.Struct, tag="start", frozen=True, kw_only=True):
+    """First word of the supervisor: all a worker needs to begin. The ledger's descriptor is inherited."""
+
+    settings: Settings
+    host: str
+    port: int
+    column: int
+    columns: int
+    ledger_rows: int
+
+
+class FleetUpdate(msgspec.Struct, tag="fleet", frozen=True, kw_only=True):
+    """A new snapshot and the ledger row and generation of each endpoint id in it."""
+
+    snapshot: FleetSnapshot
+    rows: dict[str, tuple[int, int]]
+
+
+class MetricsRequest(msgspec.Struct, tag="metrics?", frozen=True, kw_only=True):
+    """The supervisor wants the worker's figures."""
+
+    number: int
+
+
+class Drain(msgspec.Struct, tag="drain", frozen=True, kw_only=True):
+    """Accept nothing new, finish what runs within `grace` seconds, then end."""
+
+    grace: float
+
+
+class Listening(msgspec.Struct, tag="listening", frozen=True, kw_only=True):
+    """The worker accepts requests."""
+
+
+class MetricsReport(msgspec.Struct, tag="metrics", frozen=True, kw_only=True):
+    """Answer to `MetricsRequest` of the same number."""
+
+    number: int
+    dump: MetricsDump
+
+
+ToWorker = WorkerStart | FleetUpdate | MetricsRequest | Drain
+ToSupervisor = Listening | MetricsReport
+
+_encoder = msgspec.msgpack.Encoder()
+_length = struct.Struct(">I")
+
+
+def frame(message: ToWorker | ToSupervisor) -> bytes:
+    """The message as it goes over the wire."""
+    body = _encoder.encode(message)
+    return _length.pack(len(body)) + body
+
+
+class FrameReader:
+    """Cuts a byte stream into messages."""
+
+    def __init__(self, to_worker: bool) -> None:
+        """`to_worker` says which side's messages arrive."""
+        kinds = ToWorker if to_worker else ToSupervisor
+        self._decoder: msgspec.msgpack.Decoder[ToWorker | ToSupervisor] = msgspec.msgpack.Decoder(kinds)
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[ToWorker | ToSupervisor]:
+        """All messages that are complete after `data`."""
+        self._buffer += data
+        messages: list[ToWorker | ToSupervisor] = []
+        while len(self._buffer) >= _length.size:
+            (size,) = _length.unpack_from(self._buffer)
+            if len(self._buffer) < _length.size + size:
+                break
+            messages.append(self._decoder.decode(bytes(self._buffer[_length.size : _length.size + size])))
+            del self._buffer[: _length.size + size]
+        return messages

@@ -1,0 +1,83 @@
+"""What a worker needs to know from `user_config.json`, flat and typed, as it travels to the worker."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from pymotor.config import UserConfig
+
+
+class CorsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Which web pages may call the gateway; without origins no CORS header is ever sent."""
+
+    allow_origins: tuple[str, ...] = ()
+    allow_methods: tuple[str, ...] = ("GET", "POST", "OPTIONS")
+    allow_headers: tuple[str, ...] = ("*",)
+    allow_credentials: bool = False
+    max_age: int = 600
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one Coordinator; times in seconds, sizes in bytes."""
+
+    scheduler_type: str = "load_balance"
+    deploy_mode: str = "pd_separate"
+    prefill_threshold: int = 512
+    """Prompts of at least so many tokens go through prefill and decode where union instances stand beside them."""
+    forward_media: str = "prefill"
+    encode_fallback: str = "inline"
+    first_token_timeout: float = 600.0
+    infer_timeout: float = 3600.0
+    connect_timeout: float = 5.0
+    server_timing: bool = False
+    body_limit_bytes: int = 512 * 1024 * 1024
+    header_limit_bytes: int = 65536
+    header_timeout: float = 30.0
+    body_idle_timeout: float = 60.0
+    stream_idle_timeout: float = 600.0
+    stream_keepalive: float = 0.0
+    trust_client_fields: bool = False
+    cors: CorsSettings = CorsSettings()
+
+
+def settings_from(user: UserConfig, *, server_timing: bool | None = None) -> Settings:
+    """The settings in a user configuration; `server_timing` of the command line wins over the file's."""
+    coordinator = user.motor_coordinator_config
+    scheduler = coordinator.scheduler_config
+    exceptions = coordinator.exception_config
+    http = coordinator.http_config
+    encode = coordinator.encode_config
+    return Settings(
+        scheduler_type=scheduler.scheduler_type,
+        deploy_mode=scheduler.deploy_mode,
+        prefill_threshold=scheduler.prefill_threshold,
+        forward_media=encode.forward_media,
+        encode_fallback=encode.fallback,
+        first_token_timeout=float(exceptions.first_token_timeout),
+        infer_timeout=float(exceptions.infer_timeout),
+        server_timing=http.server_timing == "on" if server_timing is None else server_timing,
+        body_limit_bytes=http.body_limit_bytes,
+        header_limit_bytes=http.header_limit_bytes,
+        header_timeout=http.header_timeout,
+        body_idle_timeout=http.body_idle_timeout,
+        stream_idle_timeout=http.stream_idle_timeout,
+        stream_keepalive=http.stream_keepalive,
+        trust_client_fields=http.trust_client_fields,
+        cors=CorsSettings(
+            allow_origins=tuple(http.cors.allow_origins),
+            allow_methods=tuple(http.cors.allow_methods),
+            allow_headers=tuple(http.cors.allow_headers),
+            allow_credentials=http.cors.allow_credentials,
+            max_age=http.cors.max_age,
+        ),
+    )
+
+
+def worker_count(user: UserConfig) -> int:
+    """How many worker processes: `num_workers`, or one for each two processors, at least 1 and at most 4."""
+    stated = user.motor_coordinator_config.inference_workers_config.num_workers
+    if stated is not None:
+        return stated
+    return max(1, min(4, (os.cpu_count() or 1) // 2))
