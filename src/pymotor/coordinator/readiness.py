@@ -1,0 +1,94 @@
+"""Whether a fleet can answer requests, for which models, and what is missing."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pymotor.fleet import EndpointState, FleetSnapshot, Instance, Role, can_hand_over_embeddings, can_hand_over_kv
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fleet can do now."""
+
+    models: tuple[str, ...] = ()
+    """Models whose requests can be answered, in the order the fleet names them."""
+    missing: tuple[str, ...] = ()
+    """For each model that cannot be served, what it lacks, in words for a person; if no model is known, why."""
+    degraded: tuple[str, ...] = ()
+    """What is served, but not as the fleet was laid out: a role that is down, instances that cannot pair."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether at least one model can be served."""
+        return bool(self.models)
+
+
+def takes_legs(instance: Instance) -> bool:
+    """Whether the instance is active and has an endpoint that is ready."""
+    return instance.serves and any(endpoint.state is EndpointState.READY for endpoint in instance.endpoints)
+
+
+def readiness(snapshot: FleetSnapshot | None) -> Readiness:
+    """What the fleet of `snapshot` can do; None stands for a fleet nobody has told us of yet.
+
+    A model is served by a union instance, by a prefill and a decode instance that can hand KV cache over, or by
+    prefill or decode instances alone, which then compute the whole request themselves.
+    """
+    if snapshot is None:
+        return Readiness(missing=("no fleet snapshot has arrived yet",))
+    by_model: dict[str, list[Instance]] = {}
+    for instance in snapshot.instances:
+        for model in instance.models:
+            by_model.setdefault(model, []).append(instance)
+    if not by_model:
+        return Readiness(missing=("the fleet has no instance that serves a model",))
+    served: list[str] = []
+    missing: list[str] = []
+    degraded: list[str] = []
+    for model, instances in by_model.items():
+        able = [instance for instance in instances if takes_legs(instance)]
+        if any(instance.role is not Role.ENCODE for instance in able):
+            served.append(model)
+            degraded += [f"{model}: {lack}" for lack in _shortcomings(instances, able)]
+        else:
+            missing.append(f"{model}: no {_computing_roles(instances)} instance is active{_why(instances)}")
+    return Readiness(models=tuple(served), missing=tuple(missing), degraded=tuple(degraded))
+
+
+def _computing_roles(instances: list[Instance]) -> str:
+    """The roles that could answer a request for these instances' model, as the fleet has them."""
+    roles = {instance.role for instance in instances} - {Role.ENCODE}
+    names = [role.value for role in Role if role in (roles or set(Role) - {Role.ENCODE})]
+    return " or ".join(names)
+
+
+def _why(instances: list[Instance]) -> str:
+    """The instances that could answer but do not, with state and fault."""
+    waiting = [instance for instance in instances if instance.role is not Role.ENCODE]
+    if not waiting:
+        return ""
+    return " (" + "; ".join(_condition(instance) for instance in waiting) + ")"
+
+
+def _condition(instance: Instance) -> str:
+    state = instance.state.value if not instance.serves else "active without a ready endpoint"
+    return f"{instance.name} is {state}" + (f": {instance.fault}" if instance.fault else "")
+
+
+def _shortcomings(instances: list[Instance], able: list[Instance]) -> list[str]:
+    lacks = [
+        f"no {role.value} instance is active"
+        for role in Role
+        if any(instance.role is role for instance in instances)
+        and not any(instance.role is role for instance in able)
+    ]
+    encoders, prefills, decodes, unions = (
+        [instance for instance in able if instance.role is role]
+        for role in (Role.ENCODE, Role.PREFILL, Role.DECODE, Role.UNION)
+    )
+    if prefills and decodes and not any(can_hand_over_kv(p, d) for p in prefills for d in decodes):
+        lacks.append("no prefill and decode instance can hand KV cache over to each other")
+    consumers = prefills + unions or decodes
+    if encoders and not any(can_hand_over_embeddings(e, c) for e in encoders for c in consumers):
+        lacks.append("no encode instance can hand embeddings over to an active instance")
+    return lacks
