@@ -1,0 +1,75 @@
+"""Errors as clients of the OpenAI API expect them."""
+
+from __future__ import annotations
+
+import msgspec
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    431: "invalid_request_error",
+    500: "internal_error",
+    501: "invalid_request_error",
+    502: "upstream_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """The `error` object of the OpenAI API."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | int | None = None
+
+
+class ApiError(Exception):
+    """A request ends with this status and error object."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str | None = None,
+    ) -> None:
+        """`kind` is the error's `type`; without it the status decides."""
+        super().__init__(message)
+        self.status = status
+        self.detail = ErrorDetail(
+            message=message, type=kind or _TYPES.get(status, "api_error"), param=param, code=code or status
+        )
+
+    def body(self) -> bytes:
+        """The response body."""
+        return msgspec.json.encode({"error": self.detail})
+
+    def event(self) -> bytes:
+        """The same as a server-sent event, for a stream that has begun."""
+        return b"data: " + self.body() + b"\n\n"
+
+
+class ServiceUnavailable(ApiError):
+    """Nobody can serve the request now; the body has the `detail` that PyMotor's users look for."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(503, f"Service is not available: {reason}", code="service_unavailable")
+
+    def body(self) -> bytes:
+        """The response body."""
+        return msgspec.json.encode({"detail": "Service is not available", "error": self.detail})
+
+
+def invalid(message: str, param: str | None = None) -> ApiError:
+    """A 400: the client has to change the request."""
+    return ApiError(400, message, param=param, code="invalid_request")

@@ -1,0 +1,206 @@
+"""Media items in a chat request: what they are, what they weigh, where they may come from.
+
+The gateway never opens a file or fetches a URL: a size comes from the bytes of a data URL or is estimated.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import posixpath
+import struct
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import xxhash
+
+from pymotor.coordinator.api.errors import ApiError, invalid
+
+PIXELS_A_SIDE = 32
+"""A media token of Qwen-VL covers 32 x 32 pixels (14- or 16-pixel patches, merged 2 x 2)."""
+DEFAULT_IMAGE_TOKENS = 1024
+DEFAULT_VIDEO_TOKENS = 8192
+DEFAULT_AUDIO_TOKENS = 512
+_SNIFFED_BYTES = 65536
+
+MODALITIES = {
+    "image_url": "image",
+    "input_image": "image",
+    "video_url": "video",
+    "audio_url": "audio",
+    "input_audio": "audio",
+}
+"""Modality of each kind of content part that carries media."""
+
+BARRED_PART_KEYS = frozenset(("uuid", "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds", "image_pil"))
+"""They name cache entries of all users, or tensors to load, and can kill an engine."""
+
+_strings = msgspec.json.Decoder(str)
+_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+Part = dict[str, msgspec.Raw]
+
+
+class MediaItem:
+    """One content part that carries media."""
+
+    __slots__ = ("key", "kind", "message", "modality", "part", "position", "tokens", "url")
+
+    def __init__(self, message: int, position: int, kind: str, part: Part) -> None:
+        """`message` and `position` say where it stands; `kind` is the part's type."""
+        self.message = message
+        self.position = position
+        self.kind = kind
+        self.modality = MODALITIES[kind]
+        self.part = part
+        raw = part[kind]
+        self.url = _url(kind, raw)
+        self.key = xxhash.xxh3_64_intdigest(bytes(raw) if self.url is None else self.url)
+        """Hash of what it is, the gateway's own; for affinity, never for correctness."""
+        self.tokens = _tokens(self.modality, self.url)
+        """What it is expected to cost an encoder, in tokens."""
+
+    def same_as(self, other: MediaItem) -> bool:
+        """Whether both parts say the same, so that one encoding serves both."""
+        return self.key == other.key and self.kind == other.kind and _equal(self.part, other.part)
+
+
+def _equal(one: Part, other: Part) -> bool:
+    return one.keys() == other.keys() and all(bytes(one[name]) == bytes(other[name]) for name in one)
+
+
+def media_kind(part: Part) -> str | None:
+    """The part's type if it carries media; engines also accept a part without `type` that has a media key."""
+    stated = part.get("type")
+    if stated is not None:
+        try:
+            kind = _strings.decode(stated)
+        except msgspec.MsgspecError as error:
+            raise invalid("a content part's type must be a string", "messages") from error
+        if kind in BARRED_PART_KEYS:
+            raise barred(kind)
+        if kind not in MODALITIES:
+            return None
+        if kind not in part:
+            raise invalid(f"a content part of type {kind} must have the key {kind}", "messages")
+        return kind
+    return next((kind for kind in MODALITIES if kind in part), None)
+
+
+def barred(field: str) -> ApiError:
+    """The error for a field that clients may not send."""
+    return ApiError(
+        400,
+        f"{field} is set by the gateway and may not be sent by a client",
+        param=field,
+        code="field_not_allowed",
+    )
+
+
+def _url(kind: str, raw: msgspec.Raw) -> bytes | None:
+    """The item's URL as bytes, or None for inline audio."""
+    try:
+        if kind == "input_audio":
+            _objects.decode(raw)
+            return None
+        if memoryview(raw)[0] == ord('"'):
+            return _strings.decode(raw).encode()
+        url = _objects.decode(raw).get("url")
+        if url is None:
+            raise invalid(f"{kind} must have a url", "messages")
+        return _strings.decode(url).encode()
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise invalid(f"{kind} must be an object with a url", "messages") from error
+
+
+def check_source(item: MediaItem, allowed_local_media_path: str) -> None:
+    """Refuse a URL whose scheme no engine should follow, or a file outside the engine's own allowed directory."""
+    url = item.url
+    if url is None or url.startswith((b"data:", b"https://", b"http://")):
+        return
+    try:
+        parts = urlsplit(url.decode())
+    except ValueError as error:
+        raise invalid(f"{item.kind} is not a URL", "messages") from error
+    if parts.scheme in ("http", "https", "data"):
+        return
+    if parts.scheme != "file":
+        raise invalid(f"{item.kind} must be a data:, http:, https: or file: URL", "messages")
+    path = posixpath.normpath(unquote(parts.path))
+    root = posixpath.normpath(allowed_local_media_path) if allowed_local_media_path else ""
+    inside = root and (path == root or path.startswith(root.rstrip("/") + "/"))
+    if not inside or parts.netloc not in ("", "localhost"):
+        raise invalid("file: URLs are only served from the directory in allowed-local-media-path", "messages")
+
+
+def _tokens(modality: str, url: bytes | None) -> int:
+    if modality == "video":
+        return DEFAULT_VIDEO_TOKENS
+    if modality == "audio":
+        return DEFAULT_AUDIO_TOKENS
+    size = image_size(url) if url is not None else None
+    if size is None:
+        return DEFAULT_IMAGE_TOKENS
+    width, height = size
+    return max(1, -(-width // PIXELS_A_SIDE) * -(-height // PIXELS_A_SIDE))
+
+
+def image_size(url: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels from the header of a base64 data URL (PNG, JPEG, GIF, WebP), else None."""
+    if not url.startswith(b"data:"):
+        return None
+    comma = url.find(b",", 5, 512)
+    if comma < 0 or not url[:comma].endswith(b";base64"):
+        return None
+    text = url[comma + 1 : comma + 1 + _SNIFFED_BYTES]
+    try:
+        data = base64.b64decode(text[: len(text) // 4 * 4])
+    except (binascii.Error, ValueError):
+        return None
+    try:
+        return _dimensions(data)
+    except (struct.error, IndexError):
+        return None
+
+
+def _dimensions(data: bytes) -> tuple[int, int] | None:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        width, height = struct.unpack_from(">II", data, 16)
+        return width, height
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        width, height = struct.unpack_from("<HH", data, 6)
+        return width, height
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return _webp(data)
+    if data.startswith(b"\xff\xd8"):
+        return _jpeg(data)
+    return None
+
+
+def _webp(data: bytes) -> tuple[int, int] | None:
+    form = data[12:16]
+    if form == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if form == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if form == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _jpeg(data: bytes) -> tuple[int, int] | None:
+    position = 2
+    while position + 9 <= len(data):
+        if data[position] != 0xFF:
+            return None
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return width, height
+        position += 2 + int(struct.unpack_from(">H", data, position + 2)[0])
+    return None

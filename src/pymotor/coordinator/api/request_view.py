@@ -1,0 +1,256 @@
+"""What the gateway needs to know of a request, read in one pass over its body.
+
+Hot path. Top-level values stay raw slices of the body; only what decides the way is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from pymotor.coordinator.api.errors import invalid
+from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, Part, barred, media_kind
+
+BARRED_FIELDS = (
+    "kv_transfer_params",
+    "ec_transfer_params",
+    "request_id",
+    "prompt_embeds",
+    "data_parallel_rank",
+    "bootstrap_host",
+    "bootstrap_port",
+    "bootstrap_room",
+)
+"""They name other requests' KV, stores' paths and addresses to call."""
+BARRED_EXTRA_ARGUMENTS = ("kv_transfer_params", "ec_transfer_params")
+"""`vllm_xargs` ends up beside the transfer parameters inside vLLM."""
+
+BYTES_A_TOKEN = 4
+DEFAULT_ANSWER_TOKENS = 256
+_ANSWER_TOKENS_BOUND = 1024
+
+_BARRED_SET = frozenset(BARRED_FIELDS)
+_INLINE_BYTES = 32768
+
+Fields = dict[str, msgspec.Raw]
+
+
+class _Message(msgspec.Struct):
+    content: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_fields_decoder = msgspec.json.Decoder(Fields)
+_messages_decoder = msgspec.json.Decoder(list[_Message])
+_message_fields_decoder = msgspec.json.Decoder(list[Fields])
+_raw_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_string_decoder = msgspec.json.Decoder(str)
+_flag_decoder = msgspec.json.Decoder(bool | None)
+_count_decoder = msgspec.json.Decoder(int | None)
+_BRACE, _BRACKET, _QUOTE = b'{["'
+
+
+class RequestView:
+    """One generating request: its fields and what was read of them."""
+
+    __slots__ = (
+        "answer_tokens",
+        "chat",
+        "fields",
+        "media",
+        "model",
+        "n",
+        "prompt_tokens",
+        "prompts",
+        "size",
+        "stream",
+    )
+
+    def __init__(self, fields: Fields, size: int, chat: bool) -> None:
+        self.fields = fields
+        self.size = size
+        self.chat = chat
+        self.model = ""
+        self.stream = False
+        self.n = 1
+        self.prompt_tokens = 0
+        """Estimated from the text's length and the media's pixels."""
+        self.answer_tokens = DEFAULT_ANSWER_TOKENS
+        self.media: list[MediaItem] = []
+        self.prompts: list[msgspec.Raw] = []
+        """The prompts of a completions request with several; empty for one."""
+
+
+def read_request(body: bytes, *, chat: bool, trusted: bool) -> RequestView:
+    """Read a chat completions or completions body.
+
+    `trusted` lets fields through that clients may not send otherwise. Raises `ApiError` (400).
+    """
+    try:
+        fields = _fields_decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise invalid("the request body must be a JSON object") from error
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise invalid(f"the request body is not valid JSON: {error}") from error
+    if not trusted and not _BARRED_SET.isdisjoint(fields):
+        raise barred(next(name for name in BARRED_FIELDS if name in fields))
+    view = RequestView(fields, len(body), chat)
+    view.model = _model(fields)
+    if "stream" in fields:
+        view.stream = bool(_decode(_flag_decoder, fields, "stream", "a boolean"))
+    if "n" in fields:
+        view.n = _decode(_count_decoder, fields, "n", "an integer") or 1
+        if not 1 <= view.n <= 128:
+            raise invalid("n must be between 1 and 128", "n")
+    for name in ("max_completion_tokens", "max_tokens"):
+        if name in fields:
+            stated = _decode(_count_decoder, fields, name, "an integer")
+            if stated is not None:
+                if stated < 0:
+                    raise invalid(f"{name} must not be negative", name)
+                view.answer_tokens = min(stated, _ANSWER_TOKENS_BOUND)
+                break
+    if "vllm_xargs" in fields and not trusted:
+        _check_extra_arguments(fields["vllm_xargs"])
+    if chat:
+        _read_messages(view, trusted)
+    else:
+        _read_prompt(view)
+    return view
+
+
+def _model(fields: Fields) -> str:
+    raw = fields.get("model")
+    if raw is None:
+        raise invalid("you must provide a model parameter", "model")
+    try:
+        return _string_decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise invalid("model must be a string", "model") from error
+
+
+def _decode(decoder: msgspec.json.Decoder[int | None], fields: Fields, name: str, kind: str) -> int | None:
+    try:
+        return decoder.decode(fields[name])
+    except msgspec.MsgspecError as error:
+        raise invalid(f"{name} must be {kind}", name) from error
+
+
+def _check_extra_arguments(raw: msgspec.Raw) -> None:
+    try:
+        arguments = msgspec.json.decode(raw, type=Fields | None)
+    except msgspec.MsgspecError as error:
+        raise invalid("vllm_xargs must be an object", "vllm_xargs") from error
+    for name in BARRED_EXTRA_ARGUMENTS:
+        if arguments and name in arguments:
+            raise barred(name)
+
+
+def _read_messages(view: RequestView, trusted: bool) -> None:
+    raw = view.fields.get("messages")
+    if raw is None:
+        raise invalid("messages is required", "messages")
+    try:
+        messages = _messages_decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise invalid("messages must be a list of objects", "messages") from error
+    if not messages:
+        raise invalid("messages must not be empty", "messages")
+    text_bytes = 0
+    for index, message in enumerate(messages):
+        content = memoryview(message.content)
+        if content[0] == _BRACKET:
+            text_bytes += _read_parts(view, index, message.content, trusted)
+        else:
+            text_bytes += len(content)
+    view.prompt_tokens = text_bytes // BYTES_A_TOKEN + 1 + sum(item.tokens for item in view.media)
+
+
+def _read_parts(view: RequestView, index: int, content: msgspec.Raw, trusted: bool) -> int:
+    """Note the media of one message; returns the bytes of its text."""
+    text_bytes = 0
+    try:
+        parts = _raw_list_decoder.decode(content)
+        for position, raw in enumerate(parts):
+            if memoryview(raw)[0] != _BRACE:
+                text_bytes += len(memoryview(raw))
+                continue
+            part = _fields_decoder.decode(raw)
+            if not trusted and not BARRED_PART_KEYS.isdisjoint(part):
+                raise barred(next(name for name in part if name in BARRED_PART_KEYS))
+            kind = media_kind(part)
+            if kind is None:
+                text_bytes += len(memoryview(raw))
+            else:
+                view.media.append(MediaItem(index, position, kind, part))
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise invalid(f"messages[{index}].content must be a string or a list of parts", "messages") from error
+    return text_bytes
+
+
+def _read_prompt(view: RequestView) -> None:
+    raw = view.fields.get("prompt")
+    if raw is None:
+        raise invalid("prompt is required", "prompt")
+    text = memoryview(raw)
+    if text[0] == _QUOTE:
+        view.prompt_tokens = len(text) // BYTES_A_TOKEN + 1
+        return
+    try:
+        items = _raw_list_decoder.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise invalid("prompt must be a string, a list of strings, or token ids", "prompt") from error
+    if not items:
+        raise invalid("prompt must not be empty", "prompt")
+    if memoryview(items[0])[0] in (_QUOTE, _BRACKET):
+        view.prompts = items if len(items) > 1 else []
+        view.prompt_tokens = len(text) // BYTES_A_TOKEN + 1
+    else:
+        view.prompt_tokens = len(items)
+
+
+def message_fields(view: RequestView) -> list[Fields]:
+    """The messages with their values still raw, to write other contents into."""
+    return _message_fields_decoder.decode(view.fields["messages"])
+
+
+def content_parts(content: msgspec.Raw) -> list[Part | msgspec.Raw]:
+    """The parts of a message's content; a part that is no object stays raw."""
+    return [
+        _fields_decoder.decode(raw) if memoryview(raw)[0] == _BRACE else raw
+        for raw in _raw_list_decoder.decode(content)
+    ]
+
+
+def assemble(fields: Fields, added: bytes, without: Iterable[str]) -> list[bytes | memoryview]:
+    """The body with `added` (members as JSON text, not empty) and without the fields named in `without`.
+
+    Large values are not copied: they are views of the client's body.
+    """
+    left_out = frozenset(without)
+    pieces: list[bytes | memoryview] = [b"{" + added]
+    small = True
+    for name, raw in fields.items():
+        if name in left_out:
+            continue
+        value = memoryview(raw)
+        pieces.append(b"," + msgspec.json.encode(name) + b":")
+        pieces.append(value)
+        if len(value) > _INLINE_BYTES:
+            small = False
+    pieces.append(b"}")
+    return [b"".join(pieces)] if small else _merged(pieces)
+
+
+def _merged(pieces: list[bytes | memoryview]) -> list[bytes | memoryview]:
+    """The same bytes in fewer buffers: neighbours that are small become one."""
+    merged: list[bytes | memoryview] = []
+    small: list[bytes | memoryview] = []
+    for piece in pieces:
+        if len(piece) <= _INLINE_BYTES:
+            small.append(piece)
+            continue
+        merged += [b"".join(small), piece]
+        small = []
+    merged.append(b"".join(small))
+    return merged

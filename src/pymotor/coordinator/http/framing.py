@@ -1,0 +1,86 @@
+"""HTTP/1.1 chunked transfer coding, as far as a gateway needs it (RFC 9112, section 7.1)."""
+
+from __future__ import annotations
+
+_SIZE_LINE_LIMIT = 256
+_TRAILER_LIMIT = 16384
+_HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
+
+
+class FramingError(ValueError):
+    """The peer's bytes are no valid chunked body."""
+
+
+class ChunkedDecoder:
+    """Turns a chunked body into its payload, whatever way the bytes are cut."""
+
+    __slots__ = ("_after_payload", "_buffer", "_in_trailers", "_remaining", "rest")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._remaining = 0
+        self._after_payload = False
+        self._in_trailers = False
+        self.rest = b""
+        """Bytes after the end of the body; only filled once `feed` said that the body is over."""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the next byte begins a chunk."""
+        return not (self._buffer or self._remaining or self._after_payload or self._in_trailers)
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """The payload in `data` and whether the body is over. Raises `FramingError`."""
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        pieces: list[bytes] = []
+        position = 0
+        while True:
+            if self._remaining:
+                piece = data[position : position + self._remaining]
+                if piece:
+                    pieces.append(piece)
+                    position += len(piece)
+                    self._remaining -= len(piece)
+                if self._remaining:
+                    return b"".join(pieces), False
+                self._after_payload = True
+            if self._after_payload:
+                if len(data) - position < 2:
+                    break
+                if data[position : position + 2] != b"\r\n":
+                    raise FramingError("a chunk does not end where its size says")
+                position += 2
+                self._after_payload = False
+            end = data.find(b"\r\n", position)
+            if end < 0:
+                if len(data) - position > (_TRAILER_LIMIT if self._in_trailers else _SIZE_LINE_LIMIT):
+                    raise FramingError("a chunk's size line or trailer is too long")
+                break
+            if self._in_trailers:
+                if end == position:
+                    self.rest = data[end + 2 :]
+                    return b"".join(pieces), True
+                position = end + 2
+                continue
+            self._remaining = _chunk_size(data[position:end])
+            position = end + 2
+            self._in_trailers = self._remaining == 0
+        self._buffer = data[position:]
+        return b"".join(pieces), False
+
+
+def _chunk_size(line: bytes) -> int:
+    digits = line.split(b";", 1)[0].strip(b" \t")
+    if not digits or len(digits) > 15 or not _HEX_DIGITS.issuperset(digits):
+        raise FramingError(f"{line[:40]!r} is no chunk size")
+    return int(digits, 16)
+
+
+def chunk(payload: bytes) -> bytes:
+    """`payload`, which is not empty, as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
