@@ -1,0 +1,81 @@
+"""`motor_controller_config`: what should run against what does run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from pymotor.config.common import EtcdConfig, LoggingConfig, StandbyConfig
+from pymotor.config.section import Count, Port, Seconds, Section, no_effect
+
+
+class ControllerAPIConfig(Section):
+    """Where the Controller listens, and where it finds the Coordinator."""
+
+    controller_api_host: str | None = Field(None, description="Address to listen on; default: the pod's.")
+    controller_api_dns: str | None = Field(None, description="Name by which others call it.")
+    controller_api_port: Port = Field(1026, description="Port for nodes and probes.")
+    observability_api_port: Port = Field(1027, description="Port for inventory and alarms.")
+    coordinator_api_dns: str | None = Field(None, description="Name of the Coordinator.")
+    coordinator_api_port: Port = Field(1026, description="The Coordinator's management port.")
+
+
+class InstanceConfig(Section):
+    """How nodes become instances."""
+
+    instance_assemble_timeout: Seconds = Field(600, description="Seconds until an incomplete instance is dropped.")
+    instance_assembler_check_interval: Seconds = Field(30, description="Seconds between looks at incomplete ones.")
+    instance_assembler_cmd_send_interval: Seconds = Field(30, description="Seconds between start commands.")
+    instance_manager_check_interval: Seconds = Field(1, description="Seconds between looks at running ones.")
+    send_cmd_retry_times: Count = Field(3, description="Further tries of a start command.")
+    instance_heartbeat_timeout: Any = no_effect("older versions checked it and used a constant")
+    instance_expired_timeout: Any = no_effect("older versions checked it and used a constant")
+    instance_assembler_check_internal: Any = no_effect(
+        "it is misspelt", instead="instance_assembler_check_interval"
+    )
+
+
+class EventConfig(Section):
+    """How the Coordinator is told."""
+
+    coordinator_heartbeat_interval: Seconds = Field(10, description="Seconds between looks at the Coordinator.")
+    event_consumer_sleep_interval: Any = no_effect("events are sent when they happen")
+
+
+class ControllerFaultToleranceConfig(Section):
+    """What happens when devices or nodes fail."""
+
+    enable_fault_tolerance: bool = Field(True, description="Whether faults of devices are acted on.")
+    strategy_center_check_interval: Seconds = Field(10, description="Seconds between looks at faults.")
+    configmap_namespace: str = Field("kube-system", description="Namespace of the device reports.")
+    configmap_prefix: str = Field("mindx-dl-deviceinfo-", description="How names of device reports begin.")
+    k8s_cert_path: str = Field("", description="Kubernetes client configuration; empty: the cluster's own.")
+    enable_scale_p2d: bool = Field(True, description="Whether a prefill instance may become the lost decode.")
+    enable_token_reinference: bool = Field(True, description="Whether network faults replay tokens.")
+    strategy_center_check_internal: Any = no_effect("it is misspelt", instead="strategy_center_check_interval")
+    enable_lingqu_network_recover: Any = no_effect("it was renamed", instead="enable_token_reinference")
+
+
+class ObservabilityConfig(Section):
+    """Inventory and alarms."""
+
+    observability_enable: bool = Field(False, description="Whether they are offered.")
+    metrics_ttl: Seconds = Field(5, description="Seconds for which metrics are cached.")
+
+
+class ControllerConfig(Section):
+    """The Controller: what should run against what does run."""
+
+    logging_config: LoggingConfig = Field(default_factory=LoggingConfig, description="Logs.")
+    api_config: ControllerAPIConfig = Field(default_factory=ControllerAPIConfig, description="Addresses.")
+    instance_config: InstanceConfig = Field(default_factory=InstanceConfig, description="Instances.")
+    event_config: EventConfig = Field(default_factory=EventConfig, description="Telling the Coordinator.")
+    fault_tolerance_config: ControllerFaultToleranceConfig = Field(
+        default_factory=ControllerFaultToleranceConfig, description="Faults of devices and nodes."
+    )
+    observability_config: ObservabilityConfig = Field(
+        default_factory=ObservabilityConfig, description="Inventory and alarms."
+    )
+    standby_config: StandbyConfig = Field(default_factory=StandbyConfig, description="Leader and standby.")
+    etcd_config: EtcdConfig = Field(default_factory=EtcdConfig, description="etcd.")

@@ -1,0 +1,225 @@
+"""`motor_coordinator_config`: a request in, an answer out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pymotor.config.common import EtcdConfig, LoggingConfig, StandbyConfig
+from pymotor.config.section import (
+    AtLeastOne,
+    Count,
+    NotNegative,
+    Port,
+    PortOrOff,
+    Ratio,
+    Seconds,
+    Section,
+    no_effect,
+)
+
+RequestDeployMode = Literal[
+    "single_node",
+    "pd_separate",
+    "cdp_separate",
+    "cpcd_separate",
+    "pd_dual_dispatch",
+    "pd_disaggregation_single_container",
+]
+SchedulerType = Literal["load_balance", "round_robin", "kv_cache_affinity"]
+HEALTH_PATHS = ("/", "/startup", "/readiness", "/liveness", "/metrics", "/docs", "/redoc", "/openapi.json")
+
+
+class PrometheusMetricsConfig(Section):
+    """Metrics of the fleet."""
+
+    reuse_time: Seconds = Field(3, description="Seconds for which collected metrics are reused.")
+    pool_metrics_enable: bool = Field(False, description="Whether the KV pool's metrics are collected too.")
+    pool_metrics_endpoint: str = Field("", description="URL of the KV pool's metrics.")
+
+
+class ExceptionConfig(Section):
+    """When a leg of a request is tried again, and how long a request may take."""
+
+    max_retry: Count = Field(5, description="Further tries; the default of the next two.")
+    recompute_enabled: bool = Field(True, description="Whether a broken answer is carried on elsewhere.")
+    transport_max_retry: Count | None = Field(None, description="Further tries of one leg; null: max_retry.")
+    recompute_max_retry: Count | None = Field(None, description="Times an answer is carried on; null: max_retry.")
+    retry_delay: Seconds = Field(0.2, description="Seconds before the first new try, doubled each time.")
+    first_token_timeout: Seconds = Field(600, description="Seconds until the first token.")
+    infer_timeout: Seconds = Field(3600, description="Seconds for the whole request.")
+
+
+class SchedulerConfig(Section):
+    """Which instances a request goes through."""
+
+    deploy_mode: RequestDeployMode | None = Field(
+        None, description="Forces the order of prefill and decode; null: by the instances and connectors present."
+    )
+    scheduler_type: SchedulerType = Field("load_balance", description="How an endpoint is chosen.")
+    endpoint_instance_score_weight: NotNegative = Field(
+        0.05, description="Weight of the instance's load beside the endpoint's own."
+    )
+    kv_affinity_mode: Literal["unified", "load_gated"] = Field(
+        "unified", description="One score of load and cached prefix, or the longest prefix among the least loaded."
+    )
+    kv_affinity_load_weight: NotNegative = Field(1.0, description="unified: weight of the load.")
+    kv_affinity_overlap_credit: NotNegative = Field(1.0, description="Discount for tokens already cached.")
+    kv_affinity_prefill_load_scale: NotNegative = Field(1.0, description="unified: weight of the prefill to do.")
+    kv_affinity_load_gate_topn: Count = Field(
+        0, description="load_gated: how many least loaded endpoints are looked at; 0: 2."
+    )
+    prefill_threshold: Count = Field(
+        512, description="Tokens from which a prompt goes to prefill and decode where union instances run too."
+    )
+
+
+class InferenceWorkersConfig(Section):
+    """Processes that serve requests."""
+
+    num_workers: AtLeastOne | None = Field(None, description="How many; null: one for 2 cores, from 1 to 4.")
+    worker_metaserver_base_port: PortOrOff = Field(
+        12000, description="Port of the first worker's callback server, the next worker's is one higher; 0: any."
+    )
+
+
+class APIKeyConfig(Section):
+    """Who may send requests."""
+
+    enable_api_key: bool = Field(False, description="Whether a key is asked for.")
+    valid_keys: list[str] = Field(default_factory=list, description="Hashes of the keys, as encryption_algorithm.")
+    header_name: Annotated[str, Field(min_length=1)] = Field("Authorization", description="Header with the key.")
+    key_prefix: Annotated[str, Field(min_length=1)] = Field("Bearer ", description="What stands before the key.")
+    skip_paths: list[str] = Field(
+        default_factory=lambda: [*HEALTH_PATHS, "/instances/refresh", "/favicon.ico"],
+        description="Paths that need no key.",
+    )
+    encryption_algorithm: Literal["PBKDF2_SHA256"] = Field("PBKDF2_SHA256", description="How keys are hashed.")
+
+
+class RateLimitConfig(Section):
+    """How many requests are let in."""
+
+    enable_rate_limit: bool = Field(False, description="Whether requests are limited.")
+    provider: Literal["simple", "olc"] = Field("simple", description="Who decides.")
+    max_requests: AtLeastOne = Field(1000, description="Requests in a window.")
+    window_size: Seconds = Field(60, description="Seconds of a window.")
+    skip_paths: list[str] = Field(default_factory=lambda: [*HEALTH_PATHS], description="Paths without limit.")
+    error_message: str = Field("too many requests, please try again later", description="What the client is told.")
+    error_status_code: Annotated[int, Field(ge=100, le=599)] = Field(429, description="Status the client gets.")
+    olc_config_path: str = Field("", description="Directory of the olc provider's configuration.")
+    scope: Any = no_effect("there is one limit for all clients")
+
+
+class TracerConfig(Section):
+    """OpenTelemetry traces. Rates are parts of all requests, from 0 to 1."""
+
+    endpoint: str = Field("", description="URL that takes OTLP; empty: off.")
+    root_sampling_rate: Ratio = Field(1.0, description="Of requests that come without a trace.")
+    remote_parent_sampled: Ratio = Field(1.0, description="Of requests whose caller is sampled.")
+    remote_parent_not_sampled: Ratio = Field(1.0, description="Of requests whose caller is not sampled.")
+    local_parent_sampled: Ratio = Field(1.0, description="Of steps whose request is sampled.")
+    local_parent_not_sampled: Ratio = Field(1.0, description="Of steps whose request is not sampled.")
+
+
+class PrefillKVEventConfig(Section):
+    """Where engines tell which prefixes they hold; taken from the engine sections and kv_conductor_config."""
+
+    conductor_service: str | None = Field(None, description="Name of the KV conductor; empty: off.")
+    http_server_port: Port = Field(13333, description="Port of the KV conductor.")
+    block_size: AtLeastOne = Field(128, description="Tokens of a KV block.")
+    endpoint: str = Field("", description="Where engines publish, tcp://*:5557.")
+    replay_endpoint: str = Field("", description="Where engines repeat what was missed, tcp://*:6667.")
+    engine_type: str = Field("vLLM", description="Engine that publishes, as the conductor calls it.")
+    model_path: str = Field("", description="Directory of the tokenizer.")
+
+
+class AIGWConfig(Section):
+    """What `/v1/models` says beside the name."""
+
+    id: str | None = Field(None, description="Name of the model.")
+    object: str = Field("model", description="Kind of object.")
+    owned_by: str = Field("motor", description="Owner.")
+    p_max_seqlen: AtLeastOne | None = Field(None, description="Longest prompt; null: the engine's max_model_len.")
+    d_max_seqlen: AtLeastOne | None = Field(None, description="Longest sequence; null: the engine's max_model_len.")
+    slo_ttft: AtLeastOne = Field(1000, description="Promised milliseconds to the first token.")
+    slo_tpot: AtLeastOne = Field(50, description="Promised milliseconds for each further token.")
+
+
+class CoordinatorAPIConfig(Section):
+    """Where the Coordinator listens."""
+
+    coordinator_api_host: str | None = Field(None, description="Address to listen on; default: the pod's.")
+    coordinator_api_dns: str | None = Field(None, description="Name for management.")
+    coordinator_api_infer_dns: str | None = Field(None, description="Name for clients.")
+    coordinator_api_obs_dns: str | None = Field(None, description="Name for metrics.")
+    coordinator_api_infer_port: Port = Field(1025, description="Port for clients.")
+    coordinator_api_mgmt_port: Port = Field(1026, description="Port for management.")
+    coordinator_obs_port: Port = Field(1027, description="Port for metrics.")
+
+
+class EncodeConfig(Section):
+    """How media go through encoders."""
+
+    forward_media: Literal["prefill", "never", "always"] = Field(
+        "prefill", description="Which stages after encode get the media themselves, beside the embeddings."
+    )
+    fallback: Literal["inline", "fail"] = Field(
+        "inline", description="When no encoder can: media go to prefill, or the request fails."
+    )
+
+
+class CORSConfig(Section):
+    """Which web pages may call."""
+
+    allow_origins: list[str] = Field(default_factory=list, description="Origins; * for any.")
+    allow_methods: list[str] = Field(default_factory=lambda: ["GET", "POST", "OPTIONS"], description="Methods.")
+    allow_headers: list[str] = Field(default_factory=lambda: ["*"], description="Request headers; * for any.")
+    allow_credentials: bool = Field(False, description="Whether cookies may be sent.")
+    max_age: Count = Field(600, description="Seconds for which a browser remembers the answer.")
+
+
+class HTTPConfig(Section):
+    """The HTTP server for clients."""
+
+    server_timing: Literal["on", "off"] = Field("off", description="Whether answers name their legs and times.")
+    body_limit_bytes: AtLeastOne = Field(536870912, description="Longest request body.")
+    header_limit_bytes: AtLeastOne = Field(65536, description="Longest request head.")
+    header_timeout: Seconds = Field(30.0, description="Seconds until a request's head is there.")
+    body_idle_timeout: Seconds = Field(60.0, description="Seconds of silence within a request's body.")
+    stream_idle_timeout: Seconds = Field(600.0, description="Seconds of silence within an engine's stream.")
+    stream_keepalive: NotNegative = Field(
+        0.0, description="Seconds after which a comment keeps a stream open; 0: off."
+    )
+    trust_client_fields: bool = Field(False, description="Whether clients may name caches, embeddings and engines.")
+    cors: CORSConfig = Field(default_factory=CORSConfig, description="Which web pages may call.")
+
+
+class CoordinatorConfig(Section):
+    """The Coordinator: a request in, an answer out."""
+
+    logging_config: LoggingConfig = Field(default_factory=LoggingConfig, description="Logs.")
+    prometheus_metrics_config: PrometheusMetricsConfig = Field(
+        default_factory=PrometheusMetricsConfig, description="Metrics of the fleet."
+    )
+    exception_config: ExceptionConfig = Field(default_factory=ExceptionConfig, description="Retries and deadlines.")
+    scheduler_config: SchedulerConfig = Field(default_factory=SchedulerConfig, description="Choice of instances.")
+    inference_workers_config: InferenceWorkersConfig = Field(
+        default_factory=InferenceWorkersConfig, description="Processes that serve requests."
+    )
+    api_key_config: APIKeyConfig = Field(default_factory=APIKeyConfig, description="Who may send requests.")
+    rate_limit_config: RateLimitConfig = Field(default_factory=RateLimitConfig, description="How many requests.")
+    standby_config: StandbyConfig = Field(default_factory=StandbyConfig, description="Leader and standby.")
+    etcd_config: EtcdConfig = Field(default_factory=EtcdConfig, description="etcd.")
+    tracer_config: TracerConfig = Field(default_factory=TracerConfig, description="Traces.")
+    prefill_kv_event_config: PrefillKVEventConfig = Field(
+        default_factory=PrefillKVEventConfig, description="Where engines tell which prefixes they hold."
+    )
+    aigw: AIGWConfig | None = Field(None, description="What /v1/models says beside the name.")
+    api_config: CoordinatorAPIConfig = Field(default_factory=CoordinatorAPIConfig, description="Addresses.")
+    encode_config: EncodeConfig = Field(default_factory=EncodeConfig, description="Media and encoders.")
+    http_config: HTTPConfig = Field(default_factory=HTTPConfig, description="The HTTP server for clients.")
+    timeout_config: Any = no_effect("timeouts are in exception_config and http_config")
+    request_limit: Any = no_effect("requests are limited by rate_limit_config", instead="rate_limit_config")
+    deploy_config: Any = no_effect("instances are counted in $.motor_deploy_config")
