@@ -1,0 +1,68 @@
+"""The plan of an SGLang instance."""
+
+from __future__ import annotations
+
+from pymotor.engines import sglang
+from pymotor.engines.command_line import option_words
+from pymotor.engines.devices import device_environment
+from pymotor.engines.plan import InstancePlan, PlanError, ServerPlan
+from pymotor.engines.request import PlanRequest, token_count
+from pymotor.fleet import Endpoint, Instance, KVDialect, KVTransfer, Role
+
+DEFAULT_BACKEND = "mooncake"
+
+
+def plan_sglang(request: PlanRequest) -> InstancePlan:
+    """Plan one instance: one server that balances its ranks itself. Raises PlanError."""
+    if request.role is Role.ENCODE:
+        raise PlanError(f"{request.name}: SGLang engines do not encode for others; use engine_type vllm")
+    model = request.model("model_path" if "model_path" in request.options else "model")
+    options = {
+        key: value
+        for key, value in request.options.items()
+        if key not in sglang.OWN_OPTIONS | sglang.PLACED_OPTIONS | {"model", "model_path"}
+    }
+    host = request.host
+    mode = sglang.DISAGGREGATION_MODES.get(request.role.value)
+    kv: KVTransfer | None = None
+    if mode is not None:
+        backend = str(options.get("disaggregation_transfer_backend") or DEFAULT_BACKEND)
+        stated = options.get("disaggregation_bootstrap_port")
+        preferred = stated if isinstance(stated, int) else sglang.BOOTSTRAP_PORT
+        options["disaggregation_mode"] = mode
+        options["disaggregation_bootstrap_port"] = host.take_port(preferred)
+        kv = KVTransfer(
+            connector=f"sglang-{backend}",
+            dialect=KVDialect(request.section.kv_dialect or KVDialect.PAIRED),
+            produces=request.role is Role.PREFILL,
+            consumes=request.role is Role.DECODE,
+        )
+    port = host.take_port(request.section.motor_nodemanger_config.endpoint_config.base_port or None)
+    words = option_words({"model_path": model, **options, "host": host.address, "port": port}, sglang.STYLE)
+    devices = () if request.hardware == "cpu" else host.take_devices(request.sizes.devices)
+    endpoint = Endpoint(id=f"{request.name}/0", url=f"http://{host.address}:{port}")
+    server = ServerPlan(
+        name=request.name,
+        endpoint=endpoint,
+        argv=sglang.server_command(host.python) + words.words,
+        env={**request.variables, **device_environment(request.hardware, devices)},
+    )
+    instance = Instance(
+        name=request.name,
+        role=request.role,
+        models=request.served_names(model),
+        engine="sglang",
+        engine_version=host.engine_version,
+        endpoints=(endpoint,),
+        kv=kv,
+        pairing=" ".join(
+            (
+                f"model={model}",
+                f"engine=sglang-{host.engine_version}",
+                f"kv_cache_dtype={options.get('kv_cache_dtype') or 'auto'}",
+                f"page_size={options.get('page_size') or 'default'}",
+            )
+        ),
+        max_model_len=token_count(options.get("context_length")),
+    )
+    return InstancePlan(instance=instance, servers=(server,), warnings=words.warnings)
