@@ -7,13 +7,13 @@ from typing import Any
 from pydantic import Field
 
 from pymotor.config.common import EtcdConfig, LoggingConfig, StandbyConfig
-from pymotor.config.section import Count, Port, Seconds, Section, no_effect
+from pymotor.config.section import Count, Host, Port, Seconds, Section, no_effect
 
 
 class ControllerAPIConfig(Section):
     """Where the Controller listens, and where it finds the Coordinator."""
 
-    controller_api_host: str | None = Field(None, description="Address to listen on; default: the pod's.")
+    controller_api_host: Host | None = Field(None, description="Address to listen on; default: the pod's.")
     controller_api_dns: str | None = Field(None, description="Name by which others call it.")
     controller_api_port: Port = Field(1026, description="Port for nodes and probes.")
     observability_api_port: Port = Field(1027, description="Port for inventory and alarms.")

@@ -150,7 +150,7 @@ class AIGWConfig(Section):
 class CoordinatorAPIConfig(Section):
     """Where the Coordinator listens."""
 
-    coordinator_api_host: str | None = Field(None, description="Address to listen on; default: the pod's.")
+    coordinator_api_host: Host | None = Field(None, description="Address to listen on; default: the pod's.")
     coordinator_api_dns: str | None = Field(None, description="Name for management.")
     coordinator_api_infer_dns: str | None = Field(None, description="Name for clients.")
     coordinator_api_obs_dns: str | None = Field(None, description="Name for metrics.")
@@ -222,4 +222,8 @@ class CoordinatorConfig(Section):
     http_config: HTTPConfig = Field(default_factory=HTTPConfig, description="The HTTP server for clients.")
     timeout_config: Any = no_effect("timeouts are in exception_config and http_config")
     request_limit: Any = no_effect("requests are limited by rate_limit_config", instead="rate_limit_config")
+    aigw_model: Any = no_effect("it is called aigw", instead="aigw")
+    worker_index: Any = no_effect("each worker knows its own number")
+    worker_metaserver_port: Any = no_effect("ports count up from worker_metaserver_base_port")
+    errors_of_old_samples: Any = no_effect("old sample files have it by mistake", alias="_errors")
     deploy_config: Any = no_effect("instances are counted in $.motor_deploy_config")

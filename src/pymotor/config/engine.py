@@ -152,6 +152,10 @@ class EngineSection(Section):
             options.setdefault(name, value)
         return options
 
+    def written(self, name: str) -> str:
+        """How the user spells an option in `engine_config`, for messages; `name` itself when it is not there."""
+        return next((key for key in self.engine_config if option_name(key) == name), name)
+
     def deprecated_options(self) -> dict[str, Any]:
         """What the old `model_config` says, under the engine's own names."""
         old = self.deprecated_model_config

@@ -31,6 +31,7 @@ SECTIONS: Mapping[str, str] = {
 class EnvConfig(Section):
     """`env.json`: the environment variables of each part. Values are handed over as they are, never to a shell."""
 
+    schema_location: str | None = Field(None, alias="$schema", description="Where an editor finds the JSON schema.")
     version: str | int | float | None = Field(None, description="For the reader; PyMotor does not use it.")
     motor_common_env: Variables = Field(default_factory=dict, description="Of all parts.")
     motor_controller_env: Variables = Field(default_factory=dict, description="Of the Controller.")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymotor.config.checks import check_user
+from pymotor.config.checks import check_env, check_user
 from pymotor.config.env import EnvConfig
-from pymotor.config.env_checks import check_env
 from pymotor.config.problems import Problem
 from pymotor.config.source import read_object
 from pymotor.config.user import UserConfig

@@ -24,9 +24,12 @@ ABSENT: Final = _Absent()
 """The value of a key that is not in the file."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-_SECRET_WORDS = re.compile(
-    r"passw|secret|token(?!iz)|credential|valid_keys|api_?key(?!_config)|_key\b(?!\.)", re.IGNORECASE
+_SECRET = re.compile(
+    r"(passw(or)?d|secret|token|credentials?|valid_keys|(api|access|private|encryption)[-_]?keys?)"
+    r"(\[\d+\])*(\"\])?$",
+    re.IGNORECASE,
 )
+"""How the path of a secret ends."""
 _SHOWN_CHARACTERS = 80
 
 
@@ -122,7 +125,7 @@ def show_value(path: str, value: Any) -> str:
         return "an empty object" if not value else f"an object with {_count(len(value), 'key')}"
     if isinstance(value, list | tuple):
         return "an empty list" if not value else f"a list of {_count(len(value), 'item')}"
-    if isinstance(value, str) and value and _SECRET_WORDS.search(path):
+    if value not in (None, "") and _SECRET.search(path):
         return "(hidden, it may be a secret)"
     try:
         text = json.dumps(value, ensure_ascii=False)

@@ -30,7 +30,7 @@ def schema_at(model: type[BaseModel], location: Location) -> Schema:
         else:
             inner = schema.get("properties", {}).get(step)
             if inner is None:
-                inner = schema.get("additionalProperties")
+                inner = next(iter(schema.get("patternProperties", {}).values()), schema.get("additionalProperties"))
             schema = inner if isinstance(inner, Mapping) else {}
         schema = _resolved(root, schema)
     return schema
@@ -91,6 +91,7 @@ _PATTERNS = {
         "a DNS label: lower-case letters, digits and -, beginning and ending with a letter or digit, at most 63"
     ),
     "^/": "that begins with /",
+    r"^[0-9A-Za-z][0-9A-Za-z.:_-]*$|^::": "an IP address or the name of a host",
 }
 
 

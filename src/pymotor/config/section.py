@@ -32,15 +32,16 @@ Seconds = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
+Host = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.:_-]*$|^::")]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
-def no_effect(why: str, *, instead: str | None = None) -> Any:
+def no_effect(why: str, *, instead: str | None = None, alias: str | None = None) -> Any:
     """A field for a key that older PyMotor accepted or documented without effect: any value, and a warning."""
     marks: dict[str, Any] = {"deprecated": True, NO_EFFECT: why}
     if instead is not None:
         marks[INSTEAD] = instead
-    return Field(default=None, description=f"No effect: {why}.", json_schema_extra=marks)
+    return Field(default=None, alias=alias, description=f"No effect: {why}.", json_schema_extra=marks)
 
 
 def keys_without_effect(

@@ -61,6 +61,7 @@ class NorthConfig(Section):
 class UserConfig(Section):
     """`user_config.json`: one file for all parts of PyMotor."""
 
+    schema_location: str | None = Field(None, alias="$schema", description="Where an editor finds the JSON schema.")
     version: str | int | float | None = Field(None, description="For the reader; PyMotor does not use it.")
     motor_deploy_config: DeployConfig = Field(default_factory=DeployConfig, description="Instances and hardware.")
     motor_controller_config: ControllerConfig = Field(

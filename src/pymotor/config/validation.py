@@ -32,7 +32,7 @@ def validate(model: type[Model], value: dict[str, Any], file: str, *, strict: bo
         except ValidationError as fault:
             details = fault.errors(include_url=False, include_context=False)
         told = {problem.path for problem in problems}
-        for location, same_place in _by_place(remaining, details):
+        for location, same_place in _by_place(model, remaining, details):
             problem = _problem(model, value, location, same_place, file, strict=strict)
             if problem.path not in told:
                 problems.append(problem)
@@ -50,18 +50,22 @@ def validate(model: type[Model], value: dict[str, Any], file: str, *, strict: bo
     return built, problems
 
 
-def _by_place(value: Any, details: list[ErrorDetails]) -> Iterator[tuple[Location, list[ErrorDetails]]]:
+def _by_place(
+    model: type[BaseModel], value: Any, details: list[ErrorDetails]
+) -> Iterator[tuple[Location, list[ErrorDetails]]]:
     """The faults grouped by where they are in the file: a value that may be several things faults for each."""
     places: dict[Location, list[ErrorDetails]] = {}
     for detail in details:
-        places.setdefault(_place(value, detail["loc"]), []).append(detail)
+        places.setdefault(_place(model, value, detail["loc"]), []).append(detail)
     yield from places.items()
 
 
-def _place(value: Any, location: Location) -> tuple[str | int, ...]:
+def _place(model: type[BaseModel], value: Any, location: Location) -> tuple[str | int, ...]:
     """The part of a fault's location that is in the file; what follows names a branch of the model."""
     place: list[str | int] = []
     for step in location:
+        if "anyOf" in schema_at(model, place):
+            break
         inside = (isinstance(value, dict) and step in value) or (
             isinstance(value, list) and isinstance(step, int) and step < len(value)
         )

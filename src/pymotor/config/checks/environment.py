@@ -1,19 +1,15 @@
-"""What must hold in `env.json` beside the types."""
+"""`env.json`: what an environment can hold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pymotor.config.env import EnvConfig
+from pymotor.config.env import EnvConfig, environment_string
 from pymotor.config.problems import Problem, json_path
 
 
-def check_env(env: EnvConfig, file: str) -> list[Problem]:
-    """Every problem that the types alone do not show."""
-    return [*_null_characters(env, file), *_booleans(env, file)]
-
-
-def _null_characters(env: EnvConfig, file: str) -> Iterator[Problem]:
+def null_characters(env: EnvConfig, file: str) -> Iterator[Problem]:
+    """The operating system ends a variable at NUL."""
     for section, variables in env.sections():
         for name, value in variables.items():
             if isinstance(value, str) and "\0" in value:
@@ -25,15 +21,16 @@ def _null_characters(env: EnvConfig, file: str) -> Iterator[Problem]:
                 )
 
 
-def _booleans(env: EnvConfig, file: str) -> Iterator[Problem]:
+def booleans(env: EnvConfig, file: str) -> Iterator[Problem]:
+    """An environment has only words: say which word a boolean becomes."""
     for section, variables in env.sections():
         for name, value in variables.items():
             if isinstance(value, bool):
-                word = "true" if value else "false"
+                word = environment_string(value)
                 yield Problem.warning(
                     file,
                     json_path((section, name)),
-                    f'the variable becomes the word "{word}" (older PyMotor: "{word.capitalize()}")',
+                    f'the variable becomes the word "{word}" (in older PyMotor "{word.capitalize()}")',
                     value=value,
-                    suggestion='write the word in quotes as the program reads it, as "1", "0" or "true"',
+                    suggestion='write the word that the program expects, in quotes: "1", "0", "true" …',
                 )
