@@ -10,6 +10,7 @@ from pymotor.config.common import EtcdConfig, LoggingConfig, StandbyConfig
 from pymotor.config.section import (
     AtLeastOne,
     Count,
+    Host,
     NotNegative,
     Port,
     PortOrOff,
