@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from pymotor.coordinator.scheduling.encoder_choice import EncoderChoice
 from pymotor.coordinator.scheduling.target import Group, Target
 from pymotor.fleet import (
     ECTransfer,
@@ -24,6 +25,18 @@ SERVED_DIALECTS = frozenset((KVDialect.PULL, KVDialect.STORE))
 """Of those in `fleet.dialects`, what `flows` has a path for."""
 
 
+class Encoders:
+    """Encode endpoints whose embeddings one group of consumers can use."""
+
+    __slots__ = ("choice", "group")
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.choice = EncoderChoice(
+            group.targets[0].ledger, [target.endpoint_id for target in group.targets], group.rows
+        )
+
+
 class Pair:
     """Prefill and decode endpoints of which any two can hand KV over."""
 
@@ -35,7 +48,7 @@ class Pair:
         decodes: Group,
         dialect: KVDialect,
         handoff_seconds: float | None,
-        encoders: Group | None,
+        encoders: Encoders | None,
     ) -> None:
         self.prefills = prefills
         self.decodes = decodes
@@ -50,7 +63,7 @@ class Single:
 
     __slots__ = ("encoders", "role", "targets")
 
-    def __init__(self, targets: Group, role: Role, encoders: Group | None) -> None:
+    def __init__(self, targets: Group, role: Role, encoders: Encoders | None) -> None:
         self.targets = targets
         self.role = role
         self.encoders = encoders
@@ -158,8 +171,9 @@ def _taking(transfer: ECTransfer | None) -> tuple[object, ...] | None:
     return (transfer.dialect, transfer.store)
 
 
-def _encoders_for(consumer: Instance, encoders: Sequence[Instance], targets: Mapping[str, Target]) -> Group | None:
-    return _group((encoder for encoder in encoders if can_hand_over_embeddings(encoder, consumer)), targets)
+def _encoders_for(consumer: Instance, encoders: Sequence[Instance], targets: Mapping[str, Target]) -> Encoders | None:
+    group = _group((encoder for encoder in encoders if can_hand_over_embeddings(encoder, consumer)), targets)
+    return Encoders(group) if group is not None else None
 
 
 def _group(instances: Iterable[Instance], targets: Mapping[str, Target]) -> Group | None:

@@ -23,7 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one Coordinator; times in seconds, sizes in bytes."""
 
     scheduler_type: str = "load_balance"
-    deploy_mode: str = "pd_separate"
+    deploy_mode: str | None = None
+    """None: by the roles that are present."""
     prefill_threshold: int = 512
     """Prompts of at least so many tokens go through prefill and decode where union instances stand beside them."""
     forward_media: str = "prefill"
@@ -31,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     first_token_timeout: float = 600.0
     infer_timeout: float = 3600.0
     connect_timeout: float = 5.0
+    max_retry: int = 5
+    retry_delay: float = 0.2
     server_timing: bool = False
     body_limit_bytes: int = 512 * 1024 * 1024
     header_limit_bytes: int = 65536
@@ -57,6 +60,8 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None) -> Set
         encode_fallback=encode.fallback,
         first_token_timeout=float(exceptions.first_token_timeout),
         infer_timeout=float(exceptions.infer_timeout),
+        max_retry=exceptions.max_retry,
+        retry_delay=float(exceptions.retry_delay),
         server_timing=http.server_timing == "on" if server_timing is None else server_timing,
         body_limit_bytes=http.body_limit_bytes,
         header_limit_bytes=http.header_limit_bytes,

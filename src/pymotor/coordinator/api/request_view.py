@@ -5,7 +5,7 @@ Hot path. Top-level values stay raw slices of the body; only what decides the wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -55,6 +55,7 @@ class RequestView:
 
     __slots__ = (
         "answer_tokens",
+        "body",
         "chat",
         "fields",
         "media",
@@ -62,13 +63,13 @@ class RequestView:
         "n",
         "prompt_tokens",
         "prompts",
-        "size",
         "stream",
     )
 
-    def __init__(self, fields: Fields, size: int, chat: bool) -> None:
+    def __init__(self, fields: Fields, body: Sequence[bytes | memoryview], chat: bool) -> None:
         self.fields = fields
-        self.size = size
+        self.body = body
+        """The whole as it can be sent on unchanged."""
         self.chat = chat
         self.model = ""
         self.stream = False
@@ -94,7 +95,7 @@ def read_request(body: bytes, *, chat: bool, trusted: bool) -> RequestView:
         raise invalid(f"the request body is not valid JSON: {error}") from error
     if not trusted and not _BARRED_SET.isdisjoint(fields):
         raise barred(next(name for name in BARRED_FIELDS if name in fields))
-    view = RequestView(fields, len(body), chat)
+    view = RequestView(fields, (body,), chat)
     view.model = _model(fields)
     if "stream" in fields:
         view.stream = bool(_decode(_flag_decoder, fields, "stream", "a boolean"))
@@ -240,6 +241,13 @@ def assemble(fields: Fields, added: bytes, without: Iterable[str]) -> list[bytes
             small = False
     pieces.append(b"}")
     return [b"".join(pieces)] if small else _merged(pieces)
+
+
+def body_of(fields: Fields) -> list[bytes | memoryview]:
+    """The fields, at least one, as a body."""
+    rest = iter(fields.items())
+    name, raw = next(rest)
+    return assemble(dict(rest), msgspec.json.encode(name) + b":" + bytes(raw), ())
 
 
 def _merged(pieces: list[bytes | memoryview]) -> list[bytes | memoryview]:

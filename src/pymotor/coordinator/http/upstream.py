@@ -111,9 +111,11 @@ class UpstreamConnection(asyncio.Protocol):
         "deadline",
         "idle_seconds",
         "idle_since",
+        "paused",
         "reused",
         "stirred",
         "transport",
+        "whole_by",
     )
 
     def __init__(self, pool: UpstreamPool) -> None:
@@ -129,21 +131,30 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.deadline = 0.0
         self.idle_seconds = 0.0
+        self.whole_by = 0.0
         self.stirred = False
+        self.paused = False
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
 
     def send(
-        self, buffers: Sequence[bytes | memoryview], receiver: Receiver, deadline: float, idle_seconds: float
+        self,
+        buffers: Sequence[bytes | memoryview],
+        receiver: Receiver,
+        *,
+        first_byte_by: float,
+        idle_seconds: float,
+        whole_by: float,
     ) -> None:
-        """Send one request. The reply's first byte must be there by `deadline`, a `monotonic()` time; after it no
-        silence may be longer than `idle_seconds`."""
+        """Send one request. The reply's first byte must be there by `first_byte_by` and the whole by `whole_by`,
+        `monotonic()` times; in between no silence may be longer than `idle_seconds`."""
         self._receiver = receiver
         self._head_bytes = b""
-        self.deadline = deadline
+        self.deadline = min(first_byte_by, whole_by)
         self.idle_seconds = idle_seconds
+        self.whole_by = whole_by
         self.stirred = False
         self._pool.busy.add(self)
         if len(buffers) == 1:
@@ -253,6 +264,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _complete(self) -> None:
         receiver = self._receiver
         self._release()
+        self.resume()
         if self._keep_alive and not self.closed:
             self._pool.put_back(self)
         else:
@@ -277,16 +289,28 @@ class UpstreamConnection(asyncio.Protocol):
 
     def check_deadline(self, now: float) -> None:
         """Fail the exchange if the engine has been silent for too long; called about once a second."""
-        if self.stirred:
+        if self.stirred or self.paused:
             self.stirred = False
-            self.deadline = now + self.idle_seconds
-        elif now >= self.deadline:
+            self.deadline = min(now + self.idle_seconds, self.whole_by)
+        if now >= self.deadline:
             self._fail(DeadlineExceeded("no answer in time"))
 
     def abandon(self) -> None:
         """Close at once and tell nobody: the leg is not wanted any more."""
         self._release()
         self.transport.abort()
+
+    def pause(self) -> None:
+        """Stop reading: the client is slower than the engine. Its silence then is not the engine's."""
+        self.paused = True
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.paused:
+            self.paused = False
+            self.stirred = True
+            self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True

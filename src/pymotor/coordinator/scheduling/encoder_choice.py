@@ -28,7 +28,7 @@ _MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 def _scores(hashes: npt.NDArray[np.uint64], item_key: int) -> npt.NDArray[np.uint64]:
     """Each encoder's rank value for the item: a bijective mixing (xor-shift-multiply) of both hashes, so that
     different encoders never tie."""
-    mixed = hashes ^ np.uint64(item_key)
+    mixed: npt.NDArray[np.uint64] = hashes ^ np.uint64(item_key)
     for _ in range(2):
         mixed ^= mixed >> _SHIFT
         mixed *= _MULTIPLIER

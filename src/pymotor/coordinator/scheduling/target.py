@@ -16,7 +16,7 @@ from pymotor.fleet import Endpoint, Instance
 class Target:
     """One endpoint: its row in the ledger and its connections."""
 
-    __slots__ = ("endpoint_id", "generation", "host_header", "instance", "ledger", "pool", "retired", "row")
+    __slots__ = ("endpoint_id", "generation", "host_header", "instance", "ledger", "pool", "retired", "row", "url")
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Target:
         host = parts.hostname or "127.0.0.1"
         port = parts.port or 80
         self.endpoint_id = endpoint.id
+        self.url = endpoint.url
         self.instance = instance
         self.ledger = ledger
         self.row = row

@@ -1,0 +1,122 @@
+"""What the flows of one worker share, and what belongs to one request on its way through them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from time import monotonic
+
+from pymotor.coordinator.api.request_view import RequestView
+from pymotor.coordinator.flows.responses import ResponseHeads
+from pymotor.coordinator.http.server import ClientConnection, ClientRequest
+from pymotor.coordinator.instruments import Instruments
+from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.scheduling.target import Group, Policy, Target
+from pymotor.coordinator.settings import Settings
+
+
+class RequestIds:
+    """Ids that nobody can guess, from a stock of random bytes: a call for each request would cost more."""
+
+    __slots__ = ("_position", "_stock")
+
+    def __init__(self) -> None:
+        self._stock = ""
+        self._position = 0
+
+    def next(self) -> str:
+        """32 hexadecimal digits."""
+        if self._position >= len(self._stock):
+            self._stock = os.urandom(4096).hex()
+            self._position = 0
+        start = self._position
+        self._position = start + 32
+        return self._stock[start : start + 32]
+
+
+class Services:
+    """What every request of a worker uses."""
+
+    __slots__ = ("heads", "ids", "instruments", "ledger", "loop", "policy", "settings")
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        ledger: Ledger,
+        policy: Policy,
+        instruments: Instruments,
+        heads: ResponseHeads,
+    ) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.ledger = ledger
+        self.policy = policy
+        self.instruments = instruments
+        self.heads = heads
+        self.ids = RequestIds()
+
+    def choose(self, group: Group, avoid: frozenset[str]) -> Target:
+        """By policy; one that failed before only when no other is left. The group is not empty."""
+        return self.policy.choose(group, avoid) or self.policy.choose(group, frozenset()) or group.targets[0]
+
+
+class Context:
+    """One client's request on its way."""
+
+    __slots__ = (
+        "avoid",
+        "client",
+        "committed",
+        "engine_path",
+        "label",
+        "legs",
+        "request",
+        "services",
+        "started_at",
+        "status",
+        "view",
+        "whole_by",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        client: ClientConnection,
+        request: ClientRequest,
+        view: RequestView,
+        label: str,
+    ) -> None:
+        """`label` is the path as metrics name it."""
+        self.services = services
+        self.client = client
+        self.request = request
+        self.view = view
+        self.label = label
+        self.engine_path = request.path
+        self.started_at = request.received_at
+        self.whole_by = request.received_at + services.settings.infer_timeout
+        self.avoid: frozenset[str] = frozenset()
+        """Endpoints that failed this request."""
+        self.committed = False
+        """Whether the client has been sent a response's head."""
+        self.status = 0
+        self.legs: list[tuple[str, str, float]] = []
+        """Name, instance and milliseconds of each leg so far, for `Server-Timing`."""
+
+    def for_part(self, view: RequestView) -> Context:
+        """The same request reduced to one of its several answers; legs are noted together."""
+        part = Context(self.services, self.client, self.request, view, self.label)
+        part.avoid = self.avoid
+        part.legs = self.legs
+        return part
+
+    def note_leg(self, leg: str, target: Target, since: float) -> None:
+        """A leg that began at `since` (`monotonic()`) has got as far as `Server-Timing` tells."""
+        self.legs.append((leg, target.instance.name, (monotonic() - since) * 1000))
+
+    def note_commit(self) -> None:
+        """The first content goes to the client."""
+        self.committed = True
+        self.services.instruments.first_token(self.label, monotonic() - self.started_at)

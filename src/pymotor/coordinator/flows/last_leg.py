@@ -1,0 +1,131 @@
+"""The leg whose reply is the client's answer."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import msgspec
+
+from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.legs import Buffers, failed, refused, send, whole_leg
+from pymotor.coordinator.flows.relay import EngineStreamError, Relay
+from pymotor.coordinator.flows.responses import JSON
+from pymotor.coordinator.http.upstream import StaleConnection, UpstreamError
+from pymotor.coordinator.scheduling.target import Reservation, Target
+
+_HANDOFF_KEYS = ("kv_transfer_params", "ec_transfer_params")
+
+
+async def answer(
+    context: Context,
+    leg: str,
+    target: Target,
+    buffers: Buffers,
+    leg_id: str,
+    *,
+    first_content: Reservation | None = None,
+    send_by: float | None = None,
+) -> None:
+    """Send the request and bring its reply to the client, streamed or whole.
+
+    `first_content` is ended with the first content; by `send_by` the request must have been sent. Raises
+    `LegFailed` as long as the client has been sent nothing.
+    """
+    if context.view.stream:
+        await _streamed(context, leg, target, buffers, leg_id, first_content, send_by)
+        return
+    reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by)
+    if first_content is not None:
+        first_content.end()
+    body = _without_handoff(reply.body)
+    context.note_commit()
+    context.status = reply.status
+    content_type = reply.header(b"content-type") or JSON
+    heads = context.services.heads
+    context.client.respond(
+        heads.whole(context.request, reply.status, content_type, len(body), context.legs),
+        body,
+    )
+
+
+async def _streamed(
+    context: Context,
+    leg: str,
+    target: Target,
+    buffers: Buffers,
+    leg_id: str,
+    first_content: Reservation | None,
+    send_by: float | None,
+) -> None:
+    since = monotonic()
+    fresh = False
+    while True:
+        relay = Relay(context, leg, target, first_content)
+        connection = await send(context, leg, target, buffers, relay, leg_id, fresh=fresh, send_by=send_by)
+        relay.connection = connection
+        try:
+            await relay.done
+        except asyncio.CancelledError:
+            connection.abandon()
+            raise
+        except StaleConnection as error:
+            if fresh:
+                raise failed(context, leg, target, error) from error
+            fresh = True
+            continue
+        except EngineStreamError as error:
+            raise refused(context, leg, target, _status_of(error.error), b'{"error":' + error.error + b"}") from error
+        except UpstreamError as error:
+            raise failed(context, leg, target, error) from error
+        break
+    if relay.body is not None:
+        _answer_whole(context, leg, target, relay, since, first_content)
+    elif context.status == 200:
+        context.services.instruments.leg(leg, target.instance.name, monotonic() - since)
+
+
+def _answer_whole(
+    context: Context, leg: str, target: Target, relay: Relay, since: float, first_content: Reservation | None
+) -> None:
+    """A stream was asked for and something else came: an error, or JSON."""
+    body = b"".join(relay.body or ())
+    if not 200 <= relay.status < 300:
+        raise refused(context, leg, target, relay.status, body)
+    if first_content is not None:
+        first_content.end()
+    context.services.instruments.leg(leg, target.instance.name, monotonic() - since)
+    context.note_leg(leg, target, since)
+    context.note_commit()
+    context.status = relay.status
+    heads = context.services.heads
+    context.client.respond(
+        heads.whole(context.request, relay.status, relay.content_type or JSON, len(body), context.legs), body
+    )
+
+
+class _CodedError(msgspec.Struct):
+    code: int | str | None = None
+
+
+def _status_of(error: bytes) -> int:
+    """The status an error object in a stream stands for: vLLM puts it into `code`."""
+    try:
+        code = msgspec.json.decode(error, type=_CodedError).code
+    except msgspec.MsgspecError:
+        return 500
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
+
+
+def _without_handoff(body: bytes) -> bytes:
+    """The reply without transfer parameters: they name blocks and addresses inside the fleet."""
+    if b'_transfer_params":{' not in body and b'_transfer_params": {' not in body:
+        return body
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except msgspec.MsgspecError:
+        return body
+    for key in _HANDOFF_KEYS:
+        if key in fields:
+            fields[key] = msgspec.Raw(b"null")
+    return msgspec.json.encode(fields)

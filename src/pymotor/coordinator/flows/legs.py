@@ -1,0 +1,193 @@
+"""One request to one endpoint: sending it, and what its failure means.
+
+Hot path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+
+import msgspec
+
+from pymotor.coordinator.api.errors import ApiError
+from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.http.replies import WholeReply
+from pymotor.coordinator.http.upstream import (
+    Receiver,
+    StaleConnection,
+    UpstreamConnection,
+    UpstreamError,
+)
+from pymotor.coordinator.scheduling.target import Target
+
+Buffers = Sequence[bytes | memoryview]
+
+_OUR_FAULT = frozenset((401, 403))
+_BUSY = frozenset((408, 429))
+
+
+class LegFailed(Exception):
+    """A leg did not bring what it was sent for."""
+
+    def __init__(
+        self, leg: str, target: Target, reason: str, message: str, *, status: int = 0, body: bytes = b""
+    ) -> None:
+        """`reason` is one word for metrics; `status` and `body` are the engine's own, if it answered."""
+        super().__init__(message)
+        self.leg = leg
+        self.target = target
+        self.reason = reason
+        self.status = status
+        self.body = body
+
+    @property
+    def clients_fault(self) -> bool:
+        """Whether the engine refused the request itself, so that no other endpoint would take it."""
+        return 400 <= self.status < 500 and self.status not in _OUR_FAULT and self.status not in _BUSY
+
+    @property
+    def attempts(self) -> int | None:
+        """How often the request may be sent again: None without a limit of its own, else that many times.
+
+        A connection that was refused has harmed nobody. After a reset or a 5xx once at most: the request may be
+        what broke the engine.
+        """
+        if self.clients_fault or self.status in _OUR_FAULT:
+            return 0
+        return None if self.reason in ("connect", "expired", "busy") else 1
+
+    def as_api_error(self) -> ApiError:
+        """What the client is told."""
+        where = f"{self.leg} on {self.target.instance.name}"
+        if self.status in _OUR_FAULT:
+            return ApiError(502, f"{where} refused the gateway (status {self.status})", code="engine_refused")
+        if self.status == 429:
+            return ApiError(429, f"{where} is overloaded", code="engine_overloaded")
+        if self.reason == "timeout":
+            return ApiError(504, f"{where} did not answer in time", code="engine_timeout")
+        if self.status:
+            return ApiError(502, f"{where} failed: {_engine_message(self.body)}", code="engine_error")
+        return ApiError(502, f"{where} failed: {self}", code="engine_unreachable")
+
+
+class _EngineError(msgspec.Struct):
+    message: str = ""
+
+
+class _EngineErrorBody(msgspec.Struct):
+    error: _EngineError | str | None = None
+    message: str = ""
+
+
+def _engine_message(body: bytes) -> str:
+    try:
+        parsed = msgspec.json.decode(body, type=_EngineErrorBody)
+    except msgspec.MsgspecError:
+        return "no reason given"
+    if isinstance(parsed.error, str):
+        return parsed.error[:500]
+    found = parsed.error.message if parsed.error is not None else parsed.message
+    return found[:500] or "no reason given"
+
+
+def request_head(target: Target, path: bytes, leg_id: str, length: int) -> bytes:
+    """Head of a leg's request. No header of the client's is passed on: engines act on some of them."""
+    return (
+        b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nX-Request-Id: %b\r\n"
+        b"Content-Length: %d\r\n\r\n" % (path, target.host_header, leg_id.encode(), length)
+    )
+
+
+async def send(
+    context: Context,
+    leg: str,
+    target: Target,
+    buffers: Buffers,
+    receiver: Receiver,
+    leg_id: str,
+    *,
+    fresh: bool = False,
+    send_by: float | None = None,
+    path: bytes | None = None,
+) -> UpstreamConnection:
+    """Send a leg's request on an idle connection, or on a new one (`fresh`: always); the reply goes to `receiver`.
+
+    Raises `LegFailed` when there is no connection, or none by `send_by` (`monotonic()`).
+    """
+    pool = target.pool
+    settings = context.services.settings
+    connection = None if fresh else pool.take_idle()
+    if connection is None:
+        try:
+            connection = await pool.connect(settings.connect_timeout)
+        except UpstreamError as error:
+            raise failed(context, leg, target, error) from error
+    now = monotonic()
+    if send_by is not None and now > send_by:
+        pool.put_back(connection)
+        raise LegFailed(leg, target, "expired", "the KV cache it should fetch may be gone by now")
+    length = sum(map(len, buffers))
+    head = request_head(target, path or context.engine_path, leg_id, length)
+    joined: Buffers = (head + buffers[0],) if len(buffers) == 1 and length < 65536 else (head, *buffers)
+    connection.send(
+        joined,
+        receiver,
+        first_byte_by=now + settings.first_token_timeout,
+        idle_seconds=settings.stream_idle_timeout,
+        whole_by=context.whole_by,
+    )
+    return connection
+
+
+def failed(context: Context, leg: str, target: Target, error: UpstreamError) -> LegFailed:
+    """The failure that a transport error means, noted in the metrics."""
+    context.services.instruments.leg_failed(leg, target.instance.name, error.reason)
+    return LegFailed(leg, target, error.reason, str(error))
+
+
+def refused(context: Context, leg: str, target: Target, status: int, body: bytes) -> LegFailed:
+    """The failure that a reply with an error status means, noted in the metrics."""
+    reason = "busy" if status in _BUSY or status == 503 else f"status_{status}"
+    context.services.instruments.leg_failed(leg, target.instance.name, reason)
+    return LegFailed(leg, target, reason, f"status {status}", status=status, body=body)
+
+
+async def whole_leg(
+    context: Context,
+    leg: str,
+    target: Target,
+    buffers: Buffers,
+    leg_id: str,
+    *,
+    path: bytes | None = None,
+    send_by: float | None = None,
+) -> WholeReply:
+    """Send a leg's request and wait for its whole reply of status 2xx; `path` is the client's by default.
+
+    Raises `LegFailed`, also when there is no connection by `send_by` (`monotonic()`).
+    """
+    since = monotonic()
+    fresh = False
+    while True:
+        reply = WholeReply(context.services.loop)
+        connection = await send(context, leg, target, buffers, reply, leg_id, fresh=fresh, send_by=send_by, path=path)
+        try:
+            await reply.done
+        except asyncio.CancelledError:
+            connection.abandon()
+            raise
+        except StaleConnection as error:
+            if fresh:
+                raise failed(context, leg, target, error) from error
+            fresh = True
+            continue
+        except UpstreamError as error:
+            raise failed(context, leg, target, error) from error
+        break
+    if not 200 <= reply.status < 300:
+        raise refused(context, leg, target, reply.status, reply.body)
+    context.services.instruments.leg(leg, target.instance.name, monotonic() - since)
+    context.note_leg(leg, target, since)
+    return reply

@@ -1,0 +1,225 @@
+"""The last leg's stream on its way to the client.
+
+Hot path. Nothing is sent to the client before the engine's first event with content, so that a leg that fails
+earlier can be answered with a true status or tried again. After it, whole events go on as they stood on the
+wire; they are not parsed. A stream that breaks off ends with an error event, never as if it were whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from pymotor.coordinator.api.errors import ApiError
+from pymotor.coordinator.api.events import DONE, ErrorEvent, has_content, whole_events
+from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.http.framing import chunk
+from pymotor.coordinator.http.upstream import BadReply, Headers, UpstreamConnection, UpstreamError
+from pymotor.coordinator.scheduling.target import Reservation, Target
+
+_EVENT_STREAM = b"text/event-stream"
+_HELD_LIMIT = 16 * 1024 * 1024
+_LAST_ON_WIRE = DONE + b"\r\n"
+
+
+class EngineStreamError(UpstreamError):
+    """The engine sent an error object before any content."""
+
+    reason = "stream_error"
+
+    def __init__(self, error: bytes) -> None:
+        super().__init__(error.decode("utf-8", "replace"))
+        self.error = error
+
+
+class Relay:
+    """Receives one streamed reply and writes it to the client; `done` is set when it is over."""
+
+    __slots__ = (
+        "_client",
+        "_context",
+        "_ends_well",
+        "_first_content",
+        "_framed",
+        "_held",
+        "_held_size",
+        "_leg",
+        "_since",
+        "_tail",
+        "_target",
+        "_write",
+        "body",
+        "committed",
+        "connection",
+        "content_type",
+        "done",
+        "headers",
+        "status",
+    )
+
+    def __init__(self, context: Context, leg: str, target: Target, first_content: Reservation | None) -> None:
+        """`first_content` is a reservation that ends with the first content: prefill's, whose KV was fetched."""
+        client = context.client
+        self._context = context
+        self._client = client
+        self._write = client.transport.write
+        self._leg = leg
+        self._target = target
+        self._first_content = first_content
+        self._framed = context.request.http_11
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._tail = b""
+        self._ends_well = False
+        self._since = monotonic()
+        self.committed = False
+        self.connection: UpstreamConnection | None = None
+        self.content_type = b""
+        self.headers: Headers = []
+        self.status = 0
+        self.body: list[bytes] | None = None
+        """The reply's pieces when it turned out to be no stream: an error, or plain JSON."""
+        self.done: asyncio.Future[None] = context.services.loop.create_future()
+
+    # -- Receiver
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """See `Receiver`."""
+        self.status = status
+        self.headers = headers
+        for name, value in headers:
+            if name == b"content-type":
+                self.content_type = value
+                break
+        if status != 200 or not self.content_type.startswith(_EVENT_STREAM):
+            self.body = []
+
+    def on_chunk(self, wire: bytes, start: int) -> None:
+        """See `Receiver`."""
+        if self.committed and self._framed and not self._tail and wire.endswith(b"\n\n\r\n"):
+            self._ends_well = wire.endswith(_LAST_ON_WIRE)
+            self._write(wire)
+        else:
+            self.on_payload(wire[start:-2])
+
+    def on_payload(self, payload: bytes) -> None:
+        """See `Receiver`."""
+        if self.body is not None:
+            self._hold(payload, self.body)
+            return
+        data = self._tail + payload if self._tail else payload
+        end = whole_events(data)
+        if end == len(data):
+            self._tail = b""
+        else:
+            self._tail = data[end:]
+            data = data[:end]
+            if len(self._tail) > _HELD_LIMIT:
+                self._give_up(BadReply("an event of the stream is larger than 16 MiB"))
+        if not data:
+            return
+        self._ends_well = data.endswith(DONE)
+        if self.committed:
+            self._write(chunk(data) if self._framed else data)
+            return
+        try:
+            if has_content(data):
+                self._commit(data)
+            else:
+                self._hold(data, self._held)
+        except ErrorEvent as error:
+            self._give_up(EngineStreamError(error.error))
+
+    def on_complete(self) -> None:
+        """See `Receiver`."""
+        if self.done.done():
+            return
+        if self.body is not None:
+            self.done.set_result(None)
+        elif not self.committed:
+            self.done.set_exception(BadReply("the stream ended before any content"))
+        elif self._tail or not self._ends_well:
+            self._break_off(BadReply("the stream ended before its last event"))
+        else:
+            self._end()
+
+    def on_failed(self, error: UpstreamError) -> None:
+        """See `Receiver`."""
+        if self.done.done():
+            return
+        if self.committed:
+            self._break_off(error)
+        else:
+            self.done.set_exception(error)
+
+    # -- toward the client
+
+    def _hold(self, data: bytes, pieces: list[bytes]) -> None:
+        pieces.append(data)
+        self._held_size += len(data)
+        if self._held_size > _HELD_LIMIT:
+            self._give_up(BadReply("more than 16 MiB came before any content"))
+
+    def _commit(self, data: bytes) -> None:
+        context = self._context
+        self.committed = True
+        if self._first_content is not None:
+            self._first_content.end()
+        context.note_leg(self._leg, self._target, self._since)
+        context.note_commit()
+        head = context.services.heads.stream(context.request, self.content_type, context.legs)
+        held = self._held
+        if held:
+            held.append(data)
+            data = b"".join(held)
+            self._held = []
+        client = self._client
+        client.on_writable = self._set_writable
+        client.begin_stream(head, chunk(data) if self._framed else data)
+        if not client.writable:
+            self._set_writable(False)
+
+    def _set_writable(self, writable: bool) -> None:
+        """Back-pressure: while the client does not read, neither do we."""
+        connection = self.connection
+        if connection is None or connection.closed or self.done.done():
+            return
+        if writable:
+            connection.resume()
+        else:
+            connection.pause()
+
+    def _end(self) -> None:
+        self._finish_response(b"")
+        self._context.status = 200
+        self.done.set_result(None)
+
+    def _break_off(self, error: UpstreamError) -> None:
+        """The stream cannot go on: say so in the stream, and end it properly so that the client gets to see it."""
+        context = self._context
+        context.services.instruments.leg_failed(self._leg, self._target.instance.name, error.reason)
+        told = ApiError(
+            502,
+            f"{self._leg} on {self._target.instance.name} broke off: {error}",
+            code="stream_interrupted",
+        )
+        self._finish_response(told.event() + DONE)
+        context.status = 502
+        self.done.set_result(None)
+
+    def _finish_response(self, last: bytes) -> None:
+        client = self._client
+        client.on_writable = None
+        if self._framed:
+            client.end_stream(last)
+            return
+        client.responding = False
+        context = self._context
+        context.request.keep_alive = False
+        if last and not client.closed:
+            self._write(last)
+
+    def _give_up(self, error: UpstreamError) -> None:
+        if self.connection is not None:
+            self.connection.abandon()
+        self.on_failed(error)

@@ -1,0 +1,165 @@
+"""What a client finds at the inference port: paths, errors, CORS. Requests that generate go on to the flows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic, time
+
+import msgspec
+
+from pymotor.coordinator.api.errors import ApiError, ServiceUnavailable
+from pymotor.coordinator.api.media import barred
+from pymotor.coordinator.api.request_view import read_request
+from pymotor.coordinator.flows.context import Context, Services
+from pymotor.coordinator.flows.dispatch import dispatch, passed_on
+from pymotor.coordinator.flows.legs import LegFailed
+from pymotor.coordinator.flows.responses import JSON
+from pymotor.coordinator.http.server import ClientConnection, ClientRequest
+from pymotor.coordinator.routing import FleetView, Routes
+
+CLIENT_WENT_AWAY = 499
+_RETRY_AFTER = b"Retry-After: 1\r\n"
+_BARRED_HEADER = b"x-data-parallel-rank"
+
+_GENERATING = {b"/v1/chat/completions": True, b"/v1/completions": False}
+"""Path of each request that generates, and whether it is a chat."""
+
+
+class Gateway:
+    """Handles the requests of one worker."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._fleet: FleetView | None = None
+        self._started = int(time())
+        self._plain: dict[bytes, Callable[[], tuple[int, bytes]]] = {
+            b"/v1/models": self._models,
+            b"/health": self._health,
+            b"/liveness": self._health,
+            b"/startup": self._health,
+            b"/readiness": self._readiness,
+        }
+
+    def set_fleet(self, fleet: FleetView) -> None:
+        """Requests from now on go through this fleet."""
+        self._fleet = fleet
+
+    async def handle(self, client: ClientConnection, request: ClientRequest) -> None:
+        """Answer one request, whatever happens."""
+        chat = _GENERATING.get(request.path)
+        if chat is None or request.method != b"POST":
+            self._answer_plain(client, request)
+            return
+        services = self._services
+        label = request.path.decode()
+        status = CLIENT_WENT_AWAY
+        context: Context | None = None
+        try:
+            if request.header(_BARRED_HEADER) is not None and not services.settings.trust_client_fields:
+                raise barred("X-data-parallel-rank")
+            view = read_request(request.body, chat=chat, trusted=services.settings.trust_client_fields)
+            context = Context(services, client, request, view, label)
+            await dispatch(context, self._routes(view.model))
+            status = context.status
+        except ApiError as error:
+            status = self._refuse(client, request, context, error)
+        except LegFailed as failure:
+            status, body = passed_on(failure)
+            client.respond(services.heads.whole(request, status, JSON, len(body)), body)
+        except asyncio.CancelledError:
+            if not client.closed:
+                raise
+        finally:
+            services.instruments.request(label, status, monotonic() - request.received_at)
+
+    def _routes(self, model: str) -> Routes:
+        fleet = self._fleet
+        if fleet is None or not fleet.routes:
+            raise ServiceUnavailable("no engine can take requests yet")
+        routes = fleet.routes.get(model)
+        if routes is None:
+            raise ApiError(
+                404,
+                f"the model {model[:200]!r} does not exist; GET /v1/models lists those that do",
+                param="model",
+                code="model_not_found",
+            )
+        return routes
+
+    def _refuse(
+        self, client: ClientConnection, request: ClientRequest, context: Context | None, error: ApiError
+    ) -> int:
+        if context is not None and context.committed:
+            # The head is out: the connection breaks off, which no client takes for the end.
+            return error.status
+        body = error.body()
+        extra = _RETRY_AFTER if error.status in (429, 503) else b""
+        client.respond(self._services.heads.whole(request, error.status, JSON, len(body), (), extra), body)
+        return error.status
+
+    # -- requests that need no engine
+
+    def _answer_plain(self, client: ClientConnection, request: ClientRequest) -> None:
+        heads = self._services.heads
+        method, path = request.method, request.path
+        if method == b"OPTIONS":
+            preflight = heads.preflight(request)
+            if preflight is not None:
+                client.respond(preflight)
+                return
+        answer = self._plain.get(path)
+        extra = b""
+        if answer is not None and method in (b"GET", b"HEAD"):
+            status, body = answer()
+            if status == 503:
+                extra = _RETRY_AFTER
+        else:
+            allowed = b"POST" if path in _GENERATING else b"GET, HEAD" if answer is not None else None
+            status, body, extra = _no_such(method, path, allowed)
+        label = path.decode("latin-1") if answer is not None or path in _GENERATING else "other"
+        self._services.instruments.request(label, status, monotonic() - request.received_at)
+        head = heads.whole(request, status, JSON, len(body), (), extra)
+        client.respond(head, b"" if method == b"HEAD" else body)
+
+    def _health(self) -> tuple[int, bytes]:
+        return 200, b'{"status":"ok"}'
+
+    def _readiness(self) -> tuple[int, bytes]:
+        if self._fleet is not None and self._fleet.routes:
+            return 200, b'{"status":"ready"}'
+        return 503, ServiceUnavailable("no engine can take requests yet").body()
+
+    def _models(self) -> tuple[int, bytes]:
+        routes = self._fleet.routes if self._fleet is not None else {}
+        data = [
+            {
+                "id": model,
+                "object": "model",
+                "created": self._started,
+                "owned_by": "pymotor",
+                "root": model,
+                "parent": None,
+                "max_model_len": found.max_model_len,
+            }
+            for model, found in routes.items()
+        ]
+        return 200, msgspec.json.encode({"object": "list", "data": data})
+
+    def refusal(self, request: ClientRequest, status: int, message: str) -> bytes:
+        """The response to a request that cannot be read to its end; see `http.server.Refusal`."""
+        request.keep_alive = False
+        body = ApiError(status, message, code="bad_request" if status == 400 else None).body()
+        self._services.instruments.request("other", status, 0.0)
+        return self._services.heads.whole(request, status, JSON, len(body)) + body
+
+
+def _no_such(method: bytes, path: bytes, allowed: bytes | None) -> tuple[int, bytes, bytes]:
+    """Status, body and header lines for a method or path that nobody serves."""
+    if allowed is not None:
+        told = ApiError(
+            405, f"{method.decode()} is not allowed here; use {allowed.decode()}", code="method_not_allowed"
+        )
+        return 405, told.body(), b"Allow: %b\r\n" % allowed
+    shown = path[:200].decode("latin-1")
+    return 404, ApiError(404, f"there is nothing at {shown}", code="not_found").body(), b""

@@ -1,0 +1,86 @@
+"""The metrics of one worker; docs/metrics.md says what each means."""
+
+from __future__ import annotations
+
+from pymotor.telemetry.metrics import CounterChild, HistogramChild, Registry
+
+
+class Instruments:
+    """Counters and histograms, with the ones used for each request kept at hand."""
+
+    __slots__ = (
+        "_failures",
+        "_first_token",
+        "_first_token_of",
+        "_leg_seconds",
+        "_legs",
+        "_request_seconds",
+        "_requests",
+        "_requests_of",
+        "_seconds_of",
+        "connections",
+        "media_items",
+        "registry",
+    )
+
+    def __init__(self) -> None:
+        registry = self.registry = Registry()
+        self._requests = registry.counter(
+            "pymotor_requests_total", "Requests answered, by path and HTTP status (499: the client went away).",
+            ("path", "status"),
+        )  # fmt: skip
+        self._request_seconds = registry.histogram(
+            "pymotor_request_seconds", "Seconds from a whole request to the end of its answer.", ("path",)
+        )
+        self._first_token = registry.histogram(
+            "pymotor_time_to_first_token_seconds",
+            "Seconds from a whole request to the first content sent.",
+            ("path",),
+        )
+        self._leg_seconds = registry.histogram(
+            "pymotor_leg_seconds",
+            "Seconds from sending a leg's request to the end of its reply.",
+            ("leg", "instance"),
+        )
+        self._failures = registry.counter(
+            "pymotor_leg_failures_total", "Legs that failed, by reason.", ("leg", "instance", "reason")
+        )
+        self.media_items = registry.counter(
+            "pymotor_media_items_total",
+            "Media items by what became of them: encoded, shared, inline.",
+            ("outcome",),
+        )
+        self.connections = registry.counter("pymotor_connections_total", "Connections accepted from clients.").child()
+        self._requests_of: dict[tuple[str, int], CounterChild] = {}
+        self._seconds_of: dict[str, HistogramChild] = {}
+        self._first_token_of: dict[str, HistogramChild] = {}
+        self._legs: dict[tuple[str, str], HistogramChild] = {}
+
+    def request(self, path: str, status: int, seconds: float) -> None:
+        """A request is over."""
+        child = self._requests_of.get((path, status))
+        if child is None:
+            child = self._requests_of[path, status] = self._requests.child(path, str(status))
+        child.value += 1
+        timer = self._seconds_of.get(path)
+        if timer is None:
+            timer = self._seconds_of[path] = self._request_seconds.child(path)
+        timer.observe(seconds)
+
+    def first_token(self, path: str, seconds: float) -> None:
+        """The first content of an answer was sent."""
+        child = self._first_token_of.get(path)
+        if child is None:
+            child = self._first_token_of[path] = self._first_token.child(path)
+        child.observe(seconds)
+
+    def leg(self, leg: str, instance: str, seconds: float) -> None:
+        """A leg ended well."""
+        child = self._legs.get((leg, instance))
+        if child is None:
+            child = self._legs[leg, instance] = self._leg_seconds.child(leg, instance)
+        child.observe(seconds)
+
+    def leg_failed(self, leg: str, instance: str, reason: str) -> None:
+        """A leg failed."""
+        self._failures.child(leg, instance, reason).value += 1
