@@ -1,0 +1,158 @@
+"""Puts a simulated engine together from its options, runs it, and takes it apart."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import signal
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pymotor.engines.sim import tokenizer
+from pymotor.engines.sim.api import Application, Served
+from pymotor.engines.sim.core import CoreOptions, EngineCore
+from pymotor.engines.sim.driver import EngineDriver
+from pymotor.engines.sim.media import MediaReader
+from pymotor.engines.sim.options import EngineOptions, OptionError
+from pymotor.engines.sim.prompts import PromptBuilder
+from pymotor.engines.sim.side_channel import SideChannel
+from pymotor.engines.sim.stores import DirectoryEmbeddingStore, DirectoryKVStore
+from pymotor.engines.sim.transport import HTTPServer
+from pymotor.fleet.dialects import ECDialect, KVDialect, ec_dialect, handing_connector, kv_dialect
+
+log = logging.getLogger("pymotor.sim")
+
+VERSION = "0.32.0+sim"
+
+
+async def serve(options: EngineOptions) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit status. Raises `OSError` when a port is taken."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    engine = SimulatedEngine(options)
+    try:
+        port = await engine.start()
+        print(f"pymotor sim-engine ready on http://{options.host}:{port}", flush=True)
+        await stopped.wait()
+    finally:
+        await engine.stop()
+    return 0
+
+
+class SimulatedEngine:
+    """One engine: core, driver, side channel and HTTP server. `stop` releases all of it."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+        self._side_channel: SideChannel | None = None
+        self._driver: EngineDriver | None = None
+        self._server: HTTPServer | None = None
+
+    async def start(self) -> int:
+        """Listen; returns the HTTP port. Raises `OSError` when a port is taken."""
+        options = self._options
+        kv = handing_connector(options.kv_transfer)
+        kv_extra = _extra(kv)
+        layout = f"{options.model}/block_size={options.block_size}"
+        engine_id = str(options.kv_transfer.get("engine_id") or uuid.uuid4())
+        address = await self._listen_for_kv(kv, engine_id, layout)
+        ec_role = options.ec_transfer.get("ec_role")
+        produces = ec_role in ("ec_producer", "ec_both")
+        consumes = ec_role in ("ec_consumer", "ec_both")
+        core = EngineCore(
+            CoreOptions(
+                num_blocks=options.num_blocks,
+                block_size=options.block_size,
+                max_num_seqs=options.max_num_seqs,
+                max_num_batched_tokens=options.max_num_batched_tokens,
+                max_model_len=options.max_model_len,
+                prefix_caching=options.prefix_caching,
+                encode_only=produces and not consumes,
+                engine_id=engine_id,
+                side_channel=address,
+                kv_lease_seconds=float(kv_extra.get("kv_lease_duration", 30)),
+                eos_token=tokenizer.EOS,
+            ),
+            options.profile,
+            embeddings=_embedding_store(options.ec_transfer),
+            produces_embeddings=produces and not consumes,
+            kv_store=_kv_store(kv, options.block_size),
+        )
+        self._driver = EngineDriver(core, speed=options.speed, layout=layout)
+        embeds_enabled = options.enable_mm_embeds or consumes or bool(options.kv_transfer)
+        media = MediaReader(options.model, options.allowed_local_media_path, embeds_enabled)
+        application = Application(
+            Served(
+                model=options.model,
+                names=options.served_names,
+                version=VERSION,
+                max_model_len=options.max_model_len,
+                fingerprint=f"vllm-{VERSION}-{hashlib.sha256(layout.encode()).hexdigest()[:8]}",
+                prompt_tokens_details=options.prompt_tokens_details,
+                created=int(time.time()),
+            ),
+            self._driver,
+            PromptBuilder(media, options.max_model_len),
+        )
+        self._server = HTTPServer(application)
+        return await self._server.listen(options.host, options.port)
+
+    async def stop(self) -> None:
+        """End everything at once."""
+        if self._server is not None:
+            self._server.close()
+        if self._side_channel is not None:
+            await self._side_channel.stop()
+        if self._driver is not None:
+            await self._driver.stop()
+
+    async def _listen_for_kv(self, kv: Mapping[str, Any], engine_id: str, layout: str) -> tuple[str, int] | None:
+        connector = kv.get("kv_connector")
+        if connector is None or kv_dialect(str(connector)) is not KVDialect.PULL:
+            return None
+        host = os.environ.get("VLLM_NIXL_SIDE_CHANNEL_HOST", "localhost")
+        port = int(os.environ.get("VLLM_NIXL_SIDE_CHANNEL_PORT", "0"))
+        self._side_channel = SideChannel(engine_id, layout, self._read_blocks, self._end_lease)
+        return host, await self._side_channel.start(host, port)
+
+    def _read_blocks(self, blocks: tuple[int, ...]) -> Any:
+        assert self._driver is not None
+        return self._driver.core.read_blocks(blocks)
+
+    def _end_lease(self, request_id: str) -> None:
+        if self._driver is not None:
+            self._driver.end_lease(request_id)
+
+
+def _extra(config: Mapping[str, Any], name: str = "kv_connector_extra_config") -> Mapping[str, Any]:
+    extra = config.get(name)
+    return extra if isinstance(extra, Mapping) else {}
+
+
+def _embedding_store(config: Mapping[str, Any]) -> DirectoryEmbeddingStore | None:
+    connector = config.get("ec_connector")
+    if connector is None:
+        return None
+    if ec_dialect(str(connector)) is not ECDialect.STORE:
+        raise OptionError(f"the simulated engine does not speak {connector} yet; use ECExampleConnector")
+    if config.get("ec_role") not in ("ec_producer", "ec_consumer", "ec_both"):
+        raise OptionError("ec_role in --ec-transfer-config must be ec_producer, ec_consumer or ec_both")
+    path = _extra(config, "ec_connector_extra_config").get("shared_storage_path", "/tmp")  # noqa: S108 - vLLM's default
+    return DirectoryEmbeddingStore(Path(str(path)))
+
+
+def _kv_store(config: Mapping[str, Any], block_size: int) -> DirectoryKVStore | None:
+    connector = config.get("kv_connector")
+    if connector is None or kv_dialect(str(connector)) is KVDialect.PULL:
+        return None
+    if connector != "ExampleConnector":
+        raise OptionError(f"the simulated engine does not speak {connector} yet; use NixlConnector or ExampleConnector")
+    path = _extra(config).get("shared_storage_path", "/tmp")  # noqa: S108 - vLLM's default
+    return DirectoryKVStore(Path(str(path)), block_size)

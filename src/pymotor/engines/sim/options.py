@@ -1,0 +1,215 @@
+"""The command line of `vllm serve`, as far as the simulated engine heeds it, and its own `--sim-…` flags."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pymotor.engines.sim.times import Profile, load_profile
+
+log = logging.getLogger("pymotor.sim")
+
+_DOTTED = re.compile(r"--(kv|ec)[-_]transfer[-_]config\.([A-Za-z0-9_.]+)(?:=(.*))?", re.DOTALL)
+_SIZES = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}
+
+
+class OptionError(ValueError):
+    """A command line that cannot be served; the message says what to change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How to run one simulated engine."""
+
+    model: str
+    served_names: tuple[str, ...]
+    host: str
+    port: int
+    block_size: int
+    num_blocks: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    prefix_caching: bool
+    allowed_local_media_path: str
+    enable_mm_embeds: bool
+    prompt_tokens_details: bool
+    api_keys: tuple[str, ...]
+    kv_transfer: Mapping[str, Any]
+    ec_transfer: Mapping[str, Any]
+    speed: float
+    profile: Profile
+    faults: tuple[str, ...]
+    control: bool
+
+
+def size(text: str) -> int:
+    """A number with an optional suffix: `8k` is 8,000, `8K` is 8,192."""
+    number, unit = (text[:-1], _SIZES[text[-1]]) if text[-1:] in _SIZES else (text, 1)
+    return int(float(number) * unit)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object. Raises `ValueError` for anything else."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags the simulated engine heeds. All others of `vllm serve` are accepted and passed over."""
+    serving = parser.add_argument_group("as in `vllm serve`; flags not listed are accepted and have no effect")
+    serving.add_argument(
+        "--model", dest="model_flag", metavar="MODEL", help="the model, instead of the word after `serve`"
+    )
+    serving.add_argument(
+        "--host", help="address to listen on (default: 127.0.0.1; vllm's own default is all addresses)"
+    )
+    serving.add_argument(
+        "--port", type=int, default=8000, help="port to listen on, 0 for a free one (default: %(default)s)"
+    )
+    serving.add_argument("--served-model-name", nargs="+", metavar="NAME", help="names clients may ask for")
+    serving.add_argument("--api-key", nargs="+", default=[], metavar="KEY", help="keys that open paths below /v1")
+    serving.add_argument("--block-size", type=int, default=16, help="tokens in a KV block (default: %(default)s)")
+    serving.add_argument("--num-gpu-blocks-override", type=int, metavar="N", help="KV blocks (default: 262144 tokens)")
+    serving.add_argument(
+        "--max-model-len", type=size, default=32_768, help="tokens of prompt and answer (default: 32768)"
+    )
+    serving.add_argument("--max-num-seqs", type=int, default=256, help="requests in a batch (default: %(default)s)")
+    serving.add_argument(
+        "--max-num-batched-tokens", type=size, default=8_192, help="tokens in a step, and of encoder cache"
+    )
+    serving.add_argument("--enable-prefix-caching", dest="prefix_caching", action="store_true", default=True)
+    serving.add_argument("--no-enable-prefix-caching", dest="prefix_caching", action="store_false")
+    serving.add_argument(
+        "--allowed-local-media-path", default="", metavar="DIR", help="where file:// media may be read"
+    )
+    serving.add_argument("--enable-mm-embeds", action="store_true", help="accept image_embeds and the like")
+    serving.add_argument("--enable-prompt-tokens-details", action="store_true", help="report cached tokens in usage")
+    serving.add_argument("--kv-transfer-config", type=json_object, default={}, metavar="JSON")
+    serving.add_argument("--ec-transfer-config", type=json_object, default={}, metavar="JSON")
+    simulation = parser.add_argument_group("simulation")
+    simulation.add_argument(
+        "--sim-speed",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="1: the profile's real time, 2: twice as slow, 0: as fast as possible (default: %(default)s)",
+    )
+    simulation.add_argument(
+        "--sim-profile", type=Path, metavar="FILE", help="costs in JSON; see docs/simulated-engine.md"
+    )
+    simulation.add_argument(
+        "--sim-fault", action="append", default=[], metavar="SPEC", help="fail on purpose, repeatable"
+    )
+    simulation.add_argument("--sim-control", action="store_true", help="serve /sim/faults and /sim/state")
+
+
+def read_options(arguments: argparse.Namespace, words: Sequence[str]) -> EngineOptions:
+    """Options from what the verb's parser took and the words it left. Raises `OptionError`."""
+    parser = argparse.ArgumentParser(prog="pymotor sim-engine", allow_abbrev=False, add_help=False)
+    add_flags(parser)
+    parser.add_argument("words", nargs="*")
+    plain, dotted = _split_dotted(words)
+    parsed, ignored = parser.parse_known_args([_hyphenated(word) for word in plain], namespace=arguments)
+    positional = list(parsed.words)
+    if positional[:1] == ["serve"]:
+        del positional[0]
+    model = positional.pop(0) if positional else parsed.model_flag
+    if model is None:
+        raise OptionError("name a model: pymotor sim-engine serve MODEL")
+    ignored += positional
+    if ignored:
+        log.info("flags without effect in the simulated engine: %s", " ".join(ignored))
+    if parsed.block_size < 1 or parsed.max_num_seqs < 1 or parsed.max_num_batched_tokens < 1:
+        raise OptionError("--block-size, --max-num-seqs and --max-num-batched-tokens must be at least 1")
+    blocks = parsed.num_gpu_blocks_override or max(262_144, parsed.max_model_len) // parsed.block_size
+    if blocks * parsed.block_size < parsed.max_model_len:
+        raise OptionError(
+            f"{blocks} KV blocks of {parsed.block_size} tokens hold less than --max-model-len {parsed.max_model_len}: "
+            f"raise --num-gpu-blocks-override or lower --max-model-len"
+        )
+    return EngineOptions(
+        model=model,
+        served_names=tuple(parsed.served_model_name or (model,)),
+        host=parsed.host or "127.0.0.1",
+        port=parsed.port,
+        block_size=parsed.block_size,
+        num_blocks=blocks,
+        max_model_len=parsed.max_model_len,
+        max_num_seqs=parsed.max_num_seqs,
+        max_num_batched_tokens=parsed.max_num_batched_tokens,
+        prefix_caching=parsed.prefix_caching,
+        allowed_local_media_path=parsed.allowed_local_media_path,
+        enable_mm_embeds=parsed.enable_mm_embeds,
+        prompt_tokens_details=parsed.enable_prompt_tokens_details,
+        api_keys=tuple(parsed.api_key),
+        kv_transfer=_merged(parsed.kv_transfer_config, dotted["kv"]),
+        ec_transfer=_merged(parsed.ec_transfer_config, dotted["ec"]),
+        speed=parsed.sim_speed,
+        profile=_profile(parsed.sim_profile),
+        faults=tuple(parsed.sim_fault),
+        control=parsed.sim_control,
+    )
+
+
+def _profile(path: Path | None) -> Profile:
+    if path is None:
+        return Profile()
+    try:
+        return load_profile(path)
+    except (OSError, ValueError) as error:
+        raise OptionError(str(error)) from error
+
+
+def _hyphenated(word: str) -> str:
+    """`--max_model_len=8` as `--max-model-len=8`; vllm takes both."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _split_dotted(words: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Take `--kv-transfer-config.key value` and the like out of the command line."""
+    plain: list[str] = []
+    dotted: dict[str, dict[str, Any]] = {"kv": {}, "ec": {}}
+    position = 0
+    while position < len(words):
+        match = _DOTTED.fullmatch(words[position])
+        position += 1
+        if match is None:
+            plain.append(words[position - 1])
+            continue
+        kind, path, value = match.groups()
+        if value is None:
+            if position >= len(words):
+                raise OptionError(f"{words[position - 1]} needs a value")
+            value = words[position]
+            position += 1
+        _set(dotted[kind], path.split("."), value)
+    return plain, dotted
+
+
+def _set(target: dict[str, Any], path: Sequence[str], value: str) -> None:
+    for name in path[:-1]:
+        target = target.setdefault(name, {})
+    try:
+        target[path[-1]] = json.loads(value)
+    except json.JSONDecodeError:
+        target[path[-1]] = value
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        old = merged.get(name)
+        merged[name] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged

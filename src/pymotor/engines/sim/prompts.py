@@ -1,0 +1,296 @@
+"""From request bodies to prompts: chat template, tokens, media in their places, sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from pymotor.engines.sim import tokenizer
+from pymotor.engines.sim.errors import RequestError
+from pymotor.engines.sim.fields import Fields, invalid, is_integers
+from pymotor.engines.sim.media import Media, MediaReader
+from pymotor.engines.sim.model import Words, mix
+from pymotor.engines.sim.requests import MediaItem, Sampling
+
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids with placeholders, and what stands at them."""
+
+    tokens: Words
+    media: tuple[MediaItem, ...] = ()
+    text: str | None = None
+    """The prompt as text where it came as text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A request for answers, checked."""
+
+    chat: bool
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
+    max_tokens: int | None
+    n: int
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+    return_token_ids: bool
+    logprobs: int | None
+    """How many alternatives to report with each token; None for no logprobs at all."""
+    echo: bool
+    kv_transfer_params: dict[str, Any] | None
+    request_id: str | None
+
+    def sampling_for(self, prompt: Prompt, choice: int, max_model_len: int) -> Sampling:
+        """The sampling of one choice for one prompt."""
+        room = max_model_len - len(prompt.tokens)
+        most = room if self.max_tokens is None else min(self.max_tokens, room)
+        seed = self.sampling.seed
+        return replace(self.sampling, max_tokens=most, seed=None if seed is None else seed + choice)
+
+
+class PromptBuilder:
+    """Checks bodies and builds prompts under the engine's settings."""
+
+    def __init__(self, media: MediaReader, max_model_len: int) -> None:
+        self._media = media
+        self._max_model_len = max_model_len
+
+    def chat(self, body: Mapping[str, Any], unpredictable: int) -> Generation:
+        """A chat completion. `unpredictable` seeds what has no seed of its own. Raises `RequestError`."""
+        fields = Fields(body)
+        prompt = self.chat_prompt(fields)
+        max_tokens = fields.integer("max_completion_tokens")
+        if max_tokens is None:
+            max_tokens = fields.integer("max_tokens")
+        top_logprobs = fields.integer("top_logprobs", 0) or 0
+        logprobs = top_logprobs if fields.boolean("logprobs") else None
+        if top_logprobs and logprobs is None:
+            raise invalid("top_logprobs", "when using `top_logprobs`, `logprobs` must be set to true.")
+        if body.get("tools") == []:
+            raise invalid("tools", "`tools` must not be an empty array.")
+        return self._generation(fields, True, (prompt,), max_tokens, logprobs, unpredictable)
+
+    def completion(self, body: Mapping[str, Any], unpredictable: int) -> Generation:
+        """A completion of one or several prompts. Raises `RequestError`."""
+        fields = Fields(body)
+        prompts = tuple(self._plain(prompt) for prompt in _prompts(body.get("prompt")))
+        max_tokens = fields.integer("max_tokens", 16)
+        logprobs = fields.integer("logprobs", None, -1)
+        return self._generation(fields, False, prompts, max_tokens, logprobs, unpredictable)
+
+    def chat_prompt(self, fields: Fields) -> Prompt:
+        """The prompt of a chat: each message between role marks, tools before all, then the assistant's turn."""
+        messages = fields.body.get("messages")
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            raise invalid("messages", "Input should be a valid list" if "messages" in fields.body else "Field required")
+        if not messages:
+            raise RequestError("`messages` must not be empty.", param="messages")
+        media = self._all_media(messages, fields)
+        pieces = _Pieces()
+        tools = fields.body.get("tools")
+        if tools:
+            pieces.turn("system", [msgspec.json.encode(tools).decode()])
+        items = iter(media)
+        for message in messages:
+            pieces.turn(_role(message), _content(message, items))
+        if fields.boolean("add_generation_prompt", True):
+            pieces.token(tokenizer.IM_START)
+            pieces.text("assistant\n")
+        return self._checked(pieces.prompt())
+
+    def _all_media(self, messages: Sequence[Mapping[str, Any]], fields: Fields) -> list[Media]:
+        processor_kwargs = fields.mapping("mm_processor_kwargs") or {}
+        io_kwargs = fields.mapping("media_io_kwargs") or {}
+        media = []
+        for message in messages:
+            content = message.get("content")
+            for part in content if isinstance(content, list) else ():
+                item = self._media.read(part, processor_kwargs, io_kwargs) if isinstance(part, dict) else None
+                if item is not None:
+                    media.append(item)
+        raw = {item.modality for item in media if item.content_digest is not None}
+        for item in media:
+            if item.content_digest is None and item.modality in raw:
+                raise RequestError(
+                    f"Mixing raw {item.modality} and embedding inputs is not allowed", param=f"{item.modality}_embeds"
+                )
+        return media
+
+    def _plain(self, prompt: str | list[int]) -> Prompt:
+        if isinstance(prompt, str):
+            return self._checked(Prompt(tokenizer.encode(prompt), text=prompt))
+        wrong = next((token for token in prompt if not 0 <= token < tokenizer.VOCABULARY), None)
+        if wrong is not None:
+            raise RequestError(f"Token id {wrong} is out of vocabulary", param="prompt")
+        return self._checked(Prompt(np.array(prompt, dtype=np.uint64)))
+
+    def _checked(self, prompt: Prompt) -> Prompt:
+        count, limit = len(prompt.tokens), self._max_model_len
+        if count == 0:
+            raise RequestError("The decoder prompt cannot be empty", param="prompt")
+        if count >= limit:
+            raise RequestError(
+                f"This model's maximum context length is {limit} tokens. However, your prompt contains {count} input "
+                f"tokens, which exceeds this limit even without any output tokens. Please reduce the length of the "
+                f"input prompt.",
+                param="input_tokens",
+            )
+        return prompt
+
+    def _generation(
+        self,
+        fields: Fields,
+        chat: bool,
+        prompts: tuple[Prompt, ...],
+        max_tokens: int | None,
+        logprobs: int | None,
+        unpredictable: int,
+    ) -> Generation:
+        if max_tokens is not None and max_tokens < 1:
+            raise RequestError(f"max_tokens must be at least 1, got {max_tokens}.", param="max_tokens")
+        min_tokens = fields.integer("min_tokens", 0, 0) or 0
+        if max_tokens is not None and min_tokens > max_tokens:
+            raise RequestError(
+                f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}.",
+                param="min_tokens",
+            )
+        stream = fields.boolean("stream")
+        options = Fields(fields.mapping("stream_options") or {})
+        if options.body and not stream:
+            raise invalid("stream_options", "Stream options can only be defined when `stream=True`.")
+        include_usage = options.boolean("include_usage")
+        return Generation(
+            chat=chat,
+            prompts=prompts,
+            sampling=Sampling(
+                max_tokens=0,
+                min_tokens=min_tokens,
+                seed=_seed(fields, unpredictable),
+                ignore_eos=fields.boolean("ignore_eos"),
+                stop=tuple(stop for stop in fields.strings("stop") if stop),
+                stop_token_ids=fields.integers("stop_token_ids"),
+                include_stop=fields.boolean("include_stop_str_in_output"),
+            ),
+            max_tokens=max_tokens,
+            n=fields.integer("n", 1, 1, 128) or 1,
+            stream=stream,
+            include_usage=include_usage,
+            continuous_usage=include_usage and options.boolean("continuous_usage_stats"),
+            return_token_ids=fields.boolean("return_token_ids"),
+            logprobs=logprobs,
+            echo=fields.boolean("echo"),
+            kv_transfer_params=fields.mapping("kv_transfer_params"),
+            request_id=fields.text("request_id"),
+        )
+
+
+def _seed(fields: Fields, unpredictable: int) -> int | None:
+    """None where the answer is greedy."""
+    temperature = fields.number("temperature", 1.0, 0.0, 2.0)
+    top_k = fields.integer("top_k", 0, -1)
+    seed = fields.integer("seed")
+    fields.number("top_p", 1.0, 0.0, 1.0)
+    if temperature < 1e-5 or top_k == 1:
+        return None
+    return mix(seed & (2**64 - 1)) if seed is not None else unpredictable
+
+
+def _prompts(value: Any) -> list[str | list[int]]:
+    if isinstance(value, str) and value:
+        return [value]
+    if isinstance(value, list) and value:
+        if is_integers(value):
+            return [value]
+        if all(isinstance(item, str) or (is_integers(item) and item) for item in value):
+            return value
+    if value is None or value in ("", []):
+        raise invalid("prompt", "Either prompt or prompt_embeds must be provided and non-empty.")
+    raise invalid("prompt", "Input should be a string, a list of strings, token ids or lists of token ids")
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise invalid("messages", "Field required: role")
+    return role
+
+
+def _content(message: Mapping[str, Any], media: Any) -> list[str | Media]:
+    content = message.get("content")
+    pieces: list[str | Media] = []
+    if isinstance(content, str):
+        pieces.append(content)
+    elif isinstance(content, list):
+        for part in content:
+            pieces.append(_part(part, media))
+    elif content is not None:
+        raise invalid("messages", "Input should be a valid string or list: content")
+    if message.get("tool_calls"):
+        pieces.append(msgspec.json.encode(message["tool_calls"]).decode())
+    return pieces
+
+
+def _part(part: Any, media: Any) -> str | Media:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in _TEXT_PARTS:
+        text = part.get("text", part.get(kind))
+        if not isinstance(text, str):
+            raise invalid("messages", "Input should be a valid string: text")
+        return text
+    if kind in ("image_url", "video_url", "audio_url", "input_audio", "image_embeds", "video_embeds", "audio_embeds"):
+        item: Media = next(media)
+        return item
+    raise RequestError(f"Unknown part type: {kind}", param="messages")
+
+
+class _Pieces:
+    """A prompt in the making."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Words] = []
+        self._media: list[MediaItem] = []
+        self._length = 0
+
+    def text(self, text: str) -> None:
+        self._add(tokenizer.encode(text))
+
+    def token(self, token: int) -> None:
+        self._add(np.array([token], dtype=np.uint64))
+
+    def turn(self, role: str, content: Sequence[str | Media]) -> None:
+        self.token(tokenizer.IM_START)
+        self.text(f"{role}\n")
+        for piece in content:
+            if isinstance(piece, str):
+                self.text(piece)
+            else:
+                self._place(piece)
+        self.token(tokenizer.IM_END)
+        self.text("\n")
+
+    def prompt(self) -> Prompt:
+        return Prompt(np.concatenate(self._pieces), tuple(self._media))
+
+    def _place(self, media: Media) -> None:
+        self.token(tokenizer.VISION_START)
+        self._media.append(
+            MediaItem(
+                media.identifier, media.modality, self._length, media.tokens, media.metadata, media.content_digest
+            )
+        )
+        self._add(np.full(media.tokens, tokenizer.PAD[media.modality], dtype=np.uint64))
+        self.token(tokenizer.VISION_END)
+
+    def _add(self, piece: Words) -> None:
+        self._pieces.append(piece)
+        self._length += len(piece)

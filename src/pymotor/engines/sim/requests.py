@@ -1,0 +1,117 @@
+"""What the engine core is asked and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from pymotor.engines.sim.model import Words
+
+
+class Status(Enum):
+    """Where a request is in the core."""
+
+    WAITING = "waiting"
+    WAITING_FOR_KV = "waiting for remote KV"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class MediaItem:
+    """One image, video or audio in a prompt, as the core sees it."""
+
+    identifier: str
+    """What names its embedding in caches and stores."""
+    modality: str
+    offset: int
+    """Position of its first placeholder token."""
+    tokens: int
+    metadata: dict[str, Any]
+    """What a later stage needs to place it without the media: grid or token count."""
+    content_digest: bytes | None
+    """Digest of the media the encoder would look at; None where only metadata was given."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens and when to stop."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    seed: int | None = None
+    """None is greedy."""
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
+
+
+@dataclass(eq=False)
+class Request:
+    """One prompt on its way through the core. The first fields are the caller's, the rest the core's."""
+
+    id: str
+    tokens: Words
+    """Prompt token ids; media placeholders included."""
+    sampling: Sampling
+    media: tuple[MediaItem, ...] = ()
+    kv_transfer_params: dict[str, Any] | None = None
+
+    status: Status = Status.WAITING
+    inputs: Words = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+    """Prompt ids with embeddings filled in as far as they are known."""
+    output: list[int] = field(default_factory=list)
+    text: str = ""
+    """The output as text, up to a stop string; kept only where stop strings are asked for."""
+    blocks: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    """Prefix-cache keys of the prompt's full blocks."""
+    computed: int = 0
+    """Positions whose KV is in `blocks`."""
+    state: int = 0
+    readout: int = 0
+    cached_tokens: int | None = None
+    """Positions that needed no computing at the first scheduling: prefix cache and transfers."""
+    pulled: bool = False
+    """Whether KV came from another engine."""
+    ready_media: int = 0
+    """Items whose embeddings are in `inputs`, in order."""
+    preemptions: int = 0
+
+    @property
+    def length(self) -> int:
+        """Positions known so far: prompt and output."""
+        return len(self.tokens) + len(self.output)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One event for one request: a token, an end, or both."""
+
+    request: Request
+    token: int | None = None
+    finish_reason: str | None = None
+    """`stop`, `length`, `error`, `abort`, or None while it goes on."""
+    stop_reason: int | str | None = None
+    kv_transfer_params: dict[str, Any] | None = None
+    ec_transfer_params: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Pull:
+    """KV to be fetched from another engine before `request` can go on."""
+
+    request: Request
+    host: str
+    port: int
+    engine_id: str
+    remote_request_id: str
+    remote_blocks: tuple[int, ...]
+
+
+class EngineDeadError(Exception):
+    """The engine core cannot go on; every request it has and gets is lost."""

@@ -1,0 +1,133 @@
+"""How engines fetch KV from each other: a small protocol over TCP, in place of NIXL.
+
+Each message is a 4-byte big-endian length and that many bytes of MessagePack. A consumer sends
+`{"op": "read", "engine_id", "layout", "blocks"}` and gets `{"ok": true, "data": words}` or
+`{"ok": false, "reason"}`; `{"op": "done", "engine_id", "request_id"}` frees the blocks and has no reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from pymotor.engines.sim.model import Words
+from pymotor.engines.sim.requests import Pull
+
+_LONGEST = 1 << 30
+
+
+class TransferError(Exception):
+    """KV could not be fetched; the message says why."""
+
+
+class SideChannel:
+    """The producer's end: serves reads of this engine's blocks."""
+
+    def __init__(
+        self,
+        engine_id: str,
+        layout: str,
+        read_blocks: Callable[[tuple[int, ...]], Words],
+        end_lease: Callable[[str], None],
+    ) -> None:
+        self._engine_id = engine_id
+        self._layout = layout
+        self._read_blocks = read_blocks
+        self._end_lease = end_lease
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.StreamWriter] = set()
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port (a free one for port 0). Raises `OSError` when it is taken."""
+        self._server = await asyncio.start_server(self._serve, host, port)
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def stop(self) -> None:
+        """Close the listener and every connection."""
+        if self._server is not None:
+            self._server.close()
+            for writer in list(self._connections):
+                writer.transport.abort()
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
+        try:
+            while True:
+                message = await _receive(reader)
+                reply = self._answer(message)
+                if reply is not None:
+                    writer.write(_framed(reply))
+                    await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError, TransferError):
+            pass
+        finally:
+            self._connections.discard(writer)
+            writer.close()
+
+    def _answer(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        operation = message.get("op")
+        if message.get("engine_id") != self._engine_id:
+            return {"ok": False, "reason": f"this engine is {self._engine_id}, not {message.get('engine_id')}"}
+        if operation == "done":
+            self._end_lease(str(message.get("request_id")))
+            return None
+        if operation != "read":
+            return {"ok": False, "reason": f"unknown operation {operation}"}
+        if message.get("layout") != self._layout:
+            return {"ok": False, "reason": f"KV layout is {self._layout}, not {message.get('layout')}"}
+        try:
+            words = self._read_blocks(tuple(int(block) for block in message["blocks"]))
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            return {"ok": False, "reason": f"no such blocks: {error}"}
+        return {"ok": True, "data": words.tobytes()}
+
+
+async def fetch(pull: Pull, layout: str, timeout: float) -> Words:
+    """The words of the blocks a `Pull` names; tells the producer that it may free them.
+
+    Raises `TransferError` when the producer refuses, is gone, or is silent for `timeout` seconds.
+    """
+    try:
+        return await asyncio.wait_for(_fetch(pull, layout), timeout)
+    except asyncio.TimeoutError as error:
+        raise TransferError(f"{pull.host}:{pull.port} does not answer") from error
+    except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
+        raise TransferError(f"{pull.host}:{pull.port}: {error}") from error
+
+
+async def _fetch(pull: Pull, layout: str) -> Words:
+    reader, writer = await asyncio.open_connection(pull.host, pull.port)
+    try:
+        address = {"engine_id": pull.engine_id}
+        writer.write(_framed({"op": "read", "layout": layout, "blocks": list(pull.remote_blocks), **address}))
+        reply = await _receive(reader)
+        if not reply.get("ok"):
+            raise TransferError(str(reply.get("reason")))
+        words = np.frombuffer(reply["data"], dtype=np.uint64)
+        writer.write(_framed({"op": "done", "request_id": pull.remote_request_id, **address}))
+        await writer.drain()
+        return words
+    finally:
+        writer.close()
+
+
+def _framed(message: dict[str, Any]) -> bytes:
+    data = msgspec.msgpack.encode(message)
+    return struct.pack(">I", len(data)) + data
+
+
+async def _receive(reader: asyncio.StreamReader) -> dict[str, Any]:
+    (length,) = struct.unpack(">I", await reader.readexactly(4))
+    if length > _LONGEST:
+        raise TransferError(f"a message of {length} bytes is too long")
+    message = msgspec.msgpack.decode(await reader.readexactly(length))
+    if not isinstance(message, dict):
+        raise TransferError("a message is no map")
+    return message

@@ -1,0 +1,100 @@
+"""HTTP/1.1 by uvicorn's protocol, with a hold on the connection that faults and aborts need."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+KEEP_ALIVE_SECONDS = 5
+
+
+class Connection(HttpToolsProtocol):
+    """A client's connection; found in `scope["state"]["connection"]` of its requests."""
+
+    on_lost: Callable[[], None] | None = None
+    """Called once when the connection is lost; set by whoever answers a request on it."""
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self.scope["state"]["connection"] = self
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        super().connection_lost(exc)
+        callback, self.on_lost = self.on_lost, None
+        if callback is not None:
+            callback()
+
+    def reset(self) -> None:
+        """Drop the connection so that the client sees a reset, not an end."""
+        raw = self.transport.get_extra_info("socket")
+        if raw is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        self.transport.abort()
+
+
+class HTTPServer:
+    """Listens for an ASGI application. `close` ends everything at once."""
+
+    def __init__(self, application: Any, keep_alive: int = KEEP_ALIVE_SECONDS) -> None:
+        self._config = Config(
+            application,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            loop="none",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=keep_alive,
+        )
+        self._config.load()
+        self._state = ServerState()
+        self._server: asyncio.Server | None = None
+        self._address: tuple[str, int] = ("", 0)
+        self._clock: asyncio.TimerHandle | None = None
+
+    async def listen(self, host: str, port: int) -> int:
+        """Start to listen; returns the port. Raises `OSError` when it is taken."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._connection, host, port, backlog=2048)
+        self._address = (host, self._server.sockets[0].getsockname()[1])
+        if self._clock is None:
+            self._tick()
+        return self._address[1]
+
+    async def refuse(self, seconds: float) -> None:
+        """Refuse connections for a while: the port is closed, then opened again."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        for connection in list(self._state.connections):
+            cast(Connection, connection).reset()
+        await asyncio.sleep(seconds)
+        await self.listen(*self._address)
+
+    def close(self) -> None:
+        """Stop listening and drop every connection."""
+        if self._server is not None:
+            self._server.close()
+        if self._clock is not None:
+            self._clock.cancel()
+        for connection in list(self._state.connections):
+            cast(Connection, connection).transport.abort()
+
+    def _connection(self) -> Connection:
+        return Connection(self._config, self._state, {})
+
+    def _tick(self) -> None:
+        """Keep the headers that every response has, the date among them, fresh."""
+        date = formatdate(usegmt=True).encode()
+        self._state.default_headers = [(b"date", date), (b"server", b"uvicorn")]
+        self._clock = asyncio.get_running_loop().call_later(1, self._tick)
