@@ -31,9 +31,7 @@ class InstanceConfig(Section):
     send_cmd_retry_times: Count = Field(3, description="Further tries of a start command.")
     instance_heartbeat_timeout: Any = no_effect("older versions checked it and used a constant")
     instance_expired_timeout: Any = no_effect("older versions checked it and used a constant")
-    instance_assembler_check_internal: Any = no_effect(
-        "it is misspelt", instead="instance_assembler_check_interval"
-    )
+    instance_assembler_check_internal: Any = no_effect("it is misspelt", instead="instance_assembler_check_interval")
 
 
 class EventConfig(Section):

@@ -190,9 +190,7 @@ class HTTPConfig(Section):
     header_timeout: Seconds = Field(30.0, description="Seconds until a request's head is there.")
     body_idle_timeout: Seconds = Field(60.0, description="Seconds of silence within a request's body.")
     stream_idle_timeout: Seconds = Field(600.0, description="Seconds of silence within an engine's stream.")
-    stream_keepalive: NotNegative = Field(
-        0.0, description="Seconds after which a comment keeps a stream open; 0: off."
-    )
+    stream_keepalive: NotNegative = Field(0.0, description="Seconds after which a comment keeps a stream open; 0: off.")
     trust_client_fields: bool = Field(False, description="Whether clients may name caches, embeddings and engines.")
     cors: CORSConfig = Field(default_factory=CORSConfig, description="Which web pages may call.")
 

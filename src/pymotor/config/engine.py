@@ -207,6 +207,34 @@ VLLM_SIZES = (
     "prefill_context_parallel_size",
 )
 SGLANG_SIZES = ("dp_size", "tp_size", "pp_size", "context_parallel_size")
+VLLM_OPTIONS = (
+    *VLLM_SIZES,
+    "served_model_name",
+    "gpu_memory_utilization",
+    "data_parallel_rpc_port",
+    "enable_expert_parallel",
+    "max_model_len",
+    "kv_transfer_config",
+    "ec_transfer_config",
+    "kv_events_config",
+    "model_loader_extra_config",
+    "profiler_config",
+    "otlp_traces_endpoint",
+    "enable_multi_endpoints",
+    "allowed_local_media_path",
+    "model",
+)
+"""Options of vLLM that PyMotor reads too."""
+SGLANG_OPTIONS = (
+    *SGLANG_SIZES,
+    "served_model_name",
+    "model_path",
+    "mem_fraction_static",
+    "disaggregation_bootstrap_port",
+    "disaggregation_transfer_backend",
+    "enable_multi_endpoints",
+)
+"""Options of SGLang that PyMotor reads too."""
 
 
 def option_name(key: str) -> str:

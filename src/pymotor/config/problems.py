@@ -150,8 +150,7 @@ def printable(text: str) -> str:
     """The text with characters that no terminal or UTF-8 writer takes written as escapes."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(
-        character if character.isprintable() or character == "\n" else f"\\u{ord(character):04x}"
-        for character in text
+        character if character.isprintable() or character == "\n" else f"\\u{ord(character):04x}" for character in text
     )
 
 

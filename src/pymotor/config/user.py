@@ -45,9 +45,7 @@ class KVConductorConfig(OpenSection):
     http_server_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="Port of the conductor, 13333 by custom; 0: no conductor."
     )
-    kvevent_instance: KVEventInstances = Field(
-        default_factory=KVEventInstances, description="Where events come from."
-    )
+    kvevent_instance: KVEventInstances = Field(default_factory=KVEventInstances, description="Where events come from.")
 
 
 class NorthConfig(Section):
@@ -77,9 +75,7 @@ class UserConfig(Section):
     kv_cache_pool_config: KVCachePoolConfig | None = Field(None, description="The shared pool of KV cache.")
     kv_conductor_config: KVConductorConfig | None = Field(None, description="The index of cached prefixes.")
     north_config: NorthConfig | None = Field(None, description="The reporter to a management platform.")
-    motor_nodemanger_config: Any = no_effect(
-        "the NodeManager reads the section of this name inside an engine section"
-    )
+    motor_nodemanger_config: Any = no_effect("the NodeManager reads the section of this name inside an engine section")
 
     def engine_section(self, role: str) -> EngineSection | None:
         """The section of a role's engines, None where there is none. KeyError for no role."""

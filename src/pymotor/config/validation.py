@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pymotor.config.engine import SGLANG_OPTIONS, VLLM_OPTIONS, option_name
 from pymotor.config.problems import ABSENT, Location, Problem, json_path, nearest
 from pymotor.config.schema import describe, known_keys, places_of_keys, schema_at
 from pymotor.config.section import keys_without_effect
@@ -90,9 +91,7 @@ def _problem(
     if details[0]["type"] == "extra_forbidden":
         told = Problem.error if strict else Problem.warning
         suggestion, allowed = _for_unknown_key(model, location)
-        return told(
-            file, path, "PyMotor knows no such key here", value=found, allowed=allowed, suggestion=suggestion
-        )
+        return told(file, path, "PyMotor knows no such key here", value=found, allowed=allowed, suggestion=suggestion)
     if len(details[0]["loc"]) > len(location) and details[0]["loc"][-1] == "[key]":
         return Problem.error(
             file,
@@ -124,7 +123,7 @@ def _message(details: list[ErrorDetails], found: object, allowed: str) -> str:
     if fault == "string_too_short":
         return "empty"
     if allowed:
-        return f"{allowed.split(' (')[0]} is expected, {kind(found)} was found"
+        return f"expected {allowed.split(' (')[0]}, found {kind(found)}"
     return details[0]["msg"]
 
 
@@ -143,6 +142,8 @@ def _for_unknown_key(model: type[BaseModel], location: Location) -> tuple[str, s
         return f"{key} belongs in {' or '.join(elsewhere[:3])}", allowed
     if "engine_config" in keys:
         return "if it is an option of the engine, put it inside engine_config", allowed
+    if option_name(key) in (*VLLM_OPTIONS, *SGLANG_OPTIONS):
+        return "options of the engine belong in engine_config of an engine section", allowed
     return "remove it", allowed
 
 

@@ -39,7 +39,7 @@ def _devices_of(user: UserConfig, role: str, file: str) -> Iterator[Problem]:
     stated = f"{DEPLOY_LETTER[role]}_pod_npu_num" in user.motor_deploy_config.model_fields_set
     per_pod = -(-sizes.devices // pods)
     need = (
-        f"a {role} instance needs {_devices(sizes.devices)} (data parallel {sizes.data} x tensor parallel"
+        f"{_an(role)} instance needs {_devices(sizes.devices)} (data parallel {sizes.data} x tensor parallel"
         f" {sizes.tensor} x pipeline parallel {sizes.pipeline}"
         + (f" x prefill context parallel {sizes.prefill_context})" if sizes.prefill_context > 1 else ")")
     )
@@ -70,6 +70,10 @@ def _devices_of(user: UserConfig, role: str, file: str) -> Iterator[Problem]:
 
 def _path(role: str) -> str:
     return f"$.motor_deploy_config.{DEPLOY_LETTER[role]}_pod_npu_num"
+
+
+def _an(role: str) -> str:
+    return f"an {role}" if role == "encode" else f"a {role}"
 
 
 def _devices(number: int) -> str:

@@ -15,9 +15,7 @@ DEPLOY = "$.motor_deploy_config"
 def counts(user: UserConfig, file: str) -> Iterator[Problem]:
     """Prefill and decode need each other; what is described must be counted."""
     stated = {
-        role
-        for role in ROLES
-        if f"{DEPLOY_LETTER[role]}_instances_num" in user.motor_deploy_config.model_fields_set
+        role for role in ROLES if f"{DEPLOY_LETTER[role]}_instances_num" in user.motor_deploy_config.model_fields_set
     }
     described = {role: _description(user, role) for role in ROLES}
     if not stated and not any(described.values()):

@@ -5,35 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from pymotor.config.engine import SGLANG_SIZES, VLLM_SIZES, EngineSection, option_name, positive_integer
+from pymotor.config.engine import (
+    SGLANG_OPTIONS,
+    SGLANG_SIZES,
+    VLLM_OPTIONS,
+    VLLM_SIZES,
+    EngineSection,
+    option_name,
+    positive_integer,
+)
 from pymotor.config.problems import Problem, json_path
 from pymotor.config.user import ROLES, UserConfig
-
-VLLM_OPTIONS = (
-    *VLLM_SIZES,
-    "served_model_name",
-    "gpu_memory_utilization",
-    "data_parallel_rpc_port",
-    "enable_expert_parallel",
-    "max_model_len",
-    "kv_transfer_config",
-    "ec_transfer_config",
-    "kv_events_config",
-    "model_loader_extra_config",
-    "profiler_config",
-    "otlp_traces_endpoint",
-    "enable_multi_endpoints",
-    "allowed_local_media_path",
-)
-SGLANG_OPTIONS = (
-    *SGLANG_SIZES,
-    "served_model_name",
-    "model_path",
-    "mem_fraction_static",
-    "disaggregation_bootstrap_port",
-    "disaggregation_transfer_backend",
-    "enable_multi_endpoints",
-)
 
 
 def _sections(user: UserConfig) -> Iterator[tuple[str, EngineSection]]:
@@ -67,9 +49,7 @@ def spellings(user: UserConfig, file: str) -> Iterator[Problem]:
                 continue
             path = json_path((section_key, "engine_config", key))
             if section.engine_config[other] == value:
-                yield Problem.warning(
-                    file, path, f"the same option as {other}", value=value, suggestion="remove one"
-                )
+                yield Problem.warning(file, path, f"the same option as {other}", value=value, suggestion="remove one")
             else:
                 yield Problem.error(
                     file,

@@ -91,9 +91,7 @@ def _coordinator(user: UserConfig) -> list[Claim]:
     workers = user.motor_coordinator_config.inference_workers_config
     path = f"{COORDINATOR}.api_config"
     claims = [
-        Claim(
-            "Coordinator's port for clients", f"{path}.coordinator_api_infer_port", api.coordinator_api_infer_port
-        ),
+        Claim("Coordinator's port for clients", f"{path}.coordinator_api_infer_port", api.coordinator_api_infer_port),
         Claim("Coordinator's management", f"{path}.coordinator_api_mgmt_port", api.coordinator_api_mgmt_port),
         Claim("Coordinator's metrics", f"{path}.coordinator_obs_port", api.coordinator_obs_port),
     ]
