@@ -23,6 +23,7 @@ class WorkerStart(msgspec.Struct, tag="start", frozen=True, kw_only=True):
     column: int
     columns: int
     ledger_rows: int
+    log_level: str = "INFO"
 
 
 class FleetUpdate(msgspec.Struct, tag="fleet", frozen=True, kw_only=True):

@@ -1,0 +1,242 @@
+"""What operators, probes and Prometheus ask the Coordinator: the management and the observability server."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel
+
+from pymotor.coordinator.fleet_metrics import fleet_metrics, worker_metrics
+from pymotor.coordinator.fleet_view import FleetView
+from pymotor.coordinator.readiness import readiness
+from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, Ledger
+from pymotor.coordinator.worker_pool import WorkerPool
+from pymotor.fleet import Endpoint, EndpointState, Instance, InstanceState, Role
+from pymotor.telemetry.metrics import merge, render
+
+METRICS_DEADLINE = 1.0
+"""Seconds a worker has to answer a scrape; after that its last figures count."""
+
+
+class EndpointReport(BaseModel):
+    """One engine server in `GET /instances`."""
+
+    id: str
+    url: str
+    state: EndpointState
+    data_parallel_rank: int | None
+    in_flight: int
+    load_tokens: float
+
+
+class InstanceReport(BaseModel):
+    """One instance in `GET /instances`."""
+
+    name: str
+    role: Role
+    state: InstanceState
+    models: list[str]
+    engine: str
+    engine_version: str
+    fault: str
+    in_flight: int
+    load_tokens: float
+    endpoints: list[EndpointReport]
+
+
+class FleetReport(BaseModel):
+    """The answer to `GET /instances`; loads are tokens that legs under way are charged with."""
+
+    epoch: int | None
+    version: int | None
+    complete: bool
+    ready: bool
+    models: list[str]
+    missing: list[str]
+    degraded: list[str]
+    workers: int
+    workers_listening: int
+    in_flight: int
+    load_tokens: float
+    instances: list[InstanceReport]
+
+
+class ReadinessReport(BaseModel):
+    """The answer to `GET /readiness`."""
+
+    ready: bool
+    models: list[str]
+    missing: list[str]
+    degraded: list[str]
+
+
+class HealthReport(BaseModel):
+    """The answer to `GET /health`, `/liveness` and `/startup`."""
+
+    status: str
+    workers: int
+    workers_listening: int
+
+
+class Overview:
+    """Answers the servers' questions from what the supervisor keeps."""
+
+    def __init__(self, fleet: FleetView, ledger: Ledger, pool: WorkerPool) -> None:
+        self._fleet = fleet
+        self._ledger = ledger
+        self._pool = pool
+
+    def fleet(self) -> FleetReport:
+        """Instances, endpoints, states, load."""
+        snapshot = self._fleet.snapshot
+        ready = self.readiness()
+        instances = [self._instance(instance) for instance in self._fleet.instances]
+        return FleetReport(
+            epoch=snapshot.epoch if snapshot else None,
+            version=snapshot.version if snapshot else None,
+            complete=snapshot.complete if snapshot else False,
+            ready=ready.ready,
+            models=ready.models,
+            missing=ready.missing,
+            degraded=ready.degraded,
+            workers=self._pool.wanted,
+            workers_listening=self._pool.listening,
+            in_flight=sum(instance.in_flight for instance in instances),
+            load_tokens=sum(instance.load_tokens for instance in instances),
+            instances=instances,
+        )
+
+    def readiness(self) -> ReadinessReport:
+        """Whether a request that comes now can be answered, and what is missing if not."""
+        able = readiness(self._fleet.snapshot)
+        missing = list(able.missing)
+        if self._pool.stopping:
+            missing.insert(0, "the Coordinator is ending and accepts nothing new")
+        elif self._pool.listening == 0:
+            missing.insert(0, "no worker process accepts requests")
+        serving = able.ready and self._pool.listening > 0 and not self._pool.stopping
+        return ReadinessReport(ready=serving, models=list(able.models), missing=missing, degraded=list(able.degraded))
+
+    def health(self, status: str) -> HealthReport:
+        """The worker processes, under the heading of `status`."""
+        return HealthReport(status=status, workers=self._pool.wanted, workers_listening=self._pool.listening)
+
+    @property
+    def started(self) -> bool:
+        """Whether all workers have once accepted requests."""
+        return self._pool.was_ready
+
+    @property
+    def answers(self) -> bool:
+        """Whether at least one worker accepts requests."""
+        return self._pool.listening > 0
+
+    async def metrics(self) -> str:
+        """All figures as Prometheus text."""
+        workers = await self._pool.metrics(METRICS_DEADLINE)
+        own = worker_metrics(wanted=self._pool.wanted, listening=self._pool.listening, restarts=self._pool.restarts)
+        return render(merge([workers, fleet_metrics(self._fleet, self._ledger), own]))
+
+    def _instance(self, instance: Instance) -> InstanceReport:
+        endpoints = [self._endpoint(endpoint) for endpoint in instance.endpoints]
+        return InstanceReport(
+            name=instance.name,
+            role=instance.role,
+            state=instance.state,
+            models=list(instance.models),
+            engine=instance.engine,
+            engine_version=instance.engine_version,
+            fault=instance.fault,
+            in_flight=sum(endpoint.in_flight for endpoint in endpoints),
+            load_tokens=sum(endpoint.load_tokens for endpoint in endpoints),
+            endpoints=endpoints,
+        )
+
+    def _endpoint(self, endpoint: Endpoint) -> EndpointReport:
+        row = self._fleet.row(endpoint)
+        return EndpointReport(
+            id=endpoint.id,
+            url=endpoint.url,
+            state=endpoint.state,
+            data_parallel_rank=endpoint.data_parallel_rank,
+            in_flight=self._ledger.in_flight(row),
+            load_tokens=self._ledger.load(row) / TENTHS_PER_ACTIVE_TOKEN,
+        )
+
+
+def management_app(overview: Overview) -> FastAPI:
+    """`GET /instances` for people and tools; `/health`, `/readiness`, `/liveness`, `/startup` for probes."""
+    app = FastAPI(title="PyMotor Coordinator, management", docs_url=None, redoc_url=None)
+
+    @app.get("/instances")
+    async def instances() -> FleetReport:
+        """All instances and endpoints with their state and load."""
+        return overview.fleet()
+
+    @app.get("/readiness", responses={503: {"model": ReadinessReport}})
+    async def readiness_probe() -> Response:
+        """200 when a model can be served, 503 with what is missing otherwise."""
+        report = overview.readiness()
+        return JSONResponse(report.model_dump(), 200 if report.ready else 503)
+
+    @app.get("/health", responses={503: {"model": HealthReport}})
+    async def health() -> Response:
+        """200 while a worker accepts requests, whatever the fleet can do; 503 otherwise."""
+        status, code = ("ok", 200) if overview.answers else ("no worker accepts requests", 503)
+        return JSONResponse(overview.health(status).model_dump(), code)
+
+    @app.get("/liveness")
+    async def liveness() -> HealthReport:
+        """200 while the supervisor runs: it starts workers anew by itself."""
+        return overview.health("alive")
+
+    @app.get("/startup", responses={503: {"model": HealthReport}})
+    async def startup() -> Response:
+        """200 once all workers have accepted requests, 503 until then."""
+        status, code = ("started", 200) if overview.started else ("starting", 503)
+        return JSONResponse(overview.health(status).model_dump(), code)
+
+    return app
+
+
+def observability_app(overview: Overview) -> FastAPI:
+    """`GET /metrics` for Prometheus."""
+    app = FastAPI(title="PyMotor Coordinator, observability", docs_url=None, redoc_url=None)
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """All workers' figures, and the fleet's, in the Prometheus text format 0.0.4."""
+        return Response(await overview.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return app
+
+
+class AdminServer(uvicorn.Server):
+    """A uvicorn server that leaves signals to the supervisor."""
+
+    def __init__(self, app: FastAPI) -> None:
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2, ws="none"
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+        """Install no handler."""
+        yield
+
+    async def serve_on(self, listening: socket.socket) -> None:
+        """Serve until `finish`; closes the socket."""
+        await self.serve(sockets=[listening])
+
+    def finish(self) -> None:
+        """Stop accepting; `serve_on` returns when running requests are answered, or after 2 s."""
+        self.should_exit = True

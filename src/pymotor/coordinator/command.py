@@ -1,0 +1,173 @@
+"""`pymotor coordinator`: run the gateway in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+from pymotor.config import UserConfig, load_config
+from pymotor.coordinator.ports import PortError
+from pymotor.coordinator.settings import settings_from, worker_count
+from pymotor.coordinator.supervisor import CoordinatorOptions, supervise
+from pymotor.coordinator.worker_pool import WorkerStartError
+from pymotor.telemetry.logs import LEVELS, configure_logging
+
+logger = logging.getLogger(__name__)
+
+WORKER_MODULE = "pymotor.coordinator.worker"
+
+_LOOPBACK = "127.0.0.1"
+
+_EPILOG = """\
+It prints one line to standard output, `pymotor coordinator ready on http://HOST:PORT`, when it accepts
+requests, and its log to standard error. SIGTERM or Ctrl-C ends it when running requests are done, at most
+--grace seconds later; a second signal ends it at once. Exit status: 0 ended as asked, 1 failed, 2 wrong usage.
+
+Management (loopback unless --host says otherwise):   curl http://127.0.0.1:1026/instances
+Metrics for Prometheus:                               curl http://127.0.0.1:1027/metrics
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    config = parser.add_argument_group("what it serves")
+    config.add_argument(
+        "--user_config_path",
+        "--user-config-path",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="user_config.json",
+    )
+    config.add_argument(
+        "--env_config_path", "--env-config-path", type=Path, metavar="FILE", help="env.json, if there is one"
+    )
+    config.add_argument(
+        "--fleet",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="fleet snapshot (JSON), read again whenever it changes; it may come later",
+    )
+    ports = parser.add_argument_group("where it listens (default: api_config of user_config.json)")
+    ports.add_argument("--host", help=f"address of all three ports; {_LOOPBACK} where the config has none")
+    ports.add_argument("--port", type=_port, help="clients' requests; 1025 where the config has none, 0: any free one")
+    ports.add_argument("--management-port", type=_port, metavar="PORT", help="instances and probes; 1026 likewise")
+    ports.add_argument("--observability-port", type=_port, metavar="PORT", help="metrics; 1027 likewise")
+    running = parser.add_argument_group("how it runs")
+    running.add_argument(
+        "--workers",
+        type=_at_least_one,
+        metavar="N",
+        help="processes that serve requests; default: inference_workers_config.num_workers, else one for 2 cores,"
+        " at most 4",
+    )
+    running.add_argument(
+        "--server-timing",
+        choices=("on", "off"),
+        help="whether answers name their legs in a Server-Timing header; default: http_config.server_timing",
+    )
+    running.add_argument(
+        "--grace",
+        type=_seconds,
+        default=20.0,
+        metavar="SECONDS",
+        help="time that running requests have when it is to end (default: %(default)g)",
+    )
+    running.add_argument(
+        "--log-level",
+        type=str.upper,
+        choices=LEVELS,
+        help="least level of the log; default: logging_config.log_level of motor_coordinator_config",
+    )
+    running.add_argument(
+        "--parent-pipe",
+        type=_descriptor,
+        metavar="FD",
+        help="end when this inherited descriptor reports end of file, that is when the parent is gone",
+    )
+
+
+def run(arguments: argparse.Namespace, worker_module: str = WORKER_MODULE) -> int:
+    """Run until it is told to end, with workers that are processes of `worker_module`; returns the exit status."""
+    loaded = load_config(arguments.user_config_path, arguments.env_config_path, strict=False)
+    for problem in loaded.problems:
+        print(problem, file=sys.stderr)
+    if not loaded.ok or loaded.user is None:
+        print("pymotor coordinator: the configuration has errors; mend what is listed above", file=sys.stderr)
+        return 1
+    options = _options(arguments, loaded.user, worker_module)
+    configure_logging(options.log_level, process="coordinator")
+    try:
+        asyncio.run(supervise(options, _announce))
+    except (PortError, WorkerStartError) as error:
+        print(f"pymotor coordinator: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _options(arguments: argparse.Namespace, user: UserConfig, worker_module: str) -> CoordinatorOptions:
+    """The command line where it says something, the config elsewhere."""
+    coordinator = user.motor_coordinator_config
+    api = coordinator.api_config
+    timing = None if arguments.server_timing is None else arguments.server_timing == "on"
+
+    def stated(value: int | None, configured: int) -> int:
+        return configured if value is None else value
+
+    return CoordinatorOptions(
+        settings=settings_from(user, server_timing=timing),
+        fleet_path=arguments.fleet,
+        host=arguments.host or api.coordinator_api_host or _LOOPBACK,
+        port=stated(arguments.port, api.coordinator_api_infer_port),
+        management_port=stated(arguments.management_port, api.coordinator_api_mgmt_port),
+        observability_port=stated(arguments.observability_port, api.coordinator_obs_port),
+        workers=stated(arguments.workers, worker_count(user)),
+        log_level=arguments.log_level or coordinator.logging_config.log_level,
+        grace=arguments.grace,
+        parent_pipe=arguments.parent_pipe,
+        worker_module=worker_module,
+    )
+
+
+def _announce(url: str) -> None:
+    try:
+        print(f"pymotor coordinator ready on {url}", flush=True)
+    except OSError as error:
+        logger.warning("standard output is closed, so nobody was told that %s is ready: %s", url, error)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port} is no port: 0 to 65535")
+    return port
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no length of time in seconds")
+    return seconds
+
+
+def _descriptor(text: str) -> int:
+    descriptor = int(text)
+    try:
+        os.fstat(descriptor)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"descriptor {descriptor} is not open: {error}") from error
+    return descriptor

@@ -1,0 +1,198 @@
+"""The Coordinator's supervisor: takes the ports, keeps the workers, tells them of the fleet, answers operators."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from pymotor.coordinator.admin import AdminServer, Overview, management_app, observability_app
+from pymotor.coordinator.control import WorkerStart
+from pymotor.coordinator.fleet_source import FileFleetSource, FleetSource
+from pymotor.coordinator.fleet_view import FleetView, SnapshotRefusedError
+from pymotor.coordinator.ports import hold_shared, listen_alone, url_of
+from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.settings import Settings
+from pymotor.coordinator.worker_pool import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+LEDGER_ROWS = 8192
+"""Endpoints a fleet may have."""
+
+
+class CoordinatorOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What one Coordinator is started with; a port of 0 is any free one."""
+
+    settings: Settings
+    fleet_path: Path
+    host: str = "127.0.0.1"
+    port: int = 1025
+    management_port: int = 1026
+    observability_port: int = 1027
+    workers: int = 1
+    log_level: str = "INFO"
+    grace: float = 20.0
+    """Seconds that running requests have when the Coordinator is to end."""
+    parent_pipe: int | None = None
+    """A descriptor whose end of file means that the parent is gone."""
+    worker_module: str
+    """What `python -m` starts as a worker."""
+
+
+class Sockets(msgspec.Struct):
+    """The three ports."""
+
+    inference: socket.socket
+    management: socket.socket
+    observability: socket.socket
+
+
+async def supervise(options: CoordinatorOptions, announce: Callable[[str], None]) -> None:
+    """Run a Coordinator until SIGTERM, SIGINT or the parent's end; a second signal cuts the grace short.
+
+    `announce` gets the inference URL once all workers accept requests. Returns when every process, task and
+    socket it made is gone, also when it raises: `PortError` when a port cannot be had, `WorkerStartError` when
+    the workers do not start.
+    """
+    with _ports(options) as sockets, _ledger(options.workers) as (ledger, descriptor):
+        management, observability = url_of(sockets.management), url_of(sockets.observability)
+        logger.info("management on %s, metrics on %s", management, observability)
+        host, port = sockets.inference.getsockname()[:2]
+        first = WorkerStart(
+            settings=options.settings,
+            host=host,
+            port=port,
+            column=0,
+            columns=options.workers,
+            ledger_rows=LEDGER_ROWS,
+            log_level=options.log_level,
+        )
+        pool = WorkerPool(options.worker_module, first, ledger, descriptor)
+        fleet = FleetView(LEDGER_ROWS)
+        stop, hurry = asyncio.Event(), asyncio.Event()
+        with _end_requests(stop, hurry, options.parent_pipe):
+            async with _admin(Overview(fleet, ledger, pool), sockets):
+                following = asyncio.create_task(_follow(FileFleetSource(options.fleet_path), fleet, pool))
+                running = asyncio.create_task(pool.run())
+                announcing = asyncio.create_task(_announce(pool, announce, url_of(sockets.inference)))
+                stopping = asyncio.create_task(stop.wait())
+                graceful = False
+                try:
+                    await asyncio.wait([following, running, stopping], return_when=asyncio.FIRST_COMPLETED)
+                    graceful = stopping.done()
+                finally:
+                    announcing.cancel()
+                    stopping.cancel()
+                    await pool.stop(options.grace if graceful else 0.0, hurry)
+                    following.cancel()
+                await running
+                with contextlib.suppress(asyncio.CancelledError):
+                    await following
+
+
+async def _announce(pool: WorkerPool, announce: Callable[[str], None], url: str) -> None:
+    await pool.ready()
+    announce(url)
+
+
+async def _follow(source: FleetSource, fleet: FleetView, pool: WorkerPool) -> None:
+    """Take each snapshot over and tell the workers."""
+    async with contextlib.aclosing(source.snapshots()) as snapshots:
+        async for snapshot in snapshots:
+            try:
+                update = fleet.accept(snapshot)
+            except SnapshotRefusedError as refusal:
+                logger.warning("a fleet snapshot is refused: %s", refusal)
+                continue
+            if update is None:
+                continue
+            logger.info(
+                "fleet epoch %d version %d: %d instances, %d of them active",
+                *(snapshot.epoch, snapshot.version, len(fleet.instances)),
+                sum(instance.serves for instance in fleet.instances),
+            )
+            pool.publish(update)
+
+
+@contextlib.contextmanager
+def _ports(options: CoordinatorOptions) -> Iterator[Sockets]:
+    with contextlib.ExitStack() as stack:
+        inference = stack.enter_context(hold_shared(options.host, options.port, "--port"))
+        management = stack.enter_context(listen_alone(options.host, options.management_port, "--management-port"))
+        observability = stack.enter_context(
+            listen_alone(options.host, options.observability_port, "--observability-port")
+        )
+        yield Sockets(inference, management, observability)
+
+
+@contextlib.contextmanager
+def _ledger(workers: int) -> Iterator[tuple[Ledger, int]]:
+    descriptor = Ledger.allocate(columns=workers, rows=LEDGER_ROWS)
+    try:
+        yield Ledger(descriptor, columns=workers, rows=LEDGER_ROWS, column=None), descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def _admin(overview: Overview, sockets: Sockets) -> AsyncIterator[None]:
+    """Both admin servers, as long as the block runs."""
+    served = (
+        (AdminServer(management_app(overview)), sockets.management),
+        (AdminServer(observability_app(overview)), sockets.observability),
+    )
+    tasks = [asyncio.create_task(server.serve_on(listening)) for server, listening in served]
+    try:
+        yield
+    finally:
+        for server, _ in served:
+            server.finish()
+        await asyncio.gather(*tasks)
+
+
+@contextlib.contextmanager
+def _end_requests(stop: asyncio.Event, hurry: asyncio.Event, parent_pipe: int | None) -> Iterator[None]:
+    """Set `stop` at SIGTERM, SIGINT or when the parent is gone, and `hurry` when a signal comes again."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            logger.warning("%s again: running requests are given up", number.name)
+            hurry.set()
+        else:
+            logger.info("%s: running requests are finished, then the Coordinator ends", number.name)
+            stop.set()
+
+    def on_parent(descriptor: int) -> None:
+        try:
+            alive = bool(os.read(descriptor, 4096))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            logger.warning("the parent's pipe cannot be read: %s", error)
+            alive = False
+        if not alive:
+            loop.remove_reader(descriptor)
+            logger.info("the parent is gone: running requests are finished, then the Coordinator ends")
+            stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    if parent_pipe is not None:
+        os.set_blocking(parent_pipe, False)
+        loop.add_reader(parent_pipe, on_parent, parent_pipe)
+    try:
+        yield
+    finally:
+        if parent_pipe is not None:
+            loop.remove_reader(parent_pipe)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

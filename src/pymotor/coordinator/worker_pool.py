@@ -1,0 +1,190 @@
+"""Keeps the worker processes: one for each column of the ledger, another when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+
+import msgspec
+
+from pymotor.coordinator.control import FleetUpdate, MetricsRequest, WorkerStart, frame
+from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.worker_metrics import WorkerMetrics
+from pymotor.coordinator.worker_process import WorkerProcess
+from pymotor.telemetry.metrics import MetricsDump
+
+logger = logging.getLogger(__name__)
+
+LISTENING_DEADLINE = 60.0
+"""Seconds a worker has from its start until it listens."""
+
+SHORTEST_PAUSE = 0.1
+LONGEST_PAUSE = 10.0
+STEADY_SECONDS = 30.0
+"""A worker that lived so long did not fail at its start: its successor comes after the shortest pause again."""
+
+TERMINATE_SECONDS = 5.0
+"""What a worker has after SIGTERM before SIGKILL comes, and beyond its grace before SIGTERM does."""
+
+
+class WorkerStartError(Exception):
+    """A worker ended before the Coordinator was ready."""
+
+
+class WorkerPool:
+    """Starts, restarts, informs and ends the workers."""
+
+    def __init__(self, module: str, first: WorkerStart, ledger: Ledger, ledger_descriptor: int) -> None:
+        """`first` is what every worker is told at its start, but for its column; `ledger` reads the memory
+        behind `ledger_descriptor`. Both stay the caller's, who keeps them until `stop` has returned."""
+        self._module = module
+        self._first = first
+        self._ledger = ledger
+        self._ledger_descriptor = ledger_descriptor
+        self._workers: dict[int, WorkerProcess] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self._ready = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._fleet: bytes | None = None
+        self._metrics = WorkerMetrics()
+        self._restarts = 0
+
+    @property
+    def wanted(self) -> int:
+        """How many workers there should be."""
+        return self._first.columns
+
+    @property
+    def listening(self) -> int:
+        """How many workers accept requests."""
+        return sum(worker.listens for worker in self._workers.values())
+
+    @property
+    def restarts(self) -> int:
+        """How many workers were started in place of one that died."""
+        return self._restarts
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether there was a moment when all workers accepted requests."""
+        return self._ready.is_set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
+    async def run(self) -> None:
+        """Start the workers and keep them; returns only after `stop`.
+
+        Raises `WorkerStartError` when a worker ends before all have listened for the first time: the reason is
+        then seldom one that passes. Call `stop` on every way out, also after an error.
+        """
+        self._keepers = [asyncio.create_task(self._keep(column)) for column in range(self.wanted)]
+        await asyncio.gather(*self._keepers)
+
+    async def ready(self) -> None:
+        """Return when all workers have said that they listen."""
+        await self._ready.wait()
+
+    def publish(self, update: FleetUpdate) -> None:
+        """Tell all workers, and those that come later, of the fleet."""
+        self._fleet = frame(update)
+        for worker in self._workers.values():
+            worker.tell_fleet(self._fleet)
+
+    async def metrics(self, deadline: float) -> MetricsDump:
+        """The figures of all workers, dead ones included. For one that does not answer within `deadline`
+        seconds, those it gave last."""
+        asked = {column: worker for column, worker in self._workers.items() if worker.listens}
+        with self._metrics.inquiry(asked) as inquiry:
+            words = frame(MetricsRequest(number=inquiry.number))
+            for worker in asked.values():
+                worker.tell(words)
+            await inquiry.done(deadline)
+        return self._metrics.total()
+
+    async def stop(self, grace: float, hurry: asyncio.Event) -> None:
+        """End all workers: they finish what they have within `grace` seconds, or less when `hurry` is set;
+        then come SIGTERM and SIGKILL. Returns when no process is left."""
+        self._stopping.set()
+        all_ended = asyncio.gather(*self._keepers, return_exceptions=True)
+        hurried = asyncio.ensure_future(hurry.wait())
+        try:
+            if grace > 0 and not hurry.is_set():
+                for worker in list(self._workers.values()):
+                    worker.drain(grace)
+                await asyncio.wait(
+                    [all_ended, hurried],
+                    timeout=grace + TERMINATE_SECONDS,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            for worker in list(self._workers.values()):
+                worker.terminate()
+            await asyncio.wait([all_ended], timeout=TERMINATE_SECONDS)
+            for column, worker in list(self._workers.items()):
+                logger.warning("worker %d (pid %d) ignores SIGTERM and is killed", column, worker.pid)
+                worker.kill()
+            await all_ended
+        finally:
+            hurried.cancel()
+
+    async def _keep(self, column: int) -> None:
+        """One worker after another in this column until `stop`."""
+        clock = asyncio.get_running_loop().time
+        pause = SHORTEST_PAUSE
+        while not self._stopping.is_set():
+            began = clock()
+            end = await self._live(column)
+            if self._stopping.is_set():
+                return
+            if not self._ready.is_set():
+                raise WorkerStartError(f"worker {column} ended at its start ({end}); its own words are above")
+            pause = SHORTEST_PAUSE if clock() - began >= STEADY_SECONDS else min(2 * pause, LONGEST_PAUSE)
+            logger.error("worker %d ended by itself (%s); another starts in %.1f s", column, end, pause)
+            try:
+                await asyncio.wait_for(self._stopping.wait(), pause)
+            except asyncio.TimeoutError:
+                self._restarts += 1
+
+    async def _live(self, column: int) -> str:
+        """The life of one worker; returns how it ended. Its ledger column is zero before and after."""
+        self._ledger.clear_column(column)
+        try:
+            worker = await WorkerProcess.start(
+                self._module,
+                self._ledger_descriptor,
+                frame(msgspec.structs.replace(self._first, column=column)),
+                on_listening=partial(self._listened, column),
+                on_metrics=partial(self._metrics.report, column),
+            )
+        except OSError as error:
+            return f"no process could be made: {error}"
+        self._workers[column] = worker
+        if self._fleet is not None:
+            worker.tell_fleet(self._fleet)
+        if self._stopping.is_set():
+            worker.kill()
+        deadline = asyncio.get_running_loop().call_later(LISTENING_DEADLINE, self._give_up, column, worker)
+        try:
+            return await worker.ended()
+        except asyncio.CancelledError:
+            worker.kill()
+            raise
+        finally:
+            deadline.cancel()
+            del self._workers[column]
+            self._metrics.retire(column)
+            self._ledger.clear_column(column)
+
+    def _listened(self, column: int) -> None:
+        worker = self._workers.get(column)
+        logger.info("worker %d (pid %s) accepts requests", column, worker.pid if worker else "unknown")
+        if self.listening == self.wanted:
+            self._ready.set()
+
+    def _give_up(self, column: int, worker: WorkerProcess) -> None:
+        if not worker.listens:
+            logger.error("worker %d does not listen after %g s and is killed", column, LISTENING_DEADLINE)
+            worker.kill()
