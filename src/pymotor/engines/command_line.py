@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pymotor.config.engine import option_name
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommandLineStyle:
@@ -39,7 +41,7 @@ def option_words(options: Mapping[str, Any], style: CommandLineStyle) -> Command
     words: list[str] = []
     warnings: list[str] = []
     for key, value in options.items():
-        name = key.lstrip("-").replace("-", "_")
+        name = option_name(key)
         option = "--" + name.replace("_", "-")
         if value is None:
             continue
@@ -49,6 +51,8 @@ def option_words(options: Mapping[str, Any], style: CommandLineStyle) -> Command
             words += [option, compact_json(value)]
         elif isinstance(value, list | tuple):
             words += _list_words(name, option, value, style)
+            if not value and name not in style.json_lists:
+                warnings.append(f"{name} was not passed on: an empty list cannot be written on a command line")
         else:
             words += _single(option, str(value))
     return CommandLine(tuple(words), tuple(warnings))

@@ -6,7 +6,6 @@ import json
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from itertools import count, islice
 from pathlib import Path
 
@@ -47,6 +46,11 @@ class HostResources:
         self._port_is_free = port_is_free or can_listen
         self._taken: set[int] = set()
 
+    @property
+    def address_in_url(self) -> str:
+        """The address as a URL wants it: IPv6 in brackets."""
+        return f"[{self.address}]" if ":" in self.address else self.address
+
     def take_port(self, preferred: int | None = None) -> int:
         """A TCP port free at this moment: the preferred one or the next free one after it."""
         return self.take_ports(1, preferred)
@@ -82,16 +86,18 @@ class HostResources:
 
 
 def can_listen(address: str, port: int) -> bool:
-    """Whether a server could listen on the port now, on the address and on all interfaces."""
-    with ExitStack() as sockets:
-        for host in (address, ""):
-            listener = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((host, port))
-            except OSError:
-                return False
-            listener.close()
+    """Whether a server could listen on the port now, on this address as on all interfaces."""
+    family, everywhere = (socket.AF_INET6, "::") if ":" in address else (socket.AF_INET, "0.0.0.0")
+    return all(_binds(family, host, port) for host in (address, everywhere))
+
+
+def _binds(family: socket.AddressFamily, host: str, port: int) -> bool:
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError:
+            return False
     return True
 
 

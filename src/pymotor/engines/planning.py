@@ -22,9 +22,7 @@ def plan_instance(user: UserConfig, env: EnvConfig, role: Role, index: int, host
         raise PlanError(f"there is no motor_engine_{role.value}_config, so no {role.value} instance can be started")
     sizes = section.parallel_sizes()
     if sizes is None:
-        raise PlanError(
-            f"the parallel sizes in motor_engine_{role.value}_config.engine_config must be numbers from 1"
-        )
+        raise PlanError(f"the parallel sizes in motor_engine_{role.value}_config.engine_config must be numbers from 1")
     request = PlanRequest(
         user=user,
         section=section,

@@ -36,9 +36,13 @@ class PlanRequest:
 
     @property
     def hardware(self) -> str:
-        """`cpu`, `gpu` or the name of an Ascend product; `cpu` for the simulated engine."""
-        stated = self.user.motor_deploy_config.hardware_type or ""
-        return "cpu" if self.engine == "sim" else str(stated)
+        """`cpu`, `gpu` or the name of an Ascend product, empty where nobody said; `cpu` for the simulated engine."""
+        return "cpu" if self.engine == "sim" else self.user.motor_deploy_config.hardware_type or ""
+
+    @property
+    def engine_version(self) -> str:
+        """The installed version, empty where it is unknown; the simulated engine comes with PyMotor."""
+        return "" if self.engine == "sim" else self.host.engine_version
 
     def model(self, option: str) -> str:
         """The model's path. Raises PlanError when there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pymotor.engines.plan import PlanError
@@ -45,18 +46,20 @@ class Placement:
     role: Role
     engine: str
     engine_version: str
+    engine_id: str
+    """Peers remember engines by it, so nobody shares one."""
     prefill_sizes: Sizes | None
     decode_sizes: Sizes | None
     kv_port: int | None = None
     lookup_port: int | None = None
     ec_port: int | None = None
     address: str = "127.0.0.1"
-    shared_directory: str = ""
+    shared_directory: Path | None = None
 
 
 @dataclass(frozen=True)
 class Completed:
-    """A completed setting, without the engine's id, and what was changed on the way."""
+    """A completed setting, and what was taken out of it."""
 
     config: dict[str, Any]
     warnings: tuple[str, ...] = field(default=())
@@ -79,7 +82,7 @@ def as_object(option: str, value: object) -> dict[str, Any] | None:
 def complete_kv(config: Mapping[str, Any], placement: Placement) -> Completed:
     """`kv_transfer_config` with role, sizes of both sides and ports; children of a MultiConnector alike."""
     completed, warnings = without_refused(placement.engine, placement.engine_version, "kv_transfer_config", config)
-    completed.pop("engine_id", None)
+    completed["engine_id"] = placement.engine_id
     completed["kv_role"] = KV_ROLES.get(placement.role) or completed.get("kv_role") or "kv_both"
     connector = str(completed.get("kv_connector"))
     if connector in KV_PORT_CONNECTORS and placement.kv_port is not None:
@@ -91,7 +94,7 @@ def complete_kv(config: Mapping[str, Any], placement: Placement) -> Completed:
     if connector in LOOKUP_PORT_KEYS and placement.lookup_port is not None:
         extra[LOOKUP_PORT_KEYS[connector]] = placement.lookup_port
     if connector == "ExampleConnector" and placement.shared_directory:
-        extra.setdefault("shared_storage_path", f"{placement.shared_directory}/kv")
+        extra.setdefault("shared_storage_path", str(placement.shared_directory / "kv"))
     if connector == "MultiConnector":
         children = [complete_kv(child, placement) for child in children_of(config)]
         extra["connectors"] = [child.config for child in children]
@@ -104,7 +107,7 @@ def complete_kv(config: Mapping[str, Any], placement: Placement) -> Completed:
 def complete_ec(config: Mapping[str, Any], placement: Placement) -> Completed:
     """`ec_transfer_config` with role, ports and the shared directory where none is named."""
     completed, warnings = without_refused(placement.engine, placement.engine_version, "ec_transfer_config", config)
-    completed.pop("engine_id", None)
+    completed["engine_id"] = placement.engine_id
     if not completed.get("ec_role"):
         role = EC_ROLES.get(placement.role)
         if role is None:
@@ -112,8 +115,8 @@ def complete_ec(config: Mapping[str, Any], placement: Placement) -> Completed:
         completed["ec_role"] = role
     connector = str(completed.get("ec_connector"))
     extra = dict(completed.get("ec_connector_extra_config") or {})
-    if ec_dialect(connector) is not None and connector in STORE_CONNECTORS and placement.shared_directory:
-        extra.setdefault("shared_storage_path", f"{placement.shared_directory}/ec")
+    if connector in STORE_CONNECTORS and placement.shared_directory:
+        extra.setdefault("shared_storage_path", str(placement.shared_directory / "ec"))
     if extra or "ec_connector_extra_config" in completed:
         completed["ec_connector_extra_config"] = extra
     if placement.ec_port is not None:
