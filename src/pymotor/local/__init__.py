@@ -1,1 +1,1 @@
-"""Processes that run as a whole fleet on this machine."""
+"""A whole fleet as processes of this machine: the cluster without Kubernetes."""

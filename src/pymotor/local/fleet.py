@@ -1,0 +1,207 @@
+"""The processes of one fleet: started together, watched, and ended together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from pymotor.engines import EngineProcess
+from pymotor.fleet import EndpointState
+from pymotor.local.events import Event, Note, ProcessChanged, ProcessState
+from pymotor.local.plan import COORDINATOR_GRACE, FleetPlan
+from pymotor.local.processes import ProcessIdentity, identify
+from pymotor.local.register import FleetRegister
+from pymotor.local.state import FleetDirectory, FleetError
+
+READINESS_INTERVAL = 0.05
+SERVING_SECONDS = 30.0
+"""For the Coordinator to read the last snapshot and serve, once all engines are ready."""
+HEALTH_INTERVAL = 2.0
+HEALTH_TIMEOUT = 5.0
+FAILURES_UNTIL_UNHEALTHY = 3
+ENGINE_GRACE = 10.0
+
+
+class LocalFleet:
+    """Engines and Coordinator as processes of this machine.
+
+    `start()`, then `watch()`, and `stop()` on every way out. Engines start in parallel and the Coordinator at once
+    beside them; it answers 503 until they are ready.
+    """
+
+    def __init__(
+        self,
+        plan: FleetPlan,
+        directory: FleetDirectory,
+        show: Callable[[Event], None],
+        start_deadline: float,
+        began: float,
+    ) -> None:
+        """`start_deadline`: seconds that each process may take to become ready. `began`: `time.monotonic()` from
+        which seconds are counted in what is shown."""
+        self._plan = plan
+        self._show = show
+        self._began = began
+        self._register = FleetRegister(plan.instances, directory.snapshot_file)
+        self._coordinator = EngineProcess(plan.coordinator, directory.log_file(plan.coordinator.name), start_deadline)
+        self._engines = [
+            EngineProcess(server, directory.log_file(server.name), start_deadline)
+            for instance in plan.instances
+            for server in instance.servers
+        ]
+        self._identities: dict[str, ProcessIdentity] = {}
+
+    @property
+    def processes(self) -> dict[str, ProcessIdentity]:
+        """What was started so far, by name."""
+        return dict(self._identities)
+
+    async def start(self) -> None:
+        """Return when the Coordinator says that the fleet can serve.
+
+        Raises `EngineStartError` as soon as one process fails, `FleetError` when the Coordinator does not serve.
+        The caller stops the rest.
+        """
+        starts = [asyncio.create_task(self._bring_up(process)) for process in (self._coordinator, *self._engines)]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
+        await self._wait_serving()
+
+    async def watch(self) -> str:
+        """Return when the fleet cannot answer any more, with the reason."""
+        health = asyncio.create_task(self._watch_health())
+        exits = {asyncio.create_task(process.wait_exit()): process for process in (self._coordinator, *self._engines)}
+        try:
+            while True:
+                done, _ = await asyncio.wait({health, *exits}, return_when=asyncio.FIRST_COMPLETED)
+                if health in done:
+                    health.result()
+                for task in done:
+                    reason = self._lost(exits.pop(task))
+                    if reason:
+                        return reason
+        finally:
+            for task in (health, *exits):
+                task.cancel()
+            await asyncio.gather(health, *exits, return_exceptions=True)
+
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """End every process: first the Coordinator, which lets go of its requests, then the engines.
+
+        Once `hurry` is set nothing gets any more time. Returns when nothing of them is left.
+        """
+        hurried = asyncio.create_task(self._stop_at_once(hurry))
+        try:
+            await self._stop(self._coordinator, 0.0 if hurry.is_set() else COORDINATOR_GRACE + 1.0)
+            grace = 0.0 if hurry.is_set() else ENGINE_GRACE
+            await asyncio.gather(*(self._stop(engine, grace) for engine in self._engines))
+        finally:
+            hurried.cancel()
+            await asyncio.gather(hurried, return_exceptions=True)
+
+    async def _bring_up(self, process: EngineProcess) -> None:
+        name = process.plan.name
+        self._tell(name, ProcessState.STARTING)
+        await process.start()
+        if process.process_id is not None:
+            self._identities[name] = identify(process.process_id)
+        await process.wait_ready()
+        self._tell(name, ProcessState.READY, process.plan.endpoint.url)
+        if process is not self._coordinator:
+            self._register.mark(process.plan.endpoint.id, EndpointState.READY)
+
+    async def _wait_serving(self) -> None:
+        """Wait until the Coordinator has read the snapshot in which all are ready, and serves."""
+        url = f"{self._coordinator.plan.endpoint.url}/instances"
+        deadline = time.monotonic() + SERVING_SECONDS
+        answer: object = "no answer"
+        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT, trust_env=False) as client:
+            while time.monotonic() < deadline and self._coordinator.running:
+                with contextlib.suppress(httpx.HTTPError, ValueError):
+                    answer = (await client.get(url)).json()
+                    if isinstance(answer, dict) and self._serves(answer):
+                        return
+                await asyncio.sleep(READINESS_INTERVAL)
+        if self._coordinator.running:
+            raise FleetError(f"all engines are ready, but the Coordinator does not serve: {url} says {answer}")
+        words = self._coordinator.end_in_words()
+        raise FleetError(f"the Coordinator ended ({words}){_quote(self._coordinator)}")
+
+    def _serves(self, report: dict[str, Any]) -> bool:
+        known = report.get("version")
+        return bool(report.get("ready")) and isinstance(known, int) and known >= self._register.snapshot.version
+
+    def _lost(self, process: EngineProcess) -> str:
+        """A process ended by itself; returns why the fleet has to stop, or nothing when it goes on."""
+        name, words = process.plan.name, process.end_in_words()
+        self._tell(name, ProcessState.EXITED, words)
+        if process is self._coordinator:
+            return f"the Coordinator ended ({words}){_quote(process)}"
+        fault = f"its server {name} ended: {words}"
+        instance = self._register.mark(process.plan.endpoint.id, EndpointState.GONE, fault)
+        self._show(Note(f"{name} ended ({words}){_quote(process)}", severity="warning"))
+        if self._register.can_answer:
+            self._show(Note(f"{instance.name} is {instance.state.value}; the rest of the fleet goes on"))
+            return ""
+        return f"no instance is left that could answer; the last one lost is {instance.name} ({words})"
+
+    async def _watch_health(self) -> None:
+        """Ask every engine that runs; what says it is ill, or nothing, several times in a row gets no requests."""
+        failures = dict.fromkeys((engine.plan.endpoint.id for engine in self._engines), 0)
+        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT, trust_env=False) as client:
+            while True:
+                await asyncio.sleep(HEALTH_INTERVAL)
+                engines = [engine for engine in self._engines if engine.running]
+                answers = await asyncio.gather(*(_health_problem(client, engine) for engine in engines))
+                for engine, problem in zip(engines, answers, strict=True):
+                    if engine.running:
+                        self._note_health(engine, problem, failures)
+
+    def _note_health(self, engine: EngineProcess, problem: str, failures: dict[str, int]) -> None:
+        endpoint = engine.plan.endpoint.id
+        was_unhealthy = failures[endpoint] >= FAILURES_UNTIL_UNHEALTHY
+        failures[endpoint] = failures[endpoint] + 1 if problem else 0
+        if failures[endpoint] == FAILURES_UNTIL_UNHEALTHY:
+            self._register.mark(endpoint, EndpointState.UNHEALTHY, f"its server {engine.plan.name}: {problem}")
+            self._tell(engine.plan.name, ProcessState.UNHEALTHY, problem)
+        elif was_unhealthy and not problem:
+            self._register.mark(endpoint, EndpointState.READY)
+            self._tell(engine.plan.name, ProcessState.READY, "healthy again")
+
+    async def _stop(self, process: EngineProcess, grace: float) -> None:
+        was_running = process.running
+        await process.stop(grace)
+        if was_running:
+            self._tell(process.plan.name, ProcessState.STOPPED)
+
+    async def _stop_at_once(self, hurry: asyncio.Event) -> None:
+        await hurry.wait()
+        await asyncio.gather(*(process.stop(0.0) for process in (self._coordinator, *self._engines)))
+
+    def _tell(self, name: str, state: ProcessState, detail: str = "") -> None:
+        self._show(ProcessChanged(name, state, time.monotonic() - self._began, detail))
+
+
+async def _health_problem(client: httpx.AsyncClient, engine: EngineProcess) -> str:
+    """What is wrong with the engine's health, or nothing."""
+    try:
+        response = await client.get(engine.health_url)
+    except httpx.HTTPError as error:
+        return f"{engine.plan.health_path} does not answer ({type(error).__name__})"
+    return "" if response.status_code == 200 else f"{engine.plan.health_path} answers {response.status_code}"
+
+
+def _quote(process: EngineProcess) -> str:
+    lines = process.last_log_lines()
+    if not lines:
+        return ""
+    return "\n".join([f"; the last lines of {process.log_path}:", *(f"    {line}" for line in lines)])

@@ -1,0 +1,27 @@
+"""What `pymotor up` is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+DEFAULT_PORT = 31015
+
+LocalEngine = Literal["sim", "vllm-cpu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpRequest:
+    """One command line of `pymotor up`; paths are absolute."""
+
+    user_config_path: Path
+    env_config_path: Path | None
+    engine: LocalEngine | None
+    port: int
+    """For clients' requests; the two after it are for management and metrics."""
+    name: str
+    start_deadline: float
+    """Seconds for each process to become ready."""
+    first_request: bool
+    """Whether one request is sent, and its answer shown, before the fleet counts as up."""

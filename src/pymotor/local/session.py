@@ -1,0 +1,217 @@
+"""One `pymotor up`, from its lock to its last process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+from msgspec.structs import replace
+
+from pymotor.engines import EngineStartError
+from pymotor.local.console import Console, LogConsole
+from pymotor.local.events import Answered, Event, Failed, Note, Ready, Stopped, Stopping
+from pymotor.local.fleet import LocalFleet
+from pymotor.local.greeting import curl_command, first_request
+from pymotor.local.plan import FleetPlan, FleetPorts, claim_coordinator_ports, plan_fleet
+from pymotor.local.ports import PortClaims
+from pymotor.local.prepare import runnable_config
+from pymotor.local.processes import identify, is_alive, kill_groups, wait_gone
+from pymotor.local.request import UpRequest
+from pymotor.local.state import FleetDirectory, FleetError, FleetState, Phase, write_atomically
+
+UP = "up"
+"""How the log of `pymotor up` itself is called."""
+FIRST_ANSWER_SECONDS = 300.0
+_TICK_SECONDS = 0.25
+_REMAINS_SECONDS = 5.0
+
+
+class Session:
+    """Brings one fleet up, keeps it, takes it down."""
+
+    on_ready: Callable[[Path], None] | None = None
+    """Called once when the fleet answers, with the path of this session's own log; from then on only that log is
+    written. None: the console stays."""
+
+    def __init__(self, request: UpRequest, home: Path, console: Console) -> None:
+        """Raises `FleetError` when the fleet cannot have its name."""
+        self._request = request
+        self._home = home
+        self._directory = FleetDirectory(home, request.name)
+        self._consoles: list[Console] = [console]
+        self._began = time.monotonic()
+        self._end = asyncio.Event()
+        self._end_reason = ""
+        self._hurry = asyncio.Event()
+        self._was_ready = False
+        self._state: FleetState | None = None
+
+    def end(self, reason: str) -> None:
+        """Stop the fleet; said a second time, at once."""
+        if self._end.is_set():
+            self._hurry.set()
+        self._end_reason = self._end_reason or reason
+        self._end.set()
+
+    async def run(self) -> int:
+        """Returns the exit status: 0 when the fleet was up and has been stopped by request, else 1."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self.end, _asked_by(number))
+        ticking = asyncio.create_task(self._tick())
+        try:
+            return await self._run()
+        except (FleetError, OSError) as error:
+            self._show(Failed(str(error)))
+            return 1
+        finally:
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
+
+    async def _run(self) -> int:
+        user, env = runnable_config(self._request, self._home, self._directory, self._show)
+        ports = FleetPorts(self._request.port)
+        with ExitStack() as held:
+            held.enter_context(self._directory.locked())
+            claims = held.enter_context(contextlib.closing(PortClaims()))
+            self._end_remains()
+            claim_coordinator_ports(ports, claims)
+            self._directory.clear()
+            held.callback(shutil.rmtree, self._directory.embeddings, ignore_errors=True)
+            log = held.enter_context(self._directory.log_file(UP).open("a", encoding="utf-8"))
+            self._consoles.append(LogConsole(log))
+            content = user.model_dump_json(by_alias=True, exclude_unset=True, indent=2)
+            write_atomically(self._directory.config_file, content.encode())
+            plan = plan_fleet(user, env, ports, self._directory, claims.claim, Path.cwd())
+            for warning in plan.warnings:
+                self._show(Note(warning, severity="warning"))
+            self._write_first_state(plan)
+            return await self._live(plan)
+
+    async def _live(self, plan: FleetPlan) -> int:
+        """Start, keep, and in any case stop everything; returns the exit status."""
+        fleet = LocalFleet(plan, self._directory, self._show, self._request.start_deadline, self._began)
+        serving = asyncio.create_task(self._serve(fleet, plan))
+        ending = asyncio.create_task(self._end.wait())
+        failure = ""
+        try:
+            await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                failure = serving.result()
+            elif not self._was_ready:
+                failure = f"stopped before it was ready ({self._end_reason})"
+        except (EngineStartError, FleetError, OSError) as error:
+            failure = str(error)
+        finally:
+            for task in (serving, ending):
+                task.cancel()
+            await asyncio.gather(serving, ending, return_exceptions=True)
+            await self._stop(fleet, failure)
+        return 1 if failure else 0
+
+    async def _serve(self, fleet: LocalFleet, plan: FleetPlan) -> str:
+        """Start the fleet and watch it; returns why it cannot go on."""
+        await fleet.start()
+        self._write_state(Phase.READY, processes=fleet.processes)
+        model = plan.models[0] if plan.models else ""
+        request = first_request(model, with_image=plan.takes_images)
+        url = plan.ports.url(plan.ports.inference)
+        self._show(
+            Ready(
+                name=self._directory.name,
+                url=url,
+                management_url=plan.ports.url(plan.ports.management),
+                observability_url=plan.ports.url(plan.ports.observability),
+                models=plan.models,
+                seconds=self._seconds(),
+                curl=curl_command(url, request),
+            )
+        )
+        if self._request.first_request:
+            self._show(await ask(url, request))
+        self._was_ready = True
+        if self.on_ready is not None:
+            self._consoles = self._consoles[1:]
+            self.on_ready(self._directory.log_file(UP))
+        return await fleet.watch()
+
+    async def _stop(self, fleet: LocalFleet, failure: str) -> None:
+        reason = failure.partition("\n")[0] or self._end_reason
+        self._show(Stopping(reason))
+        began = time.monotonic()
+        await fleet.stop(self._hurry)
+        self._write_state(Phase.FAILED if failure else Phase.STOPPED, reason=failure or self._end_reason)
+        self._show(Stopped(time.monotonic() - began))
+        if failure:
+            self._show(Failed(failure))
+
+    def _end_remains(self) -> None:
+        """What a killed `pymotor up` of this name left: its guardians are ending it; nothing may outlast them."""
+        state = self._directory.read_state()
+        remains = [] if state is None else [process for process in state.processes.values() if is_alive(process)]
+        if remains:
+            self._show(Note(f"the last fleet called {self._directory.name} was killed; ending what is left of it"))
+            if not wait_gone(remains, _REMAINS_SECONDS):
+                kill_groups(remains)
+
+    def _write_first_state(self, plan: FleetPlan) -> None:
+        self._state = FleetState(
+            name=self._directory.name,
+            phase=Phase.STARTING,
+            supervisor=identify(os.getpid()),
+            started_at=time.time(),
+            url=plan.ports.url(plan.ports.inference),
+            management_url=plan.ports.url(plan.ports.management),
+            observability_url=plan.ports.url(plan.ports.observability),
+            models=plan.models,
+            config=str(self._request.user_config_path),
+            engine=self._request.engine,
+        )
+        self._directory.write_state(self._state)
+
+    def _write_state(self, phase: Phase, **changes: Any) -> None:
+        assert self._state is not None
+        self._state = replace(self._state, phase=phase, **changes)
+        self._directory.write_state(self._state)
+
+    def _show(self, event: Event) -> None:
+        for console in self._consoles:
+            console.show(event)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            for console in self._consoles:
+                console.tick()
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+async def ask(url: str, request: dict[str, Any]) -> Answered:
+    """Send the request and return the answer. Raises `FleetError` when there is none."""
+    began = time.monotonic()
+    try:
+        async with httpx.AsyncClient(timeout=FIRST_ANSWER_SECONDS, trust_env=False) as client:
+            response = await client.post(f"{url}/v1/chat/completions", json=request)
+        if response.status_code != 200:
+            raise FleetError(f"the first request was answered {response.status_code}: {response.text[:500]}")
+        text = response.json()["choices"][0]["message"]["content"]
+    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        raise FleetError(f"the first request got no answer that can be read: {error!r}") from error
+    timing = response.headers.get("server-timing", "")
+    return Answered(str(text), timing, time.monotonic() - began)
+
+
+def _asked_by(number: signal.Signals) -> str:
+    if number is signal.SIGINT:
+        return "Ctrl-C"
+    return "the terminal was closed" if number is signal.SIGHUP else "asked to stop"

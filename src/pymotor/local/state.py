@@ -1,0 +1,171 @@
+"""What is on disk of a fleet: one directory for each, readable by its owner alone.
+
+<home>/<name>/state.json        what `pymotor status`, `down` and `logs` read
+              fleet.json        the snapshot the Coordinator reads
+              user_config.json  the configuration as it runs, after replacements
+              lock              held by the `pymotor up` that owns the directory, as long as it lives
+              logs/             one file for each process
+              embeddings/       the store between encoders and their consumers
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+
+import msgspec
+
+from pymotor.local.processes import ProcessIdentity, is_alive
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class FleetError(Exception):
+    """Something a person has to know and can act on; the message says what."""
+
+
+class Phase(str, Enum):
+    """Where a fleet is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class FleetState(msgspec.Struct, frozen=True, kw_only=True):
+    """What `pymotor up` tells the other verbs."""
+
+    name: str
+    phase: Phase
+    reason: str = ""
+    """Why it stopped or failed."""
+    supervisor: ProcessIdentity
+    """The `pymotor up` that owns the fleet."""
+    processes: dict[str, ProcessIdentity] = {}
+    """Leaders of the process groups that were started, by name."""
+    started_at: float
+    """Seconds since the epoch."""
+    url: str
+    management_url: str
+    observability_url: str
+    models: tuple[str, ...] = ()
+    config: str = ""
+    """The user_config.json that was asked for."""
+    engine: str | None = None
+    """The `--engine` that was asked for."""
+
+    @property
+    def running(self) -> bool:
+        """Whether its `pymotor up` still lives."""
+        return self.phase not in (Phase.STOPPED, Phase.FAILED) and is_alive(self.supervisor)
+
+
+class FleetDirectory:
+    """The paths of one fleet."""
+
+    def __init__(self, home: Path, name: str) -> None:
+        """Raises `FleetError` for a name that is no file name."""
+        if not _NAME.fullmatch(name):
+            raise FleetError(f"a fleet cannot be called {name!r}: letters, digits, '.', '_' and '-', 64 at most")
+        self.name = name
+        self.path = home / name
+        self.state_file = self.path / "state.json"
+        self.snapshot_file = self.path / "fleet.json"
+        self.config_file = self.path / "user_config.json"
+        self.logs = self.path / "logs"
+        self.embeddings = self.path / "embeddings"
+
+    def log_file(self, process: str) -> Path:
+        """The log of one process of the fleet."""
+        return self.logs / f"{process}.log"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Own the directory; made when it is missing. The kernel gives the lock back when the owner dies.
+
+        Raises `FleetError` when another `pymotor up` owns it.
+        """
+        make_private(self.path)
+        with open(self.path / "lock", "wb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FleetError(
+                    f"a fleet called {self.name} runs already. Stop it (`pymotor down --name {self.name}`), or "
+                    "start this one with another --port or --name."
+                ) from None
+            yield
+
+    def clear(self) -> None:
+        """Make it ready for a new fleet: the last one's logs are kept in `logs.previous`, the rest goes."""
+        previous = self.path / "logs.previous"
+        shutil.rmtree(previous, ignore_errors=True)
+        if self.logs.exists():
+            self.logs.rename(previous)
+        shutil.rmtree(self.embeddings, ignore_errors=True)
+        for file in (self.state_file, self.snapshot_file, self.config_file):
+            file.unlink(missing_ok=True)
+        make_private(self.logs)
+        make_private(self.embeddings)
+
+    def read_state(self) -> FleetState | None:
+        """What the fleet last said of itself, or None when there never was one.
+
+        Raises `FleetError` when the file cannot be understood.
+        """
+        try:
+            return msgspec.json.decode(self.state_file.read_bytes(), type=FleetState)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise FleetError(
+                f"{self.state_file} cannot be read ({error}). When no fleet runs any more, remove {self.path}."
+            ) from error
+
+    def write_state(self, state: FleetState) -> None:
+        """Say it to the other verbs."""
+        write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(state), indent=2))
+
+
+def state_home() -> Path:
+    """`$PYMOTOR_HOME`, or `pymotor` in the user's state directory (XDG base directory specification)."""
+    stated = os.environ.get("PYMOTOR_HOME")
+    if stated:
+        return Path(stated).expanduser().absolute()
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "pymotor"
+
+
+def all_fleets(home: Path) -> list[FleetDirectory]:
+    """Every fleet that left a state on this machine, by name."""
+    if not home.is_dir():
+        return []
+    names = sorted(entry.name for entry in home.iterdir() if (entry / "state.json").exists())
+    return [FleetDirectory(home, name) for name in names if _NAME.fullmatch(name)]
+
+
+def make_private(path: Path) -> None:
+    """A directory for its owner alone; directories above it are made as the user's umask says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Readers see the old content or the new one, never a part."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

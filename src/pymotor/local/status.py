@@ -1,0 +1,155 @@
+"""`pymotor status`: instances, endpoints, states and load of a local fleet."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from pymotor.local.processes import is_alive
+from pymotor.local.selection import add_fleet_options, choose_fleet
+from pymotor.local.state import FleetError, FleetState, state_home
+
+SERVING, NOT_SERVING, NO_FLEET = 0, 1, 3
+_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class FleetStatus:
+    """What is known of a running fleet."""
+
+    state: FleetState
+    report: dict[str, Any] | None
+    """The Coordinator's `GET /instances`; None when it does not answer."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether a request sent now is answered."""
+        return self.report is not None and bool(self.report.get("ready"))
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_fleet_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = "Exit status: 0 the fleet serves, 1 it runs and does not serve, 3 no fleet runs, 2 wrong usage."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the status; returns the exit status."""
+    try:
+        fleet = choose_fleet(state_home(), arguments.fleet, arguments.port)
+        state = fleet.read_state() if fleet is not None else None
+    except FleetError as error:
+        print(f"pymotor status: {error}", file=sys.stderr)
+        return NOT_SERVING
+    if state is None or not state.running:
+        return _no_fleet(state, arguments.json)
+    status = FleetStatus(state, _ask_coordinator(state.management_url))
+    print(json.dumps(as_json(status), indent=2) if arguments.json else as_text(status))
+    return SERVING if status.serving else NOT_SERVING
+
+
+def as_json(status: FleetStatus) -> dict[str, Any]:
+    """The status for programs: state of the fleet, its processes, and the Coordinator's own report."""
+    state = status.state
+    return {
+        "name": state.name,
+        "phase": state.phase.value,
+        "serving": status.serving,
+        "url": state.url,
+        "management_url": state.management_url,
+        "observability_url": state.observability_url,
+        "models": list(state.models),
+        "config": state.config,
+        "engine": state.engine,
+        "started_at": state.started_at,
+        "supervisor": {"pid": state.supervisor.pid},
+        "processes": {
+            name: {"pid": process.pid, "running": is_alive(process)} for name, process in state.processes.items()
+        },
+        "coordinator": status.report,
+    }
+
+
+def as_text(status: FleetStatus) -> str:
+    """The status for people."""
+    state = status.state
+    words = "serving" if status.serving else f"not serving ({state.phase.value})"
+    lines = [
+        f"fleet {state.name}: {words}, {state.url}, model {', '.join(state.models)}",
+        f"  up for {_duration(time.time() - state.started_at)} (pid {state.supervisor.pid}), {state.config}",
+    ]
+    if status.report is None:
+        return "\n".join([*lines, f"  the Coordinator does not answer at {state.management_url}"])
+    lines += [f"  missing: {lack}" for lack in status.report.get("missing", [])]
+    lines += [f"  degraded: {lack}" for lack in status.report.get("degraded", [])]
+    return "\n".join([*lines, *_table(state, status.report)])
+
+
+def _table(state: FleetState, report: dict[str, Any]) -> list[str]:
+    heading = ("INSTANCE", "STATE", "ENDPOINT", "STATE", "IN FLIGHT", "LOAD", "PID")
+    rows = [heading]
+    faults: list[str] = []
+    for instance in report.get("instances", []):
+        name = instance["name"]
+        pids = [str(process.pid) for server, process in state.processes.items() if _belongs(server, name)]
+        for number, endpoint in enumerate(instance["endpoints"]):
+            rows.append(
+                (
+                    name if number == 0 else "",
+                    instance["state"] if number == 0 else "",
+                    endpoint["url"],
+                    endpoint["state"],
+                    str(endpoint["in_flight"]),
+                    f"{endpoint['load_tokens']:g}",
+                    pids[number] if number < len(pids) else "",
+                )
+            )
+        if instance.get("fault"):
+            faults.append(f"  {name}: {instance['fault']}")
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
+    lines = [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return lines + faults
+
+
+def _belongs(server: str, instance: str) -> bool:
+    return server == instance or server.startswith(f"{instance}-rank-")
+
+
+def _ask_coordinator(management_url: str) -> dict[str, Any] | None:
+    try:
+        response = httpx.get(f"{management_url}/instances", timeout=_TIMEOUT_SECONDS, trust_env=False)
+        answer = response.json()
+    except (httpx.HTTPError, ValueError):
+        return None
+    return answer if response.status_code == 200 and isinstance(answer, dict) else None
+
+
+def _no_fleet(state: FleetState | None, as_json: bool) -> int:
+    if as_json:
+        last = None if state is None else {"name": state.name, "phase": state.phase.value, "reason": state.reason}
+        print(json.dumps({"serving": False, "last": last}))
+    else:
+        print("no fleet runs; start one with `pymotor up`")
+        if state is not None:
+            reason = f": {state.reason}" if state.reason else ""
+            print(f"the last one, {state.name}, {_end_in_words(state)}{reason}")
+    return NO_FLEET
+
+
+def _end_in_words(state: FleetState) -> str:
+    return state.phase.value if state.phase.value in ("stopped", "failed") else "was killed"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
