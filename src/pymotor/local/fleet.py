@@ -79,7 +79,8 @@ class LocalFleet:
     async def watch(self) -> str:
         """Return when the fleet cannot answer any more, with the reason."""
         health = asyncio.create_task(self._watch_health())
-        exits = {asyncio.create_task(process.wait_exit()): process for process in (self._coordinator, *self._engines)}
+        everybody = (self._coordinator, *self._engines)
+        exits: dict[asyncio.Task[Any], EngineProcess] = {asyncio.create_task(p.wait_exit()): p for p in everybody}
         try:
             while True:
                 done, _ = await asyncio.wait({health, *exits}, return_when=asyncio.FIRST_COMPLETED)
