@@ -79,8 +79,7 @@ def _shortcomings(instances: list[Instance], able: list[Instance]) -> list[str]:
     lacks = [
         f"no {role.value} instance is active"
         for role in Role
-        if any(instance.role is role for instance in instances)
-        and not any(instance.role is role for instance in able)
+        if any(instance.role is role for instance in instances) and not any(instance.role is role for instance in able)
     ]
     encoders, prefills, decodes, unions = (
         [instance for instance in able if instance.role is role]

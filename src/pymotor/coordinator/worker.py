@@ -155,8 +155,8 @@ class Worker:
         if self._server is not None:
             self._server.close()
         ends = monotonic() + grace
-        while not self._close_idle() and monotonic() < ends:
-            # A request's end is noticed by asking: hooks for it would cost every request.
+        # Asked again and again: a hook for it would cost every request.
+        while not self._close_idle() and monotonic() < ends:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         for client in list(self._connections):
             client.transport.abort()

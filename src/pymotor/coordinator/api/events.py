@@ -16,8 +16,7 @@ class _Choice(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     choices: list[_Choice] | None = None
-    error: msgspec.Raw | None = None
-    usage: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _decoder = msgspec.json.Decoder(_Event)
@@ -49,7 +48,7 @@ def has_content(events: bytes) -> bool:
             parsed = _decoder.decode(data)
         except msgspec.MsgspecError:
             return True
-        if parsed.error is not None and bytes(parsed.error) != b"null":
+        if bytes(parsed.error) != b"null":
             raise ErrorEvent(bytes(parsed.error))
         if not parsed.choices:
             return True

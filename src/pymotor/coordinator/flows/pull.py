@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 
 class _PrefillReply(msgspec.Struct):
-    kv_transfer_params: msgspec.Raw | None = None
+    kv_transfer_params: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _reply_decoder = msgspec.json.Decoder(_PrefillReply)
@@ -118,7 +118,7 @@ def _handed_over(pair: Pair, prefill: Target, reply: WholeReply) -> msgspec.Raw 
         params = _reply_decoder.decode(reply.body).kv_transfer_params
     except msgspec.MsgspecError as error:
         raise LegFailed("prefill", prefill, "protocol", "its reply is not a completion") from error
-    return None if params is None or bytes(params) == b"null" else params
+    return None if bytes(params) == b"null" else params
 
 
 def _decode_body(context: Context, media: EncodedMedia | None, params: msgspec.Raw | None) -> Buffers:
