@@ -12,7 +12,7 @@ from pymotor.config.section import Section
 EnvValue = str | int | float | bool
 VARIABLE_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 VariableName = Annotated[str, Field(pattern=VARIABLE_NAME)]
-Variables = dict[VariableName, EnvValue]
+Variables = Annotated[dict[VariableName, EnvValue], Field(json_schema_extra={"additionalProperties": False})]
 
 SECTIONS: Mapping[str, str] = {
     "controller": "motor_controller_env",

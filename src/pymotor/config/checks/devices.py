@@ -10,12 +10,13 @@ from pymotor.config.user import DEPLOY_LETTER, ROLES, UserConfig
 
 def enough_devices(user: UserConfig, file: str) -> Iterator[Problem]:
     """An instance's pods have at least the devices that its ranks need; more lie idle."""
+    hardware = user.motor_deploy_config.hardware_type
     for role in ROLES:
         if not user.instance_count(role) or user.engine_section(role) is None:
             continue
-        if user.motor_deploy_config.hardware_type == "cpu":
+        if hardware == "cpu":
             yield from _not_on_cpu(user, role, file)
-        else:
+        elif hardware is not None:
             yield from _devices_of(user, role, file)
 
 

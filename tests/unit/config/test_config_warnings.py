@@ -1,0 +1,185 @@
+"""What loads, but probably not as it was meant."""
+
+from __future__ import annotations
+
+import pytest
+from configs import at, load, separate, with_changes
+
+DEPLOY = "motor_deploy_config"
+COORDINATOR = "motor_coordinator_config"
+CONTROLLER = "motor_controller_config"
+PREFILL = "motor_engine_prefill_config"
+NO_EFFECT = "the key has no effect"
+
+WARNINGS = {
+    "the TLS switch of the old pages": (
+        {f"{DEPLOY}.tls_config.infer_tls_config": {"tls_enable": True}},
+        "$.motor_deploy_config.tls_config.infer_tls_config.tls_enable",
+        [NO_EFFECT, "write enable_tls instead"],
+    ),
+    "TLS of a protocol nobody speaks": (
+        {f"{DEPLOY}.tls_config.grpc_tls_config": {"enable_tls": False}},
+        "$.motor_deploy_config.tls_config.grpc_tls_config",
+        [NO_EFFECT],
+    ),
+    "a misspelt interval of the old pages": (
+        {f"{CONTROLLER}.instance_config.instance_assembler_check_internal": 1},
+        "$.motor_controller_config.instance_config.instance_assembler_check_internal",
+        [NO_EFFECT, "write instance_assembler_check_interval instead"],
+    ),
+    "a dead timeout": (
+        {f"{CONTROLLER}.instance_config.instance_heartbeat_timeout": 10},
+        "$.motor_controller_config.instance_config.instance_heartbeat_timeout",
+        [NO_EFFECT],
+    ),
+    "dead timeouts": (
+        {f"{COORDINATOR}.timeout_config": {"read_timeout": 15}},
+        "$.motor_coordinator_config.timeout_config",
+        [NO_EFFECT, "exception_config"],
+    ),
+    "dead limits": (
+        {f"{COORDINATOR}.request_limit": {"max_requests": 10}},
+        "$.motor_coordinator_config.request_limit",
+        [NO_EFFECT, "rate_limit_config"],
+    ),
+    "a renamed strategy": (
+        {f"{CONTROLLER}.fault_tolerance_config.enable_lingqu_network_recover": True},
+        "$.motor_controller_config.fault_tolerance_config.enable_lingqu_network_recover",
+        [NO_EFFECT, "write enable_token_reinference instead"],
+    ),
+    "endpoints beside the options": (
+        {f"{PREFILL}.enable_multi_endpoints": True},
+        "$.motor_engine_prefill_config.enable_multi_endpoints",
+        [NO_EFFECT, "belongs in engine_config"],
+    ),
+    "a NodeManager section at the top": (
+        {"motor_nodemanger_config": {}},
+        "$.motor_nodemanger_config",
+        [NO_EFFECT, "inside an engine section"],
+    ),
+    "a computed value": (
+        {f"{PREFILL}.motor_nodemanger_config.basic_config.device_num": 8},
+        "$.motor_engine_prefill_config.motor_nodemanger_config.basic_config.device_num",
+        [NO_EFFECT, "computed"],
+    ),
+    "no engine type": (
+        {f"{PREFILL}.engine_type": ...},
+        "$.motor_engine_prefill_config.engine_type",
+        ["missing: vllm is assumed"],
+    ),
+    "the old model section": (
+        {f"{PREFILL}.model_config": {"model_name": "m", "parallel_config": {"tp_size": 2}}},
+        "$.motor_engine_prefill_config.model_config",
+        ["deprecated", "served_model_name, tensor_parallel_size"],
+    ),
+    "the old model section against the options": (
+        {f"{PREFILL}.model_config": {"model_path": "/other"}},
+        "$.motor_engine_prefill_config.engine_config.model",
+        ["model_config says otherwise (/other)"],
+    ),
+    "an engine option that is nearly one we know": (
+        {f"{PREFILL}.engine_config.tensor_paralel_size": 2},
+        "$.motor_engine_prefill_config.engine_config.tensor_paralel_size",
+        ["did you mean tensor_parallel_size?"],
+    ),
+    "accelerators of a CPU": (
+        {f"{DEPLOY}.p_pod_npu_num": 2},
+        "$.motor_deploy_config.p_pod_npu_num",
+        ["no effect with hardware_type cpu"],
+    ),
+    "union beside prefill and decode": (
+        {
+            f"{DEPLOY}.hybrid_instances_num": 1,
+            "motor_engine_union_config": {"engine_type": "sim", "engine_config": {"model": "m"}},
+        },
+        "$.motor_deploy_config.hybrid_instances_num",
+        ["short prompts go to union", "prefill_threshold"],
+    ),
+    "encoders described and not counted": (
+        {"motor_engine_encode_config": {"engine_type": "sim", "engine_config": {"model": "m"}}},
+        "$.motor_deploy_config.e_instances_num",
+        ["no encode instance is started"],
+    ),
+    "affinity without an index": (
+        {
+            f"{COORDINATOR}.scheduler_config.scheduler_type": "kv_cache_affinity",
+            f"{PREFILL}.engine_config.kv-events-config": {"endpoint": "tcp://*:5557"},
+        },
+        "$.kv_conductor_config",
+        ["requests go by load", "13333"],
+    ),
+    "a plain API key": (
+        {f"{COORDINATOR}.api_key_config.valid_keys": ["hunter2"]},
+        "$.motor_coordinator_config.api_key_config.valid_keys[0]",
+        ["looks like a plain key", "salt:iterations:hash"],
+    ),
+    "a pool key that is nearly one we know": (
+        {
+            "kv_cache_pool_config": {
+                "eviction_high_watermark_ratio": 0.9,
+                "eviction_ratio": 0.1,
+                "global_segment_sizes": 1,
+            }
+        },
+        "$.kv_cache_pool_config.global_segment_sizes",
+        ["did you mean global_segment_size?"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WARNINGS)
+def test_warning(tmp_path, case):
+    changes, path, words = WARNINGS[case]
+    config = load(tmp_path, with_changes(separate(), changes))
+
+    assert config.ok, [str(problem) for problem in config.problems]
+    text = str(at(config, path))
+    assert text.startswith("warning: ")
+    for word in words:
+        assert word in text
+
+
+def test_missing_tls_files(tmp_path):
+    (tmp_path / "ca.crt").touch()
+    block = {"enable_tls": True, "ca_file": "ca.crt", "key_file": "/nowhere/key", "passwd_file": ""}
+    config = load(tmp_path, with_changes(separate(), {f"{DEPLOY}.tls_config.infer_tls_config": block}))
+
+    assert config.ok
+    names = [problem.path.rpartition(".")[2] for problem in config.problems]
+    assert names == ["cert_file", "key_file"]
+
+
+def test_pool_keys_pass_through(tmp_path):
+    pool = {"eviction_high_watermark_ratio": 0.9, "eviction_ratio": 0.1, "use_ascend_direct": True}
+    config = load(tmp_path, with_changes(separate(), {"kv_cache_pool_config": pool}))
+
+    assert config.problems == ()
+    assert config.user is not None
+    assert config.user.kv_cache_pool_config is not None
+    assert config.user.kv_cache_pool_config.model_extra == {"use_ascend_direct": True}
+
+
+def test_devices_of_several_ranks_and_pods(tmp_path):
+    changes = {
+        f"{DEPLOY}.hardware_type": "800I_A3",
+        f"{DEPLOY}.image_name": "motor",
+        f"{DEPLOY}.p_pod_npu_num": 16,
+        f"{DEPLOY}.single_p_instance_pod_num": 2,
+        f"{DEPLOY}.d_pod_npu_num": 1,
+        f"{PREFILL}.engine_config.data_parallel_size": "2",
+        f"{PREFILL}.engine_config.tensor-parallel-size": 8,
+        f"{PREFILL}.engine_config.prefill_context_parallel_size": 2,
+    }
+    assert load(tmp_path, with_changes(separate(), changes)).problems == ()
+
+
+def test_sglang_attention_ranks_share_devices(tmp_path):
+    engine = {"model-path": "m", "tp-size": 8, "dp-size": 8, "enable-dp-attention": True}
+    changes = {
+        f"{DEPLOY}.hardware_type": "gpu",
+        f"{DEPLOY}.image_name": "motor",
+        f"{DEPLOY}.p_pod_npu_num": 8,
+        f"{DEPLOY}.d_pod_npu_num": 1,
+        PREFILL: {"engine_type": "sglang", "engine_config": engine},
+    }
+    assert load(tmp_path, with_changes(separate(), changes)).problems == ()
