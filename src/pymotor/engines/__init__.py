@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pymotor.engines.checks import check_engines
     from pymotor.engines.host import HostResources, NoPortLeftError
     from pymotor.engines.plan import InstancePlan, PlanError, ServerPlan
     from pymotor.engines.planning import plan_instance
@@ -24,11 +25,13 @@ __all__ = [
     "NoPortLeftError",
     "PlanError",
     "ServerPlan",
+    "check_engines",
     "installed_version",
     "plan_instance",
 ]
 
 _HOMES = {
+    "check_engines": "checks",
     "EngineProcess": "process",
     "EngineStartError": "process",
     "HostResources": "host",

@@ -22,8 +22,10 @@ from pymotor.engines.transfer import (
     complete_kv,
     ec_transfer,
     kv_transfer,
+    shared_path,
 )
 from pymotor.fleet import Endpoint, Instance, KVDialect, KVTransfer, Role
+from pymotor.fleet.dialects import handing_connector
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def plan_vllm(request: PlanRequest) -> InstancePlan:
     )
     servers = [_server(request, settings, layout, rank) for rank in range(ranks.servers)]
     kv_config, ec_config = servers[0].kv, servers[0].ec
-    kv = kv_transfer(kv_config, request.section.kv_dialect) if kv_config is not None else None
+    kv = kv_transfer(kv_config, request.role, request.section.kv_dialect) if kv_config is not None else None
     options = request.options
     instance = Instance(
         name=request.name,
@@ -226,9 +228,8 @@ def _pairing(request: PlanRequest, model: str, kv: KVTransfer | None, kv_config:
     ]
     if kv is not None and kv_config is not None:
         parts.append(f"connector={kv.connector}")
-        directory = (kv_config.get("kv_connector_extra_config") or {}).get("shared_storage_path")
-        if kv.dialect is KVDialect.STORE and directory:
-            parts.append(f"store={directory}")
+        if kv.dialect is KVDialect.STORE:
+            parts.append(f"store={shared_path(handing_connector(kv_config), 'kv')}")
     return " ".join(parts)
 
 

@@ -10,17 +10,44 @@ from typing import Any
 
 from pymotor.engines.plan import PlanError
 from pymotor.engines.versions import without_refused
-from pymotor.fleet import ECTransfer, KVDialect, KVTransfer, Role, ec_dialect, kv_dialect
+from pymotor.fleet import ECDialect, ECTransfer, KVDialect, KVTransfer, Role, ec_dialect, kv_dialect
 from pymotor.fleet.dialects import EC_CONNECTORS, KV_CONNECTORS, handing_connector, handoff_seconds
 
 KV_ROLES = {Role.PREFILL: "kv_producer", Role.DECODE: "kv_consumer"}
-EC_ROLES = {Role.ENCODE: "ec_producer", Role.PREFILL: "ec_consumer", Role.UNION: "ec_consumer"}
+EC_ROLES = {
+    Role.ENCODE: "ec_producer",
+    Role.PREFILL: "ec_consumer",
+    Role.UNION: "ec_consumer",
+    Role.DECODE: "ec_consumer",
+}
 
 SIZED_CONNECTORS = frozenset({"MooncakeConnectorV1", "MooncakeHybridConnector", "MooncakeLayerwiseConnector"})
 """Connectors of vLLM-Ascend that want to know the parallel sizes of both sides."""
 
 KV_PORT_CONNECTORS = SIZED_CONNECTORS
 """Connectors that listen on `kv_port`, one port for each rank from there up."""
+
+STORE_CONNECTORS = frozenset({"ECExampleConnector", "ECSharedStorageConnector"})
+"""EC connectors that meet in a directory."""
+
+OTHER_KV_CONNECTORS = frozenset(
+    {
+        "DecodeBenchConnector",
+        "ExampleHiddenStatesConnector",
+        "FlexKVConnectorV1",
+        "HF3FSKVConnector",
+        "HiSparseConnector",
+        "LMCacheConnectorV1",
+        "LMCacheMPConnector",
+        "MooncakeStoreConnector",
+        "OffloadingConnector",
+        "RecomputeCPUOffloadConnector",
+        "SfaRemoteD2HConnector",
+        "SimpleCPUOffloadConnector",
+        "UCMConnector",
+    }
+)
+"""Connectors of vLLM and vLLM-Ascend that extend one engine's cache or whose order PyMotor does not know."""
 
 LOOKUP_PORT_KEYS = {"AscendStoreConnector": "lookup_rpc_port", "MooncakeConnectorStoreV1": "mooncake_rpc_port"}
 """Pool connectors that listen for lookups, and where that port stands in their extra configuration."""
@@ -87,7 +114,7 @@ def complete_kv(config: Mapping[str, Any], placement: Placement) -> Completed:
     connector = str(completed.get("kv_connector"))
     if connector in KV_PORT_CONNECTORS and placement.kv_port is not None:
         completed["kv_port"] = placement.kv_port
-    extra = dict(completed.get("kv_connector_extra_config") or {})
+    extra = _mapping(completed.get("kv_connector_extra_config"))
     if connector in SIZED_CONNECTORS and placement.prefill_sizes and placement.decode_sizes:
         extra["prefill"] = _mapping(extra.get("prefill")) | placement.prefill_sizes.as_extra_config()
         extra["decode"] = _mapping(extra.get("decode")) | placement.decode_sizes.as_extra_config()
@@ -108,13 +135,9 @@ def complete_ec(config: Mapping[str, Any], placement: Placement) -> Completed:
     """`ec_transfer_config` with role, ports and the shared directory where none is named."""
     completed, warnings = without_refused(placement.engine, placement.engine_version, "ec_transfer_config", config)
     completed["engine_id"] = placement.engine_id
-    if not completed.get("ec_role"):
-        role = EC_ROLES.get(placement.role)
-        if role is None:
-            raise PlanError("decode takes no embeddings: remove ec_transfer_config from its engine_config")
-        completed["ec_role"] = role
+    completed["ec_role"] = completed.get("ec_role") or EC_ROLES[placement.role]
     connector = str(completed.get("ec_connector"))
-    extra = dict(completed.get("ec_connector_extra_config") or {})
+    extra = _mapping(completed.get("ec_connector_extra_config"))
     if connector in STORE_CONNECTORS and placement.shared_directory:
         extra.setdefault("shared_storage_path", str(placement.shared_directory / "ec"))
     if extra or "ec_connector_extra_config" in completed:
@@ -125,25 +148,24 @@ def complete_ec(config: Mapping[str, Any], placement: Placement) -> Completed:
     return Completed(completed, warnings)
 
 
-STORE_CONNECTORS = frozenset({"ECExampleConnector", "ECSharedStorageConnector"})
-"""EC connectors that meet in a directory."""
-
-
-def kv_transfer(config: Mapping[str, Any], stated_dialect: str | None) -> KVTransfer:
-    """How the instance with this completed setting hands KV over. Raises PlanError for an unknown connector."""
+def kv_transfer(config: Mapping[str, Any], role: Role, stated_dialect: str | None) -> KVTransfer | None:
+    """How the instance with this completed setting hands KV over; None for a union engine that does not, because
+    its connector only extends its cache. Raises PlanError for another engine's unknown connector."""
     connector = str(handing_connector(config).get("kv_connector"))
     dialect = kv_dialect(connector, stated_dialect)
+    if dialect is None and role is Role.UNION:
+        return None
     if dialect is None:
         raise PlanError(
             f"kv_connector {connector!r} is not known: state how it hands over beside engine_type, as "
             f'"kv_dialect": one of {_choices(KVDialect)}, or use one of {", ".join(sorted(KV_CONNECTORS))}'
         )
-    role = str(config.get("kv_role"))
+    kv_role = config.get("kv_role")
     return KVTransfer(
         connector=connector,
         dialect=dialect,
-        produces=role in ("kv_producer", "kv_both"),
-        consumes=role in ("kv_consumer", "kv_both"),
+        produces=kv_role in ("kv_producer", "kv_both"),
+        consumes=kv_role in ("kv_consumer", "kv_both"),
         handoff_seconds=_lease_seconds(config, connector),
     )
 
@@ -155,17 +177,23 @@ def ec_transfer(config: Mapping[str, Any], stated_dialect: str | None) -> ECTran
     if dialect is None:
         raise PlanError(
             f"ec_connector {connector!r} is not known: state how it hands over beside engine_type, as "
-            f'"ec_dialect": one of store, pull, push, or use one of {", ".join(sorted(EC_CONNECTORS))}'
+            f'"ec_dialect": one of {_choices(ECDialect)}, or use one of {", ".join(sorted(EC_CONNECTORS))}'
         )
     role = str(config.get("ec_role"))
-    store = _mapping(config.get("ec_connector_extra_config")).get("shared_storage_path")
+    store = shared_path(config, "ec")
     return ECTransfer(
         connector=connector,
         dialect=dialect,
         produces=role in ("ec_producer", "ec_both"),
         consumes=role in ("ec_consumer", "ec_both"),
-        store=str(store) if store and dialect.value == "store" else None,
+        store=store or None if dialect is ECDialect.STORE else None,
     )
+
+
+def shared_path(config: Mapping[str, Any], kind: str) -> str:
+    """The directory where engines meet by this `kv` or `ec` setting; empty where none is named."""
+    path = _mapping(config.get(f"{kind}_connector_extra_config")).get("shared_storage_path")
+    return str(path) if path else ""
 
 
 def children_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -191,5 +219,5 @@ def _mapping(value: object) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _choices(dialects: type[KVDialect]) -> str:
+def _choices(dialects: type[KVDialect] | type[ECDialect]) -> str:
     return ", ".join(dialect.value for dialect in dialects)

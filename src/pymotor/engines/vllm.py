@@ -42,6 +42,9 @@ STYLE = CommandLineStyle(
 OWN_OPTIONS = frozenset({"enable_multi_endpoints", "kv_dialect", "ec_dialect"})
 """Keys in `engine_config` that mean something to PyMotor and nothing to vLLM."""
 
+OWN_SWITCHES = frozenset({"enable_multi_endpoints"})
+"""Those of them that are booleans."""
+
 _PLACED = """
 model host port uds data_parallel_rank data_parallel_address data_parallel_start_rank data_parallel_size_local
 data_parallel_external_lb data_parallel_hybrid_lb data_parallel_multi_port_external_lb nnodes node_rank master_addr
