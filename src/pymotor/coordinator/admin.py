@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 
 from pymotor.coordinator.fleet_metrics import fleet_metrics, worker_metrics
-from pymotor.coordinator.fleet_view import FleetView
+from pymotor.coordinator.known_fleet import KnownFleet
 from pymotor.coordinator.readiness import readiness
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, Ledger
 from pymotor.coordinator.worker_pool import WorkerPool
@@ -87,7 +87,7 @@ class HealthReport(BaseModel):
 class Overview:
     """Answers the servers' questions from what the supervisor keeps."""
 
-    def __init__(self, fleet: FleetView, ledger: Ledger, pool: WorkerPool) -> None:
+    def __init__(self, fleet: KnownFleet, ledger: Ledger, pool: WorkerPool) -> None:
         self._fleet = fleet
         self._ledger = ledger
         self._pool = pool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pymotor.coordinator.fleet_view import FleetView
+from pymotor.coordinator.known_fleet import KnownFleet
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, Ledger
 from pymotor.fleet import InstanceState
 from pymotor.telemetry.metrics import Family, MetricsDump, Sample
@@ -12,7 +12,7 @@ from pymotor.telemetry.metrics import Family, MetricsDump, Sample
 _ENDPOINT_LABELS = ("instance", "endpoint", "role")
 
 
-def fleet_metrics(fleet: FleetView, ledger: Ledger) -> MetricsDump:
+def fleet_metrics(fleet: KnownFleet, ledger: Ledger) -> MetricsDump:
     """Load and requests in flight of each endpoint, the state of each instance, the snapshot's number."""
     in_flight: list[Sample] = []
     load: list[Sample] = []
@@ -63,7 +63,7 @@ def worker_metrics(*, wanted: int, listening: int, restarts: int) -> MetricsDump
     )
 
 
-def _numbered(fleet: FleetView) -> Iterable[Family]:
+def _numbered(fleet: KnownFleet) -> Iterable[Family]:
     snapshot = fleet.snapshot
     if snapshot is None:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pymotor.coordinator.routing import SERVED_DIALECTS
 from pymotor.fleet import EndpointState, FleetSnapshot, Instance, Role, can_hand_over_embeddings, can_hand_over_kv
 
 
@@ -85,8 +86,14 @@ def _shortcomings(instances: list[Instance], able: list[Instance]) -> list[str]:
         [instance for instance in able if instance.role is role]
         for role in (Role.ENCODE, Role.PREFILL, Role.DECODE, Role.UNION)
     )
-    if prefills and decodes and not any(can_hand_over_kv(p, d) for p in prefills for d in decodes):
+    pairs = [(p, d) for p in prefills for d in decodes if can_hand_over_kv(p, d)]
+    if prefills and decodes and not pairs:
         lacks.append("no prefill and decode instance can hand KV cache over to each other")
+    unserved = sorted(
+        {p.kv.dialect.value for p, _ in pairs if p.kv is not None and p.kv.dialect not in SERVED_DIALECTS}
+    )
+    if unserved:
+        lacks.append(f"prefill and decode do not work together: dialect {', '.join(unserved)} is not served yet")
     consumers = prefills + unions or decodes
     if encoders and not any(can_hand_over_embeddings(e, c) for e in encoders for c in consumers):
         lacks.append("no encode instance can hand embeddings over to an active instance")

@@ -16,7 +16,7 @@ import msgspec
 from pymotor.coordinator.admin import AdminServer, Overview, management_app, observability_app
 from pymotor.coordinator.control import WorkerStart
 from pymotor.coordinator.fleet_source import FileFleetSource, FleetSource
-from pymotor.coordinator.fleet_view import FleetView, SnapshotRefusedError
+from pymotor.coordinator.known_fleet import KnownFleet, SnapshotRefusedError
 from pymotor.coordinator.ports import hold_shared, listen_alone, url_of
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.settings import Settings
@@ -76,7 +76,7 @@ async def supervise(options: CoordinatorOptions, announce: Callable[[str], None]
             log_level=options.log_level,
         )
         pool = WorkerPool(options.worker_module, first, ledger, descriptor)
-        fleet = FleetView(LEDGER_ROWS)
+        fleet = KnownFleet(LEDGER_ROWS)
         stop, hurry = asyncio.Event(), asyncio.Event()
         with _end_requests(stop, hurry, options.parent_pipe):
             async with _admin(Overview(fleet, ledger, pool), sockets):
@@ -103,7 +103,7 @@ async def _announce(pool: WorkerPool, announce: Callable[[str], None], url: str)
     announce(url)
 
 
-async def _follow(source: FleetSource, fleet: FleetView, pool: WorkerPool) -> None:
+async def _follow(source: FleetSource, fleet: KnownFleet, pool: WorkerPool) -> None:
     """Take each snapshot over and tell the workers."""
     async with contextlib.aclosing(source.snapshots()) as snapshots:
         async for snapshot in snapshots:

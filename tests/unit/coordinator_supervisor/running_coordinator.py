@@ -18,20 +18,10 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
-from pymotor.fleet import (
-    Endpoint,
-    EndpointState,
-    FleetSnapshot,
-    Instance,
-    InstanceState,
-    KVDialect,
-    KVTransfer,
-    Role,
-    encode_snapshot,
-)
+from pymotor.fleet import FleetSnapshot, encode_snapshot
 
 HERE = Path(__file__).parent
-DEADLINE = 30.0
+DEADLINE = 90.0
 T = TypeVar("T")
 MINIMAL_CONFIG = {
     "motor_deploy_config": {"hybrid_instances_num": 1, "hardware_type": "cpu", "image_name": "none"},
@@ -46,24 +36,6 @@ def wait_for(condition: Callable[[], T], what: str) -> T:
         assert time.monotonic() < end, f"timed out: {what}"
         time.sleep(0.01)
     return value
-
-
-def instance(name: str, role: Role, *, state: InstanceState = InstanceState.ACTIVE, **changes: Any) -> Instance:
-    """An instance with one endpoint that nobody calls."""
-    fields: dict[str, Any] = {
-        "models": ("tiny",),
-        "engine": "sim",
-        "endpoints": (Endpoint(id=f"{name}/0", url="http://127.0.0.1:9", state=EndpointState.READY),),
-        "kv": KVTransfer(
-            connector="NixlConnector",
-            dialect=KVDialect.PULL,
-            produces=role is Role.PREFILL,
-            consumes=role is Role.DECODE,
-        )
-        if role in (Role.PREFILL, Role.DECODE)
-        else None,
-    }
-    return Instance(name=name, role=role, state=state, **(fields | changes))
 
 
 class Coordinator:

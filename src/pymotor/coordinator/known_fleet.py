@@ -16,7 +16,7 @@ class SnapshotRefusedError(ValueError):
     """A snapshot is older than what is known, or contradicts itself; the message says which."""
 
 
-class FleetView:
+class KnownFleet:
     """The newest snapshot and the ledger rows that belong to it; kept by the supervisor alone.
 
     What was accepted stays until something newer comes.
