@@ -1,0 +1,307 @@
+"""`pymotor up`, `down`, `status` and `logs` as a user runs them, on simulated engines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pymotor.engines.host import can_listen
+from pymotor.fleet import InstanceState, decode_snapshot
+from pymotor.local.greeting import first_request
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "infer_engines"
+SECONDS = 90.0
+
+
+class Shell:
+    """Runs `pymotor` with a state directory of its own, and sees what runs because of it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = free_ports()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {**os.environ, "PYMOTOR_HOME": str(home)}
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pymotor", *words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def up(self, config: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.run("up", "--config_dir", str(config), "--port", str(self.port), "--detach", *words)
+
+    def start_up(self, config: Path, *words: str) -> subprocess.Popen[str]:
+        """In the foreground; the test ends it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pymotor", "up", "--config_dir", str(config), "--port", str(self.port), *words],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads((self.home / str(self.port) / "state.json").read_text())
+        return state
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
+        return status
+
+    def ask(self) -> httpx.Response:
+        return httpx.post(f"{self.url}/v1/chat/completions", json=first_request("qwenvl", with_image=True), timeout=30)
+
+    def processes(self) -> list[str]:
+        """Command lines of all processes that were started with this state directory."""
+        mark = f"PYMOTOR_HOME={self.home}".encode()
+        found = []
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if process.name.isdigit() and mark in (process / "environ").read_bytes().split(b"\0"):
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
+
+
+def free_ports() -> int:
+    """The first of three ports that nobody listens on."""
+    while True:
+        port = random.randint(24000, 31000)
+        if all(can_listen("127.0.0.1", port + step) for step in range(3)):
+            return port
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, f"not within {seconds:g} s: {what}"
+        time.sleep(0.05)
+
+
+def write_config(directory: Path, change: Callable[[dict[str, Any]], None] | None = None, **counts: int) -> Path:
+    """The simulated example at full speed with the given numbers of instances (e, p, d)."""
+    config = json.loads((EXAMPLES / "sim/epd/user_config.json").read_text())
+    for letter in "epd":
+        config["motor_deploy_config"][f"{letter}_instances_num"] = counts.get(letter, 1)
+    for role in ("encode", "prefill", "decode"):
+        config[f"motor_engine_{role}_config"]["engine_config"]["sim-speed"] = 0.0
+    config["motor_coordinator_config"]["inference_workers_config"] = {"num_workers": 1}
+    if change is not None:
+        change(config)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "user_config.json").write_text(json.dumps(config))
+    return directory
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path / "home")
+    yield shell
+    left = shell.run("down", "--all")
+    assert left.returncode == 0, left.stderr
+    wait_for(lambda: not shell.processes(), f"{shell.processes()} still run")
+
+
+def test_a_detached_fleet_answers_and_leaves_nothing(shell: Shell, tmp_path: Path) -> None:
+    up = shell.up(write_config(tmp_path / "config"), "--first-request")
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert shell.url in up.stdout
+    for name in ("coordinator", "encode-0", "prefill-0", "decode-0"):
+        assert f"{name} " in up.stdout
+
+    status = shell.run("status")
+    assert status.returncode == 0, status.stdout
+    assert "serving" in status.stdout
+    report = shell.status()
+    assert {instance["state"] for instance in report["coordinator"]["instances"]} == {"active"}
+    assert all(process["running"] for process in report["processes"].values())
+
+    answer = shell.ask()
+    assert answer.status_code == 200, answer.text
+    assert [leg.split(";")[0].strip() for leg in answer.headers["server-timing"].split(",")] == [
+        "encode",
+        "prefill",
+        "decode",
+    ]
+    printed = up.stdout[up.stdout.index("curl -i") :].partition("\n\n")[0]
+    curl = subprocess.run(["bash", "-c", printed.replace("curl -i", "curl -sS")], capture_output=True, text=True)
+    assert json.loads(curl.stdout)["choices"][0]["message"]["content"], curl.stderr
+
+    twice = shell.up(tmp_path / "config")
+    assert twice.returncode == 1
+    assert "runs already" in twice.stderr
+    same_port = shell.up(tmp_path / "config", "--name", "another")
+    assert same_port.returncode == 1
+    assert f"port {shell.port} is in use" in same_port.stderr
+    assert shell.ask().status_code == 200
+
+    logs = shell.run("logs", "-n", "3")
+    assert logs.returncode == 0
+    assert "coordinator | " in logs.stdout
+    assert "decode-0" in shell.run("logs", "up").stdout
+    assert "there are: " in shell.run("logs", "nobody").stderr
+
+    down = shell.run("down")
+    assert (down.returncode, down.stdout) == (0, f"stopped {shell.port}; no process is left\n")
+    assert shell.processes() == []
+    assert shell.run("status").returncode == 3
+    assert shell.run("down").returncode == 0
+    assert not (shell.home / str(shell.port) / "embeddings").exists()
+
+
+def test_interrupting_the_foreground_stops_everything(shell: Shell, tmp_path: Path) -> None:
+    with shell.start_up(write_config(tmp_path / "config"), "--json") as up:
+        assert up.stdout is not None
+        events = iter(json.loads(line) for line in up.stdout)
+        assert any(event["event"] == "ready" for event in events)
+        follow = subprocess.Popen(
+            [sys.executable, "-m", "pymotor", "logs", "up", "-f"],
+            env=shell.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        up.send_signal(signal.SIGINT)
+        assert [event["event"] for event in events][-1] == "stopped"
+    assert up.returncode == 0
+    assert shell.processes() in ([], [f"{sys.executable} -m pymotor logs up -f "])
+    assert "no process is left" in follow.communicate(timeout=SECONDS)[0]
+
+
+def test_a_killed_up_leaves_nothing_and_the_next_one_starts(shell: Shell, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config", e=0)
+    assert shell.up(config).returncode == 0
+    os.kill(shell.state()["supervisor"]["pid"], signal.SIGKILL)
+    wait_for(lambda: not shell.processes(), "a process outlives the killed `pymotor up`")
+    status = shell.run("status")
+    assert status.returncode == 3
+    assert "was killed" in status.stdout
+    again = shell.up(config)
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_a_lost_engine_is_told_and_the_rest_goes_on(shell: Shell, tmp_path: Path) -> None:
+    assert shell.up(write_config(tmp_path / "config", p=2)).returncode == 0
+    os.kill(shell.state()["processes"]["prefill-1"]["pid"], signal.SIGKILL)
+    snapshot_file = shell.home / str(shell.port) / "fleet.json"
+
+    def lost() -> bool:
+        states = {instance.name: instance.state for instance in decode_snapshot(snapshot_file.read_bytes()).instances}
+        return states["prefill-1"] is InstanceState.GONE and states["prefill-0"] is InstanceState.ACTIVE
+
+    wait_for(lost, "fleet.json has prefill-1 gone")
+    wait_for(
+        lambda: any(one["state"] == "gone" for one in shell.status()["coordinator"]["instances"]),
+        "the Coordinator knows it",
+    )
+    assert "killed by signal 9" in shell.run("status").stdout
+    assert shell.ask().status_code == 200
+    assert "prefill-1 ended (killed by signal 9)" in shell.run("logs", "up", "-n", "100").stdout
+
+
+def test_without_its_coordinator_the_fleet_ends_with_the_reason(shell: Shell, tmp_path: Path) -> None:
+    with shell.start_up(write_config(tmp_path / "config", e=0)) as up:
+        assert up.stdout is not None
+        assert any(line.startswith("curl") for line in up.stdout)
+        os.kill(shell.state()["processes"]["coordinator"]["pid"], signal.SIGKILL)
+        rest = up.stdout.read()
+    assert up.returncode == 1
+    assert "error: the Coordinator ended (killed by signal 9)" in rest
+    assert shell.processes() == []
+    assert "failed: the Coordinator ended" in shell.run("status").stdout
+
+
+def test_a_port_in_use_is_named(shell: Shell, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", shell.port + 1)):
+        up = shell.up(write_config(tmp_path / "config"))
+    assert up.returncode == 1
+    assert f"port {shell.port + 1} is in use" in up.stderr
+    assert shell.processes() == []
+
+
+def test_an_engine_that_dies_while_starting_is_quoted(shell: Shell, tmp_path: Path) -> None:
+    def bad_flag(config: dict[str, Any]) -> None:
+        config["motor_engine_decode_config"]["engine_config"]["sim-speed"] = "sideways"
+
+    up = shell.up(write_config(tmp_path / "config", bad_flag))
+    assert up.returncode == 1
+    assert "decode-0 ended (exit status 2) before it was ready" in up.stderr
+    assert "sideways" in up.stderr
+    assert shell.processes() == []
+    assert shell.run("status").returncode == 3
+
+
+def test_stopping_a_fleet_that_still_starts(shell: Shell, tmp_path: Path) -> None:
+
+    with shell.start_up(write_config(tmp_path / "config"), "--detach") as up:
+        assert up.stdout is not None
+        assert "starting" in next(line for line in up.stdout if "coordinator" in line)
+        up.kill()
+    wait_for(lambda: not shell.processes(), "the background process ends with the one that waited for it")
+
+
+def test_the_configuration_for_ascend_runs_on_simulated_engines(shell: Shell) -> None:
+    up = shell.up(EXAMPLES / "vllm/epd", "--engine", "sim")
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert "$.motor_deploy_config.hardware_type: 800I_A2 → cpu" in up.stdout
+    assert "MooncakeLayerwiseConnector → NixlConnector" in up.stdout
+    request = first_request("qwen3", with_image=True)
+    answer = httpx.post(f"{shell.url}/v1/chat/completions", json=request, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert "decode-0" in answer.headers["server-timing"]
+
+
+def test_all_mistakes_of_a_configuration_are_told(shell: Shell, tmp_path: Path) -> None:
+    def mistakes(config: dict[str, Any]) -> None:
+        config["motor_deploy_config"]["p_instances_num"] = "2"
+        config["motor_deploy_config"]["hardware_typ"] = "cpu"
+
+    up = shell.up(write_config(tmp_path / "config", mistakes))
+    assert up.returncode == 1
+    assert "$.motor_deploy_config.p_instances_num" in up.stderr
+    assert "hardware_typ" in up.stderr
+    assert shell.processes() == []
+
+
+def test_a_missing_model_is_told_before_anything_starts(shell: Shell, tmp_path: Path) -> None:
+    def real_engine(config: dict[str, Any]) -> None:
+        for role in ("encode", "prefill", "decode"):
+            section = config[f"motor_engine_{role}_config"]
+            section["engine_type"] = "vllm"
+            section["engine_config"].pop("sim-speed")
+            section["engine_config"]["model"] = "/nowhere/model"
+
+    up = shell.up(write_config(tmp_path / "config", real_engine))
+    assert up.returncode == 1
+    assert "there is no /nowhere/model" in up.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["up"],
+        ["up", "--config_dir", "x", "--user_config_path", "y"],
+        ["up", "--config_dir", "x", "--port", "65534"],
+        ["up", "--config_dir", "x", "--engine", "gpu"],
+        ["down", "--name", "x", "--all"],
+    ],
+)
+def test_wrong_usage_is_refused(shell: Shell, words: list[str]) -> None:
+    assert shell.run(*words).returncode == 2
