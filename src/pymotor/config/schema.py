@@ -23,7 +23,7 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
 def schema_at(model: type[BaseModel], location: Location) -> Schema:
     """The schema of what stands at a place; empty where anything may."""
     root = json_schema(model)
-    schema: Schema = _resolved(root, root)
+    schema: Schema = resolved(root, root)
     for step in location:
         if isinstance(step, int):
             schema = schema.get("items", {})
@@ -32,7 +32,7 @@ def schema_at(model: type[BaseModel], location: Location) -> Schema:
             if inner is None:
                 inner = next(iter(schema.get("patternProperties", {}).values()), schema.get("additionalProperties"))
             schema = inner if isinstance(inner, Mapping) else {}
-        schema = _resolved(root, schema)
+        schema = resolved(root, schema)
     return schema
 
 
@@ -58,7 +58,8 @@ def describe(schema: Schema) -> str:
     if "const" in schema:
         return str(schema["const"])
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(describe(part) for part in schema["anyOf"]))
+        parts = [part for part in schema["anyOf"] if part.get("type") != "null"]
+        return " or ".join(dict.fromkeys(describe(part) for part in parts))
     words = _KINDS.get(schema.get("type", ""), "")
     if schema.get("type") == "array":
         items = describe(schema.get("items", {}))
@@ -95,7 +96,7 @@ _PATTERNS = {
 }
 
 
-def _resolved(root: Schema, schema: Schema) -> Schema:
+def resolved(root: Schema, schema: Schema) -> Schema:
     """The schema behind a reference; of one that may be null, the part that is not."""
     while True:
         if "$ref" in schema:
@@ -114,4 +115,4 @@ def _keys(root: Schema, schema: Schema, location: tuple[str, ...]) -> Iterator[t
         if NO_EFFECT in inner:
             continue
         yield location, key
-        yield from _keys(root, _resolved(root, inner), (*location, key))
+        yield from _keys(root, resolved(root, inner), (*location, key))
