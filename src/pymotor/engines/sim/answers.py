@@ -47,7 +47,7 @@ class Answer:
 
     def __enter__(self) -> Answer:
         try:
-            for choice, request in zip(self.choices, self.requests):
+            for choice, request in zip(self.choices, self.requests, strict=True):
                 self._driver.submit(request, lambda output, choice=choice: self._put((choice, output)))  # type: ignore[misc]
         except BaseException:
             self.__exit__()

@@ -109,6 +109,12 @@ class BlockPool:
         """`write` for one position."""
         self._content[blocks[position // self.block_size], position % self.block_size] = state
 
+    def scribble(self, blocks: Sequence[int]) -> None:
+        """Write what some other request might have written there, and let the prefix cache forget the blocks."""
+        self._content[list(blocks)] = ~self._content[list(blocks)]
+        for block in blocks:
+            self._forget(block)
+
     def read(self, blocks: Sequence[int]) -> Words:
         """All words of these blocks in order, `block_size` for each, whoever owns them.
 

@@ -22,7 +22,7 @@ from pymotor.engines.sim import model
 from pymotor.engines.sim.blocks import BlockPool
 from pymotor.engines.sim.encoder_cache import EncoderCache
 from pymotor.engines.sim.model import Words
-from pymotor.engines.sim.requests import EngineDeadError, MediaItem, Output, Pull, Request, Status
+from pymotor.engines.sim.requests import EngineDeadError, MediaItem, Output, Pull, Request, Status, remote_source
 from pymotor.engines.sim.times import Profile, Work
 
 
@@ -104,6 +104,7 @@ class EngineCore:
         *,
         embeddings: EmbeddingStore | None = None,
         produces_embeddings: bool = False,
+        consumes_embeddings: bool = False,
         kv_store: KVStore | None = None,
     ) -> None:
         self.options = options
@@ -117,6 +118,7 @@ class EngineCore:
         self.leases: dict[str, Lease] = {}
         self._embeddings = embeddings
         self._produces_embeddings = produces_embeddings
+        self._consumes_embeddings = consumes_embeddings
         self._kv_store = kv_store
 
     # What callers do.
@@ -173,6 +175,21 @@ class EngineCore:
         if lease is not None:
             self.pool.release(lease.blocks)
 
+    def lose_lease(self, request_id: str) -> None:
+        """End a lease as if its time were up and its blocks had been reused by another request."""
+        lease = self.leases.get(request_id)
+        if lease is not None:
+            self.pool.scribble(lease.blocks)
+            self.end_lease(request_id)
+
+    def preempt_youngest(self) -> None:
+        """Preempt the request that began to run last, as a full KV cache would.
+
+        Raises `EngineDeadError` where a real core would have died of it.
+        """
+        if self.running:
+            self._preempt(self.running[-1])
+
     def expire_leases(self, now: float) -> None:
         """Free what nobody fetched in time."""
         for request_id in [name for name, lease in self.leases.items() if lease.expires <= now]:
@@ -187,6 +204,11 @@ class EngineCore:
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return bool(self.running or self.waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held for any request; leases are for others and count too."""
+        return not (self.has_work or self.fetching or self.leases or self.pool.used_count or self.encoder_cache.held)
 
     def step(self, now: float) -> StepResult:
         """Schedule one batch, compute it, and say what came of it.
@@ -242,12 +264,14 @@ class EngineCore:
                 budget -= sum(item.tokens for item in request.media)
                 continue
             self._reuse(request)
-            if self._wants_pull(request):
+            pull = self._wanted_pull(request)
+            if pull is not None:
                 if not self._grow(request, len(request.tokens)):
                     self._release(request)
                     return
                 self.waiting.popleft()
-                result.pulls.append(self._start_pull(request))
+                self._wait_for_kv(request)
+                result.pulls.append(pull)
                 continue
             count = self._prepare_media(request, min(request.length - request.computed, budget), result.work)
             if count == 0 or not self._grow(request, request.computed + count):
@@ -274,7 +298,6 @@ class EngineCore:
             raise EngineDeadError("a request whose KV was pulled and that has media was preempted")
         self.running.remove(request)
         self._release(request)
-        request.kv_transfer_params = None if request.pulled else request.kv_transfer_params
         request.status = Status.WAITING
         request.preemptions += 1
         self.counters.preemptions += 1
@@ -340,26 +363,17 @@ class EngineCore:
         self._remember(request, request.computed, positions)
         request.computed = positions
 
-    def _wants_pull(self, request: Request) -> bool:
-        params = request.kv_transfer_params
-        return bool(params and params.get("do_remote_prefill") and params.get("remote_block_ids")) and (
-            request.computed < len(request.tokens) and not request.output
-        )
+    def _wanted_pull(self, request: Request) -> Pull | None:
+        if request.pulled or request.output or request.computed >= len(request.tokens):
+            return None
+        source = remote_source(request)
+        return None if source is None else Pull(request, source)
 
-    def _start_pull(self, request: Request) -> Pull:
-        params = request.kv_transfer_params or {}
+    def _wait_for_kv(self, request: Request) -> None:
         self.counters.external_prefix_cache_queries += len(request.tokens) - request.computed
         request.cached_tokens = len(request.tokens)
         request.status = Status.WAITING_FOR_KV
         self.fetching[request.id] = request
-        return Pull(
-            request=request,
-            host=str(params.get("remote_host")),
-            port=int(params.get("remote_port") or 0),
-            engine_id=str(params.get("remote_engine_id")),
-            remote_request_id=str(params.get("remote_request_id")),
-            remote_blocks=tuple(block for group in params["remote_block_ids"] for block in group),
-        )
 
     # Embeddings.
 
@@ -378,9 +392,13 @@ class EngineCore:
         return count
 
     def _embedding(self, item: MediaItem, request: Request, work: Work) -> Words | None:
-        """From memory, from the store, or encoded here; None when there is no room yet."""
+        """From memory, from the store, or encoded here; None when there is no room yet.
+
+        Only what is encoded here is saved: an item that this engine still remembers does not return to a store
+        that has lost it, as in vLLM.
+        """
         embedding = self.encoder_cache.get(item.identifier)
-        if embedding is None and self._embeddings is not None and not self._produces_embeddings:
+        if embedding is None and self._embeddings is not None and self._consumes_embeddings:
             embedding = self._embeddings.load(item.identifier)
             if embedding is not None:
                 work.moved_embedding_tokens += item.tokens
@@ -390,6 +408,9 @@ class EngineCore:
             embedding = model.embed(item.content_digest, item.tokens)
             work.encoded_items += 1
             work.encoded_tokens += item.tokens
+            if self._embeddings is not None and self._produces_embeddings:
+                self._embeddings.save(item.identifier, embedding)
+                work.moved_embedding_tokens += item.tokens
         if len(embedding) != item.tokens:
             raise EngineDeadError(f"embedding {item.identifier} has {len(embedding)} tokens, not {item.tokens}")
         if not self.encoder_cache.put(item.identifier, embedding):
@@ -405,9 +426,6 @@ class EngineCore:
             if embedding is None:
                 return False
             self.encoder_cache.let_go(item.identifier, request.id)
-            if self._embeddings is not None:
-                self._embeddings.save(item.identifier, embedding)
-                result.work.moved_embedding_tokens += item.tokens
             entry = params.setdefault(item.identifier, {"item_indices": []})
             entry["metadata"] = item.metadata
             entry["item_indices"].append(index)

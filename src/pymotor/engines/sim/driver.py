@@ -5,28 +5,50 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pymotor.engines.sim import side_channel
 from pymotor.engines.sim.core import EngineCore, StepResult
-from pymotor.engines.sim.requests import EngineDeadError, Output, Pull, Request
+from pymotor.engines.sim.faults import Faults, Stage
+from pymotor.engines.sim.handoff_faults import HandoffFaults
+from pymotor.engines.sim.metrics import EngineMetrics, Timing
+from pymotor.engines.sim.model import Words
+from pymotor.engines.sim.requests import EngineDeadError, Output, Pull, Request, remote_source
 
 log = logging.getLogger("pymotor.sim")
 
 Sink = Callable[[Output], None]
 
 
+@dataclass(frozen=True)
+class _Listener:
+    """Who wants a request's outputs."""
+
+    sink: Sink
+    timing: Timing
+
+
 class EngineDriver:
     """One core, its clock and its transfers. All methods belong to the event loop's thread."""
 
-    def __init__(self, core: EngineCore, *, speed: float, layout: str) -> None:
+    def __init__(self, core: EngineCore, *, speed: float, layout: str, metrics: EngineMetrics, faults: Faults) -> None:
         self.core = core
         self.dead = False
         self._speed = speed
         self._layout = layout
-        self._sinks: dict[Request, Sink] = {}
+        self._metrics = metrics
+        self._faults = faults
+        self._handoff_faults = HandoffFaults(faults)
+        self._listeners: dict[Request, _Listener] = {}
         self._turn: asyncio.Handle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._fetches: dict[Request, asyncio.Task[None]] = {}
+        self._notices: set[asyncio.Task[None]] = set()
+
+    @property
+    def transfers(self) -> int:
+        """Transfers and notices under way."""
+        return len(self._fetches) + len(self._notices)
 
     def submit(self, request: Request, sink: Sink) -> None:
         """Queue a request; `sink` gets its outputs, the last of which has a finish reason.
@@ -35,18 +57,24 @@ class EngineDriver:
         """
         if self.dead:
             raise EngineDeadError
-        self._sinks[request] = sink
+        self._listeners[request] = _Listener(sink, Timing(asyncio.get_running_loop().time()))
         self.core.add(request)
         self._wake()
 
     def cancel(self, request: Request) -> None:
-        """Forget a request and free what it holds; harmless when it is finished."""
-        if self._sinks.pop(request, None) is None or self.dead:
+        """Forget a request and free what it holds, here and where its KV waits; harmless when it is finished."""
+        if self._listeners.pop(request, None) is None or self.dead:
             return
+        self._metrics.aborted()
         fetch = self._fetches.pop(request, None)
         if fetch is not None:
             fetch.cancel()
         self.core.abort(request)
+        source = remote_source(request)
+        if source is not None and not request.pulled:
+            notice = asyncio.get_running_loop().create_task(side_channel.give_up(source))
+            self._notices.add(notice)
+            notice.add_done_callback(self._notices.discard)
         self._wake()
 
     def end_lease(self, request_id: str) -> None:
@@ -60,10 +88,24 @@ class EngineDriver:
         for handle in (self._turn, self._expiry):
             if handle is not None:
                 handle.cancel()
-        fetches = list(self._fetches.values())
-        for fetch in fetches:
+        tasks = [*self._fetches.values(), *self._notices]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def die(self, reason: str) -> None:
+        """The core is lost: all requests fail, and every later one."""
+        if self.dead:
+            return
+        log.error("EngineCore died: %s", reason)
+        self.dead = True
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        for fetch in self._fetches.values():
             fetch.cancel()
-        await asyncio.gather(*fetches, return_exceptions=True)
+        for request in list(self._listeners):
+            self._send(Output(request, finish_reason="dead"))
 
     def _wake(self) -> None:
         if self._turn is None and self.core.has_work and not self.dead:
@@ -72,6 +114,8 @@ class EngineDriver:
     def _step(self) -> None:
         loop = asyncio.get_running_loop()
         try:
+            if self._faults.take(Stage.STEP):
+                self.core.preempt_youngest()
             result = self.core.step(loop.time())
         except EngineDeadError as error:
             self.die(str(error))
@@ -79,8 +123,9 @@ class EngineDriver:
         for pull in result.pulls:
             self._fetches[pull.request] = loop.create_task(self._fetch(pull))
         seconds = result.work.seconds(self.core.profile) * self._speed
-        self._turn = loop.call_later(seconds, self._deliver, result) if seconds > 0 else None
-        if self._turn is None:
+        if seconds > 0:
+            self._turn = loop.call_later(seconds, self._deliver, result)
+        else:
             self._deliver(result)
 
     def _deliver(self, result: StepResult) -> None:
@@ -92,21 +137,28 @@ class EngineDriver:
         self._watch_leases()
 
     def _send(self, output: Output) -> None:
-        sink = self._sinks.get(output.request)
-        if sink is None:
+        listener = self._listeners.get(output.request)
+        if listener is None:
+            if output.kv_transfer_params is not None:
+                self.core.end_lease(output.request.id)
             return
+        self._metrics.observe(listener.timing, output, asyncio.get_running_loop().time())
         if output.finish_reason is not None:
-            del self._sinks[output.request]
-        sink(output)
+            del self._listeners[output.request]
+        if output.kv_transfer_params is not None and self._faults.take(Stage.KV_LEASED):
+            self.core.lose_lease(output.request.id)
+        listener.sink(output)
 
     async def _fetch(self, pull: Pull) -> None:
         profile = self.core.profile
         started = asyncio.get_running_loop().time()
+        states: Words | None
         try:
-            states = await side_channel.fetch(pull, self._layout, profile.kv_handshake_timeout_seconds)
-            await asyncio.sleep(profile.kv_transfer_seconds(len(states)) * self._speed)
+            fetched = await side_channel.fetch(pull, self._layout, profile.kv_handshake_timeout_seconds)
+            await asyncio.sleep(profile.kv_transfer_seconds(len(fetched)) * self._speed)
+            states = self._handoff_faults.spoil(fetched, self.core.options.block_size)
         except side_channel.TransferError as error:
-            log.warning("KV of %s could not be fetched: %s", pull.remote_request_id, error)
+            log.warning("KV of %s could not be fetched: %s", pull.source.request_id, error)
             states = None
             spent = asyncio.get_running_loop().time() - started
             await asyncio.sleep(max(0.0, profile.kv_handshake_timeout_seconds * self._speed - spent))
@@ -127,14 +179,3 @@ class EngineDriver:
         self.core.expire_leases(asyncio.get_running_loop().time())
         self._watch_leases()
         self._wake()
-
-    def die(self, reason: str) -> None:
-        """The core is lost: all requests fail, and every later one."""
-        log.error("EngineCore died: %s", reason)
-        self.dead = True
-        self._turn = None
-        for fetch in self._fetches.values():
-            fetch.cancel()
-        sinks, self._sinks = self._sinks, {}
-        for request, sink in sinks.items():
-            sink(Output(request, finish_reason="dead"))

@@ -14,10 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from pymotor.engines.sim import tokenizer
-from pymotor.engines.sim.api import Application, Served
+from pymotor.engines.sim.about import About, Served
+from pymotor.engines.sim.api import Application
+from pymotor.engines.sim.completions import Completions
+from pymotor.engines.sim.control import Control
 from pymotor.engines.sim.core import CoreOptions, EngineCore
 from pymotor.engines.sim.driver import EngineDriver
+from pymotor.engines.sim.faults import Faults
+from pymotor.engines.sim.handoff_faults import FaultyEmbeddingStore
 from pymotor.engines.sim.media import MediaReader
+from pymotor.engines.sim.metrics import EngineMetrics
 from pymotor.engines.sim.options import EngineOptions, OptionError
 from pymotor.engines.sim.prompts import PromptBuilder
 from pymotor.engines.sim.side_channel import SideChannel
@@ -56,50 +62,33 @@ class SimulatedEngine:
         self._server: HTTPServer | None = None
 
     async def start(self) -> int:
-        """Listen; returns the HTTP port. Raises `OSError` when a port is taken."""
+        """Listen; returns the HTTP port. Raises `OSError` when a port is taken, `OptionError` for a connector
+        that is not simulated."""
         options = self._options
-        kv = handing_connector(options.kv_transfer)
-        kv_extra = _extra(kv)
+        faults = Faults(options.faults)
         layout = f"{options.model}/block_size={options.block_size}"
         engine_id = str(options.kv_transfer.get("engine_id") or uuid.uuid4())
-        address = await self._listen_for_kv(kv, engine_id, layout)
-        ec_role = options.ec_transfer.get("ec_role")
-        produces = ec_role in ("ec_producer", "ec_both")
-        consumes = ec_role in ("ec_consumer", "ec_both")
-        core = EngineCore(
-            CoreOptions(
-                num_blocks=options.num_blocks,
-                block_size=options.block_size,
-                max_num_seqs=options.max_num_seqs,
-                max_num_batched_tokens=options.max_num_batched_tokens,
-                max_model_len=options.max_model_len,
-                prefix_caching=options.prefix_caching,
-                encode_only=produces and not consumes,
-                engine_id=engine_id,
-                side_channel=address,
-                kv_lease_seconds=float(kv_extra.get("kv_lease_duration", 30)),
-                eos_token=tokenizer.EOS,
-            ),
-            options.profile,
-            embeddings=_embedding_store(options.ec_transfer),
-            produces_embeddings=produces and not consumes,
-            kv_store=_kv_store(kv, options.block_size),
+        core = _core(options, engine_id, await self._listen_for_kv(engine_id, layout), faults)
+        metrics = EngineMetrics(options.served_names[0])
+        driver = EngineDriver(core, speed=options.speed, layout=layout, metrics=metrics, faults=faults)
+        self._driver = driver
+        served = Served(
+            model=options.model,
+            names=options.served_names,
+            version=VERSION,
+            max_model_len=options.max_model_len,
+            fingerprint=f"vllm-{VERSION}-{hashlib.sha256(layout.encode()).hexdigest()[:8]}",
+            prompt_tokens_details=options.prompt_tokens_details,
+            created=int(time.time()),
         )
-        self._driver = EngineDriver(core, speed=options.speed, layout=layout)
-        embeds_enabled = options.enable_mm_embeds or consumes or bool(options.kv_transfer)
+        embeds_enabled = options.enable_mm_embeds or _consumes_embeddings(options) or bool(options.kv_transfer)
         media = MediaReader(options.model, options.allowed_local_media_path, embeds_enabled)
+        prompts = PromptBuilder(media, options.max_model_len)
         application = Application(
-            Served(
-                model=options.model,
-                names=options.served_names,
-                version=VERSION,
-                max_model_len=options.max_model_len,
-                fingerprint=f"vllm-{VERSION}-{hashlib.sha256(layout.encode()).hexdigest()[:8]}",
-                prompt_tokens_details=options.prompt_tokens_details,
-                created=int(time.time()),
-            ),
-            self._driver,
-            PromptBuilder(media, options.max_model_len),
+            About(served, driver, prompts, metrics),
+            Completions(served, driver, prompts, faults, self._refuse),
+            Control(driver, faults) if options.control else None,
+            options.api_keys,
         )
         self._server = HTTPServer(application)
         return await self._server.listen(options.host, options.port)
@@ -113,14 +102,18 @@ class SimulatedEngine:
         if self._driver is not None:
             await self._driver.stop()
 
-    async def _listen_for_kv(self, kv: Mapping[str, Any], engine_id: str, layout: str) -> tuple[str, int] | None:
-        connector = kv.get("kv_connector")
+    async def _listen_for_kv(self, engine_id: str, layout: str) -> tuple[str, int] | None:
+        connector = handing_connector(self._options.kv_transfer).get("kv_connector")
         if connector is None or kv_dialect(str(connector)) is not KVDialect.PULL:
             return None
         host = os.environ.get("VLLM_NIXL_SIDE_CHANNEL_HOST", "localhost")
         port = int(os.environ.get("VLLM_NIXL_SIDE_CHANNEL_PORT", "0"))
         self._side_channel = SideChannel(engine_id, layout, self._read_blocks, self._end_lease)
         return host, await self._side_channel.start(host, port)
+
+    async def _refuse(self, seconds: float) -> None:
+        if self._server is not None:
+            await self._server.refuse(seconds)
 
     def _read_blocks(self, blocks: tuple[int, ...]) -> Any:
         assert self._driver is not None
@@ -131,7 +124,38 @@ class SimulatedEngine:
             self._driver.end_lease(request_id)
 
 
-def _extra(config: Mapping[str, Any], name: str = "kv_connector_extra_config") -> Mapping[str, Any]:
+def _core(options: EngineOptions, engine_id: str, side_channel: tuple[str, int] | None, faults: Faults) -> EngineCore:
+    kv = handing_connector(options.kv_transfer)
+    embeddings = _embedding_store(options.ec_transfer)
+    encode_only = options.ec_transfer.get("ec_role") == "ec_producer"
+    core_options = CoreOptions(
+        num_blocks=options.num_blocks,
+        block_size=options.block_size,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        max_model_len=options.max_model_len,
+        prefix_caching=options.prefix_caching,
+        encode_only=encode_only,
+        engine_id=engine_id,
+        side_channel=side_channel,
+        kv_lease_seconds=float(_extra(kv, "kv_connector_extra_config").get("kv_lease_duration", 30)),
+        eos_token=tokenizer.EOS,
+    )
+    return EngineCore(
+        core_options,
+        options.profile,
+        embeddings=None if embeddings is None else FaultyEmbeddingStore(embeddings, faults),
+        produces_embeddings=options.ec_transfer.get("ec_role") in ("ec_producer", "ec_both"),
+        consumes_embeddings=_consumes_embeddings(options),
+        kv_store=_kv_store(kv, options.block_size),
+    )
+
+
+def _consumes_embeddings(options: EngineOptions) -> bool:
+    return options.ec_transfer.get("ec_role") in ("ec_consumer", "ec_both")
+
+
+def _extra(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     extra = config.get(name)
     return extra if isinstance(extra, Mapping) else {}
 
@@ -154,5 +178,5 @@ def _kv_store(config: Mapping[str, Any], block_size: int) -> DirectoryKVStore | 
         return None
     if connector != "ExampleConnector":
         raise OptionError(f"the simulated engine does not speak {connector} yet; use NixlConnector or ExampleConnector")
-    path = _extra(config).get("shared_storage_path", "/tmp")  # noqa: S108 - vLLM's default
+    path = _extra(config, "kv_connector_extra_config").get("shared_storage_path", "/tmp")  # noqa: S108 - vLLM's default
     return DirectoryKVStore(Path(str(path)), block_size)

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,8 +193,9 @@ def _pixel_limits(processor_kwargs: Mapping[str, Any]) -> tuple[int, int]:
 def grid_of(width: int, height: int, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Rows and columns of patches for an image: sides rounded to 32, scaled to stay within the pixel limits."""
 
-    def rounded(scale: float, rounding: Any) -> tuple[int, int]:
-        return tuple(max(1, rounding(side * scale / FACTOR)) * FACTOR for side in (height, width))  # type: ignore[return-value]
+    def rounded(scale: float, rounding: Callable[[float], int]) -> tuple[int, int]:
+        tall, wide = (max(1, rounding(side * scale / FACTOR)) * FACTOR for side in (height, width))
+        return tall, wide
 
     tall, wide = rounded(1.0, round)
     if tall * wide > max_pixels:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pymotor.engines.sim.faults import Fault, parse_fault
 from pymotor.engines.sim.times import Profile, load_profile
 
 log = logging.getLogger("pymotor.sim")
@@ -45,7 +46,7 @@ class EngineOptions:
     ec_transfer: Mapping[str, Any]
     speed: float
     profile: Profile
-    faults: tuple[str, ...]
+    faults: tuple[Fault, ...]
     control: bool
 
 
@@ -59,7 +60,7 @@ def json_object(text: str) -> dict[str, Any]:
     """A JSON object. Raises `ValueError` for anything else."""
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
+        raise ValueError("not a JSON object")  # noqa: TRY004 - argparse reports ValueError
     return value
 
 
@@ -155,7 +156,7 @@ def read_options(arguments: argparse.Namespace, words: Sequence[str]) -> EngineO
         ec_transfer=_merged(parsed.ec_transfer_config, dotted["ec"]),
         speed=parsed.sim_speed,
         profile=_profile(parsed.sim_profile),
-        faults=tuple(parsed.sim_fault),
+        faults=_faults(parsed.sim_fault),
         control=parsed.sim_control,
     )
 
@@ -167,6 +168,13 @@ def _profile(path: Path | None) -> Profile:
         return load_profile(path)
     except (OSError, ValueError) as error:
         raise OptionError(str(error)) from error
+
+
+def _faults(texts: Sequence[str]) -> tuple[Fault, ...]:
+    try:
+        return tuple(parse_fault(text) for text in texts)
+    except ValueError as error:
+        raise OptionError(f"--sim-fault: {error}") from error
 
 
 def _hyphenated(word: str) -> str:

@@ -229,8 +229,7 @@ def _content(message: Mapping[str, Any], media: Any) -> list[str | Media]:
     if isinstance(content, str):
         pieces.append(content)
     elif isinstance(content, list):
-        for part in content:
-            pieces.append(_part(part, media))
+        pieces.extend(_part(part, media) for part in content)
     elif content is not None:
         raise invalid("messages", "Input should be a valid string or list: content")
     if message.get("tool_calls"):

@@ -36,17 +36,21 @@ class Choice:
     stop_reason: int | str | None = None
     cached_tokens: int | None = None
 
-    def take(self, output: Output, stops: Sequence[str]) -> str:
-        """Add an output; returns the text that may be sent now, holding back what may become a stop string."""
+    def take(self, output: Output, held: int) -> str:
+        """Add an output; returns the text that may be sent now, all but the last `held` characters.
+
+        These are held back until the end because they may become part of a stop string.
+        """
         if output.token is not None:
             self.tokens.append(output.token)
             if output.token < tokenizer.FIRST_SPECIAL:
                 self.text += chr(output.token)
         if output.finish_reason is not None:
             self.finish_reason, self.stop_reason = output.finish_reason, output.stop_reason
-            if isinstance(output.stop_reason, str):
+            self.cached_tokens = output.request.cached_tokens
+            if output.stop_reason in output.request.sampling.stop:
                 self.text = output.request.text
-        held = 0 if self.finish_reason is not None else max((len(stop) - 1 for stop in stops), default=0)
+            held = 0
         until = max(self.sent, len(self.text) - held)
         delta = self.text[self.sent : until]
         self.sent = until
@@ -259,7 +263,7 @@ def _ranked(token: int, count: int) -> list[tuple[int, float]]:
     """The token and `count - 1` others, with falling log probabilities."""
     first = -(mix(token) % 1000) / 1000
     others = (other for other in range(32, 127) if other != token)
-    return [(token, first)] + [(other, first - rank) for rank, other in zip(range(1, count), others)]
+    return [(token, first)] + [(other, first - rank) for rank, other in zip(range(1, count), others, strict=False)]
 
 
 def _chat_logprob(token: int, logprob: float) -> dict[str, Any]:

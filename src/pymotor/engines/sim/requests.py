@@ -102,15 +102,38 @@ class Output:
 
 
 @dataclass(frozen=True)
+class KVSource:
+    """Where another engine keeps KV for a request."""
+
+    host: str
+    port: int
+    engine_id: str
+    request_id: str
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Pull:
     """KV to be fetched from another engine before `request` can go on."""
 
     request: Request
-    host: str
-    port: int
-    engine_id: str
-    remote_request_id: str
-    remote_blocks: tuple[int, ...]
+    source: KVSource
+
+
+def remote_source(request: Request) -> KVSource | None:
+    """Where a request's KV waits by its transfer parameters; None where they name no complete source."""
+    params = request.kv_transfer_params
+    if not params or not params.get("do_remote_prefill"):
+        return None
+    groups, port = params.get("remote_block_ids"), params.get("remote_port")
+    named = [params.get(name) for name in ("remote_host", "remote_engine_id", "remote_request_id")]
+    if not isinstance(groups, list) or not isinstance(port, int) or not all(isinstance(name, str) for name in named):
+        return None
+    blocks = [block for group in groups for block in (group if isinstance(group, list) else [group])]
+    if not blocks or not all(isinstance(block, int) and block >= 0 for block in blocks):
+        return None
+    host, engine_id, request_id = (str(name) for name in named)
+    return KVSource(host, port, engine_id, request_id, tuple(blocks))
 
 
 class EngineDeadError(Exception):

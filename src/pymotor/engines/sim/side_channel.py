@@ -8,6 +8,7 @@ Each message is a 4-byte big-endian length and that many bytes of MessagePack. A
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,9 @@ import msgspec
 import numpy as np
 
 from pymotor.engines.sim.model import Words
-from pymotor.engines.sim.requests import Pull
+from pymotor.engines.sim.requests import KVSource, Pull
+
+log = logging.getLogger("pymotor.sim")
 
 _LONGEST = 1 << 30
 
@@ -94,28 +97,50 @@ async def fetch(pull: Pull, layout: str, timeout: float) -> Words:
 
     Raises `TransferError` when the producer refuses, is gone, or is silent for `timeout` seconds.
     """
+    source = pull.source
     try:
-        return await asyncio.wait_for(_fetch(pull, layout), timeout)
+        return await asyncio.wait_for(_fetch(source, layout), timeout)
     except asyncio.TimeoutError as error:
-        raise TransferError(f"{pull.host}:{pull.port} does not answer") from error
-    except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
-        raise TransferError(f"{pull.host}:{pull.port}: {error}") from error
+        raise TransferError(f"{source.host}:{source.port} does not answer") from error
+    except (OSError, OverflowError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
+        raise TransferError(f"{source.host}:{source.port}: {error}") from error
 
 
-async def _fetch(pull: Pull, layout: str) -> Words:
-    reader, writer = await asyncio.open_connection(pull.host, pull.port)
+async def give_up(source: KVSource, timeout: float = 5.0) -> None:
+    """Tell a producer that nobody will fetch this; a producer that cannot be told lets its lease run out."""
     try:
-        address = {"engine_id": pull.engine_id}
-        writer.write(_framed({"op": "read", "layout": layout, "blocks": list(pull.remote_blocks), **address}))
+        await asyncio.wait_for(_give_up(source), timeout)
+    except (asyncio.TimeoutError, OSError, OverflowError) as error:
+        log.info("could not tell %s:%s to free %s: %s", source.host, source.port, source.request_id, error)
+
+
+async def _fetch(source: KVSource, layout: str) -> Words:
+    reader, writer = await asyncio.open_connection(source.host, source.port)
+    try:
+        read = {"op": "read", "engine_id": source.engine_id, "layout": layout, "blocks": list(source.blocks)}
+        writer.write(_framed(read))
         reply = await _receive(reader)
         if not reply.get("ok"):
             raise TransferError(str(reply.get("reason")))
         words = np.frombuffer(reply["data"], dtype=np.uint64)
-        writer.write(_framed({"op": "done", "request_id": pull.remote_request_id, **address}))
+        writer.write(_done(source))
         await writer.drain()
         return words
     finally:
         writer.close()
+
+
+async def _give_up(source: KVSource) -> None:
+    _, writer = await asyncio.open_connection(source.host, source.port)
+    try:
+        writer.write(_done(source))
+        await writer.drain()
+    finally:
+        writer.close()
+
+
+def _done(source: KVSource) -> bytes:
+    return _framed({"op": "done", "engine_id": source.engine_id, "request_id": source.request_id})
 
 
 def _framed(message: dict[str, Any]) -> bytes:

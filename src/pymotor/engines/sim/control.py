@@ -1,0 +1,65 @@
+"""`/sim/…`: what tests ask of a running engine. Served only with `--sim-control`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import msgspec
+
+from pymotor.engines.sim.driver import EngineDriver
+from pymotor.engines.sim.errors import RequestError
+from pymotor.engines.sim.exchange import Exchange
+from pymotor.engines.sim.faults import Faults, parse_fault
+from pymotor.engines.sim.fields import Fields
+
+
+class Control:
+    """Faults and state of one engine."""
+
+    def __init__(self, driver: EngineDriver, faults: Faults) -> None:
+        self._driver = driver
+        self._faults = faults
+
+    async def show_faults(self, exchange: Exchange) -> None:
+        """The faults that can still strike."""
+        faults = [asdict(fault) for fault in self._faults.pending]
+        await exchange.respond(msgspec.json.encode({"faults": faults}))
+
+    async def add_faults(self, exchange: Exchange) -> None:
+        """`{"faults": ["kind:key=value", …]}` are added."""
+        wanted = Fields(await exchange.json()).strings("faults")
+        try:
+            faults = [parse_fault(text) for text in wanted]
+        except ValueError as error:
+            raise RequestError(str(error), param="faults") from error
+        for fault in faults:
+            self._faults.add(fault)
+        await self.show_faults(exchange)
+
+    async def clear_faults(self, exchange: Exchange) -> None:
+        """No faults from now on."""
+        self._faults.clear()
+        await self.show_faults(exchange)
+
+    async def state(self, exchange: Exchange) -> None:
+        """What is held at this moment; all zero but totals when nobody asks for anything."""
+        core = self._driver.core
+        state = {
+            "dead": self._driver.dead,
+            "running": len(core.running),
+            "waiting": len(core.waiting),
+            "waiting_for_kv": len(core.fetching),
+            "transfers": self._driver.transfers,
+            "blocks_used": core.pool.used_count,
+            "blocks": core.pool.count,
+            "leases": len(core.leases),
+            "embeddings_held": core.encoder_cache.held,
+            "embedding_tokens": core.encoder_cache.used_tokens,
+            "preemptions": core.counters.preemptions,
+        }
+        await exchange.respond(msgspec.json.encode(state))
+
+    async def reset_cache(self, exchange: Exchange) -> None:
+        """Empty the prefix cache, as vLLM's `/reset_prefix_cache` does in dev mode."""
+        self._driver.core.pool.forget_all()
+        await exchange.respond(msgspec.json.encode({"success": True}))
