@@ -10,6 +10,8 @@ VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+# As examples/infer_engines/vllm/epd_cpu names it.
+TINY_MODEL := build/tiny-qwen3-vl
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
@@ -25,6 +27,7 @@ help:  ## show this
 
 ifeq ($(ENGINE),vllm)
 up: $(RUNTIME) vllm  ## start the fleet and send it a first request; ENGINE=vllm for real vLLM, PORT=N elsewhere
+	$(BIN)/pymotor make-tiny-model $(TINY_MODEL)
 	VLLM_PYTHON="$(VLLM_PYTHON)" $(BIN)/pymotor up --config_dir examples/infer_engines/vllm/epd_cpu \
 	    --port $(PORT) --detach --first-request
 else ifeq ($(ENGINE),sim)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pymotor.engines.host import can_listen
@@ -28,14 +30,23 @@ class PortClaims:
         self._locks = contextlib.ExitStack()
 
     def claim(self, address: str, port: int) -> bool:
-        """Take the port; False when somebody listens on it or has claimed it."""
+        """Take a port that any program of this machine may still listen on; False when somebody does or has
+        claimed it. Connections of a former server that wait for their end do not matter."""
+        return self._claim(address, port, can_listen)
+
+    def claim_unbound(self, address: str, port: int) -> bool:
+        """Take a port that no socket at all is bound to. vLLM binds its port with SO_REUSEPORT long before it
+        listens; a second one on that port would start just as well, and they would share each other's requests."""
+        return self._claim(address, port, _nobody_is_bound)
+
+    def _claim(self, address: str, port: int, is_free: Callable[[str, int], bool]) -> bool:
         lock = open(self._directory / str(port), "wb")  # noqa: SIM115 - closed by the exit stack
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
             return False
-        if not can_listen(address, port):
+        if not is_free(address, port):
             lock.close()
             return False
         self._locks.callback(lock.close)
@@ -44,3 +55,12 @@ class PortClaims:
     def close(self) -> None:
         """Give all of them back."""
         self._locks.close()
+
+
+def _nobody_is_bound(address: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return can_listen(address, port)

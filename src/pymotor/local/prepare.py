@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from pymotor.config import EnvConfig, LoadedConfig, UserConfig, load_config
+from pymotor.config import EnvConfig, LoadedConfig, Problem, UserConfig, load_config
+from pymotor.config.checks import check_user
+from pymotor.config.user import ROLES
 from pymotor.engines.checks import check_engines
 from pymotor.engines.tiny_model import NotOursError, make_tiny_model
 from pymotor.local.events import Event, Note
@@ -24,19 +27,32 @@ def runnable_config(
 
     Raises `FleetError` when it cannot run.
     """
+    file, directory_of_file = str(request.user_config_path), request.user_config_path.parent
     loaded = load_config(request.user_config_path, request.env_config_path)
+    if request.engine is not None and loaded.user is not None:
+        replaced_too = check_user(loaded.user, file, directory_of_file)
+        loaded = replace(loaded, problems=tuple(one for one in loaded.problems if one not in replaced_too))
     user, env = _accepted(loaded, show)
+    further: list[Problem] = []
     if request.engine is not None:
         means = _local_means(request.engine, home, directory)
-        substitution = substitute(user, env, means)
-        if substitution.replaced:
-            show(Note(f"--engine {request.engine} replaces in {request.user_config_path}:"))
-        for replaced in substitution.replaced:
-            show(replaced)
-        user, env = substitution.user, substitution.env
-        _require_memory(user, means, show)
-    problems = tuple(check_engines(user, str(request.user_config_path)))
-    return _accepted(LoadedConfig(user, env, problems), show)
+        user, env = _substituted(user, env, means, request, show)
+        further += check_user(user, file, directory_of_file)
+    further += check_engines(user, file)
+    return _accepted(LoadedConfig(user, env, tuple(further)), show)
+
+
+def _substituted(
+    user: UserConfig, env: EnvConfig, means: LocalMeans, request: UpRequest, show: Callable[[Event], None]
+) -> tuple[UserConfig, EnvConfig]:
+    """With `--engine` applied; each replacement is shown."""
+    substitution = substitute(user, env, means)
+    if substitution.replaced:
+        show(Note(f"--engine {means.engine} replaces in {request.user_config_path}:"))
+    for replaced in substitution.replaced:
+        show(replaced)
+    _warn_of_memory(substitution.user, means, show)
+    return substitution.user, substitution.env
 
 
 def _accepted(loaded: LoadedConfig, show: Callable[[Event], None]) -> tuple[UserConfig, EnvConfig]:
@@ -61,8 +77,8 @@ def _local_means(engine: LocalEngine, home: Path, directory: FleetDirectory) -> 
     return LocalMeans(engine=engine, store=directory.embeddings, model=model, instance_limit=limit)
 
 
-def _require_memory(user: UserConfig, means: LocalMeans, show: Callable[[Event], None]) -> None:
-    wanted = sum(user.instance_count(role) for role in ("encode", "prefill", "decode", "union"))
+def _warn_of_memory(user: UserConfig, means: LocalMeans, show: Callable[[Event], None]) -> None:
+    wanted = sum(user.instance_count(role) for role in ROLES)
     if means.instance_limit is not None and wanted > means.instance_limit:
         show(
             Note(

@@ -90,7 +90,7 @@ class Session:
             self._consoles.append(LogConsole(log))
             content = user.model_dump_json(by_alias=True, exclude_unset=True, indent=2)
             write_atomically(self._directory.config_file, content.encode())
-            plan = plan_fleet(user, env, ports, self._directory, claims.claim, Path.cwd())
+            plan = plan_fleet(user, env, ports, self._directory, claims.claim_unbound, Path.cwd())
             for warning in plan.warnings:
                 self._show(Note(warning, severity="warning"))
             self._write_first_state(plan)

@@ -28,13 +28,6 @@ VLLM_CPU_OPTIONS: Mapping[str, Any] = {
     "max_num_seqs": 16,
     "max_num_batched_tokens": 4096,
 }
-VLLM_CPU_ENVIRONMENT: Mapping[str, str] = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 _KEPT_BY_VLLM_CPU = frozenset(
     {
         "disable_log_requests",
@@ -95,7 +88,7 @@ def substitute(user: UserConfig, env: EnvConfig, means: LocalMeans) -> Substitut
             key = f"motor_engine_{role}_config"
             _replace_engine(role, section, content[key], f"$.{key}", means, edits)
     if not was_local:
-        env = _replace_environment(env, means.engine, edits)
+        env = _replace_environment(env, edits)
     return Substitution(UserConfig.model_validate(content), env, tuple(edits.made))
 
 
@@ -253,15 +246,12 @@ def _replace_kv_connector(
         edits.note(f"{where}.kv_transfer_config", old.get("kv_connector"), "NixlConnector")
 
 
-def _replace_environment(env: EnvConfig, engine: LocalEngine, edits: _Edits) -> EnvConfig:
+def _replace_environment(env: EnvConfig, edits: _Edits) -> EnvConfig:
     """Variables of engines are for their hardware; those of the Coordinator stay."""
     dropped = sorted({name for role in ROLES for name in env.variables(role)})
     if dropped:
         edits.note("env.json", ", ".join(dropped), None)
-    return EnvConfig(
-        motor_coordinator_env=env.motor_coordinator_env,
-        motor_common_env=dict(VLLM_CPU_ENVIRONMENT) if engine == "vllm-cpu" else {},
-    )
+    return EnvConfig(motor_coordinator_env=env.motor_coordinator_env)
 
 
 def _shown(value: object, absent: str) -> str:
