@@ -12,7 +12,9 @@ from datetime import datetime
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
-_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F)} | {
+_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
+    0x2028: r"\u2028",
+    0x2029: r"\u2029",
     ord("\n"): r"\n",
     ord("\r"): r"\r",
     ord("\t"): r"\t",

@@ -196,7 +196,7 @@ def render(dump: MetricsDump) -> str:
         lines += [f"# HELP {family.name} {help_text}", f"# TYPE {family.name} {family.kind}"]
         for sample in family.samples:
             if family.kind != "histogram":
-                lines.append(f"{family.name}{_labelled(family.labels, sample.labels)} {sample.value:.17g}")
+                lines.append(f"{family.name}{_labelled(family.labels, sample.labels)} {sample.value!r}")
                 continue
             seen = 0
             for bound, count in zip((*family.bounds, float("inf")), sample.counts, strict=True):
@@ -205,5 +205,5 @@ def render(dump: MetricsDump) -> str:
                 labels = _labelled((*family.labels, "le"), (*sample.labels, upper))
                 lines.append(f"{family.name}_bucket{labels} {seen}")
             labels = _labelled(family.labels, sample.labels)
-            lines += [f"{family.name}_sum{labels} {sample.value:.9g}", f"{family.name}_count{labels} {seen}"]
+            lines += [f"{family.name}_sum{labels} {sample.value!r}", f"{family.name}_count{labels} {seen}"]
     return "\n".join(lines) + "\n" if lines else ""

@@ -38,6 +38,18 @@ def wait_for(condition: Callable[[], T], what: str) -> T:
     return value
 
 
+def gone(pids: list[int]) -> bool:
+    """Whether none of these processes runs; one that only waits for its parent's notice does not."""
+    return not any(_runs(pid) for pid in pids)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Coordinator:
     """A running `pymotor coordinator` and its files."""
 

@@ -7,10 +7,9 @@ import signal
 import socket
 from pathlib import Path
 
-import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from running_coordinator import DEADLINE, Coordinator, launch, running, wait_for
+from running_coordinator import DEADLINE, Coordinator, gone, launch, running, wait_for
 from sample_fleets import DECODE, PREFILL, fleet
 
 FLEET = fleet(PREFILL, DECODE)
@@ -23,10 +22,6 @@ def figures(coordinator: Coordinator) -> dict[tuple[str, ...], float]:
         for family in text_string_to_metric_families(coordinator.metrics())
         for sample in family.samples
     }
-
-
-def gone(pids: list[int]) -> bool:
-    return not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def test_it_tells_workers_and_operators_of_the_fleet(tmp_path: Path) -> None:
