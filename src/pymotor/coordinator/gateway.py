@@ -56,7 +56,7 @@ class Gateway:
         status = CLIENT_WENT_AWAY
         context: Context | None = None
         try:
-            if request.header(_BARRED_HEADER) is not None and not services.settings.trust_client_fields:
+            if request.headers.get(_BARRED_HEADER) is not None and not services.settings.trust_client_fields:
                 raise barred("X-data-parallel-rank")
             view = read_request(request.body, chat=chat, trusted=services.settings.trust_client_fields)
             context = Context(services, client, request, view, label)

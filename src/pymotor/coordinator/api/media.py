@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import posixpath
+import re
 import struct
 from urllib.parse import unquote, urlsplit
 
@@ -35,6 +36,9 @@ MODALITIES = {
 BARRED_PART_KEYS = frozenset(("uuid", "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds", "image_pil"))
 """They name cache entries of all users, or tensors to load, and can kill an engine."""
 
+_DATA_URL = re.compile(rb'\s*(?:\{\s*"url"\s*:\s*)?"data:')
+"""The start of a media part's value that is a data URL or an object with nothing before it."""
+
 _strings = msgspec.json.Decoder(str)
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -53,9 +57,10 @@ class MediaItem:
         self.kind = kind
         self.modality = MODALITIES[kind]
         self.part = part
-        raw = part[kind]
-        self.url = _url(kind, raw)
-        self.key = xxhash.xxh3_64_intdigest(bytes(raw) if self.url is None else self.url)
+        raw = memoryview(part[kind])
+        self.url = _url_start(kind, part[kind])
+        """The first bytes of its URL (all, unless it is a large data URL), or None for inline audio."""
+        self.key = xxhash.xxh3_64_intdigest(raw)
         """Hash of what it is, the gateway's own; for affinity, never for correctness."""
         self.tokens = _tokens(self.modality, self.url)
         """What it is expected to cost an encoder, in tokens."""
@@ -66,10 +71,10 @@ class MediaItem:
 
 
 def _equal(one: Part, other: Part) -> bool:
-    return one.keys() == other.keys() and all(bytes(one[name]) == bytes(other[name]) for name in one)
+    return one.keys() == other.keys() and all(memoryview(one[name]) == memoryview(other[name]) for name in one)
 
 
-def media_kind(part: Part) -> str | None:
+def media_kind(part: Part, trusted: bool) -> str | None:
     """The part's type if it carries media; engines also accept a part without `type` that has a media key."""
     stated = part.get("type")
     if stated is not None:
@@ -77,7 +82,7 @@ def media_kind(part: Part) -> str | None:
             kind = _strings.decode(stated)
         except msgspec.MsgspecError as error:
             raise invalid("a content part's type must be a string", "messages") from error
-        if kind in BARRED_PART_KEYS:
+        if kind in BARRED_PART_KEYS and not trusted:
             raise barred(kind)
         if kind not in MODALITIES:
             return None
@@ -97,13 +102,20 @@ def barred(field: str) -> ApiError:
     )
 
 
-def _url(kind: str, raw: msgspec.Raw) -> bytes | None:
-    """The item's URL as bytes, or None for inline audio."""
+def _url_start(kind: str, raw: msgspec.Raw) -> bytes | None:
+    """The URL in a media part's value, or its first bytes if it is a plain data URL; None for inline audio."""
+    view = memoryview(raw)
+    opening = _DATA_URL.match(view[:64])
+    if opening is not None:
+        start = opening.end() - len(b"data:")
+        # Base64 needs no escapes: a quote before the last one means that there is more than a URL.
+        if _only_quote_is_last(raw, start):
+            return bytes(view[start : start + _SNIFFED_BYTES])
     try:
         if kind == "input_audio":
             _objects.decode(raw)
             return None
-        if memoryview(raw)[0] == ord('"'):
+        if view[0] == ord('"'):
             return _strings.decode(raw).encode()
         url = _objects.decode(raw).get("url")
         if url is None:
@@ -111,6 +123,12 @@ def _url(kind: str, raw: msgspec.Raw) -> bytes | None:
         return _strings.decode(url).encode()
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise invalid(f"{kind} must be an object with a url", "messages") from error
+
+
+def _only_quote_is_last(raw: msgspec.Raw, start: int) -> bool:
+    text = bytes(raw)
+    quote = text.find(b'"', start)
+    return text[quote + 1 :].strip() in (b"", b"}") and text.find(b"\\", start, quote) < 0
 
 
 def check_source(item: MediaItem, allowed_local_media_path: str) -> None:

@@ -5,7 +5,7 @@ Hot path. Top-level values stay raw slices of the body; only what decides the wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -37,9 +37,10 @@ Fields = dict[str, msgspec.Raw]
 
 
 class _Message(msgspec.Struct):
-    content: msgspec.Raw = msgspec.Raw(b"null")
+    content: str | list[dict[str, msgspec.Raw] | str] | None = None
 
 
+_encode = msgspec.json.Encoder().encode
 _fields_decoder = msgspec.json.Decoder(Fields)
 _messages_decoder = msgspec.json.Decoder(list[_Message])
 _message_fields_decoder = msgspec.json.Decoder(list[Fields])
@@ -63,6 +64,7 @@ class RequestView:
         "n",
         "prompt_tokens",
         "prompts",
+        "size",
         "stream",
     )
 
@@ -70,6 +72,7 @@ class RequestView:
         self.fields = fields
         self.body = body
         """The whole as it can be sent on unchanged."""
+        self.size = sum(map(len, body))
         self.chat = chat
         self.model = ""
         self.stream = False
@@ -154,39 +157,33 @@ def _read_messages(view: RequestView, trusted: bool) -> None:
     try:
         messages = _messages_decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise invalid("messages must be a list of objects", "messages") from error
+        raise invalid(
+            f"messages must be a list of objects with text or parts as content: {error}", "messages"
+        ) from error
     if not messages:
         raise invalid("messages must not be empty", "messages")
-    text_bytes = 0
+    text_bytes = len(memoryview(raw))
+    media_tokens = 0
     for index, message in enumerate(messages):
-        content = memoryview(message.content)
-        if content[0] == _BRACKET:
-            text_bytes += _read_parts(view, index, message.content, trusted)
-        else:
-            text_bytes += len(content)
-    view.prompt_tokens = text_bytes // BYTES_A_TOKEN + 1 + sum(item.tokens for item in view.media)
+        content = message.content
+        if isinstance(content, list):
+            for position, part in enumerate(content):
+                item = _media_of(index, position, part, trusted)
+                if item is not None:
+                    view.media.append(item)
+                    media_tokens += item.tokens
+                    text_bytes -= len(memoryview(item.part[item.kind]))
+    view.prompt_tokens = text_bytes // BYTES_A_TOKEN + 1 + media_tokens
 
 
-def _read_parts(view: RequestView, index: int, content: msgspec.Raw, trusted: bool) -> int:
-    """Note the media of one message; returns the bytes of its text."""
-    text_bytes = 0
-    try:
-        parts = _raw_list_decoder.decode(content)
-        for position, raw in enumerate(parts):
-            if memoryview(raw)[0] != _BRACE:
-                text_bytes += len(memoryview(raw))
-                continue
-            part = _fields_decoder.decode(raw)
-            if not trusted and not BARRED_PART_KEYS.isdisjoint(part):
-                raise barred(next(name for name in part if name in BARRED_PART_KEYS))
-            kind = media_kind(part)
-            if kind is None:
-                text_bytes += len(memoryview(raw))
-            else:
-                view.media.append(MediaItem(index, position, kind, part))
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise invalid(f"messages[{index}].content must be a string or a list of parts", "messages") from error
-    return text_bytes
+def _media_of(index: int, position: int, part: Part | str, trusted: bool) -> MediaItem | None:
+    """The media in a content part, or None."""
+    if isinstance(part, str):
+        return None
+    if not trusted and not BARRED_PART_KEYS.isdisjoint(part):
+        raise barred(next(name for name in part if name in BARRED_PART_KEYS))
+    kind = media_kind(part, trusted)
+    return MediaItem(index, position, kind, part) if kind is not None else None
 
 
 def _read_prompt(view: RequestView) -> None:
@@ -223,42 +220,31 @@ def content_parts(content: msgspec.Raw) -> list[Part | msgspec.Raw]:
     ]
 
 
-def assemble(fields: Fields, added: bytes, without: Iterable[str]) -> list[bytes | memoryview]:
+def assemble(fields: Fields, added: bytes, without: frozenset[str], size: int) -> list[bytes | memoryview]:
     """The body with `added` (members as JSON text, not empty) and without the fields named in `without`.
 
-    Large values are not copied: they are views of the client's body.
+    `size` is about how many bytes the fields have: large values are not copied, the buffers are views of the
+    client's body.
     """
-    left_out = frozenset(without)
-    pieces: list[bytes | memoryview] = [b"{" + added]
-    small = True
-    for name, raw in fields.items():
-        if name in left_out:
-            continue
+    kept = {name: raw for name, raw in fields.items() if name not in without}
+    if not kept:
+        return [b"{" + added + b"}"]
+    if size <= _INLINE_BYTES:
+        return [b"{" + added + b"," + _encode(kept)[1:]]
+    buffers: list[bytes | memoryview] = []
+    small = b"{" + added
+    for name, raw in kept.items():
         value = memoryview(raw)
-        pieces.append(b"," + msgspec.json.encode(name) + b":")
-        pieces.append(value)
+        small += b"," + _encode(name) + b":"
         if len(value) > _INLINE_BYTES:
-            small = False
-    pieces.append(b"}")
-    return [b"".join(pieces)] if small else _merged(pieces)
+            buffers += [small, value]
+            small = b""
+        else:
+            small += value
+    buffers.append(small + b"}")
+    return buffers
 
 
 def body_of(fields: Fields) -> list[bytes | memoryview]:
-    """The fields, at least one, as a body."""
-    rest = iter(fields.items())
-    name, raw = next(rest)
-    return assemble(dict(rest), msgspec.json.encode(name) + b":" + bytes(raw), ())
-
-
-def _merged(pieces: list[bytes | memoryview]) -> list[bytes | memoryview]:
-    """The same bytes in fewer buffers: neighbours that are small become one."""
-    merged: list[bytes | memoryview] = []
-    small: list[bytes | memoryview] = []
-    for piece in pieces:
-        if len(piece) <= _INLINE_BYTES:
-            small.append(piece)
-            continue
-        merged += [b"".join(small), piece]
-        small = []
-    merged.append(b"".join(small))
-    return merged
+    """The fields as a body."""
+    return [_encode(fields)]

@@ -119,7 +119,7 @@ def _status_of(error: bytes) -> int:
 
 def _without_handoff(body: bytes) -> bytes:
     """The reply without transfer parameters: they name blocks and addresses inside the fleet."""
-    if b'_transfer_params":{' not in body and b'_transfer_params": {' not in body:
+    if b'_transfer_params":{' not in body:
         return body
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])

@@ -27,14 +27,15 @@ _PREFILL_MEMBERS = (
     b'"remote_block_ids":null,"remote_host":null,"remote_port":null},'
 )
 _ONE_TOKEN = b'"stream":false,"max_tokens":1,"min_tokens":1'
-_PREFILL_WITHOUT = (
+_PREFILL_WITHOUT = frozenset((
     "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens", "n", "best_of", "logprobs",
     "top_logprobs", "prompt_logprobs", "echo", "stop", "stop_token_ids", "include_stop_str_in_output",
     "return_token_ids", "use_beam_search", "kv_transfer_params", "suffix",
-)  # fmt: skip
+))  # fmt: skip
 """What would let prefill end by anything but length, or answer more than anybody reads."""
 
 
+_DECODE_WITHOUT = frozenset(("kv_transfer_params",))
 Result = TypeVar("Result")
 
 
@@ -106,7 +107,7 @@ def _prefill_body(context: Context, pair: Pair, media: EncodedMedia | None) -> B
     members = _ONE_TOKEN if pair.dialect is KVDialect.STORE else _PREFILL_MEMBERS + _ONE_TOKEN
     if "max_completion_tokens" in fields:
         members += b',"max_completion_tokens":1'
-    return assemble(fields, members, _PREFILL_WITHOUT)
+    return assemble(fields, members, _PREFILL_WITHOUT, context.view.size)
 
 
 def _handed_over(pair: Pair, prefill: Target, reply: WholeReply) -> msgspec.Raw | None:
@@ -130,4 +131,4 @@ def _decode_body(context: Context, media: EncodedMedia | None, params: msgspec.R
         return view.body
     if media is not None and context.services.settings.forward_media != "always":
         fields = media.fields_with_metadata()
-    return assemble(fields, b'"kv_transfer_params":' + bytes(params), ("kv_transfer_params",))
+    return assemble(fields, b'"kv_transfer_params":' + bytes(params), _DECODE_WITHOUT, view.size)

@@ -59,12 +59,12 @@ class ResponseHeads:
     def preflight(self, request: ClientRequest) -> bytes | None:
         """Response to a CORS preflight from a page that may call, or None."""
         origin = self._allowed_origin(request)
-        if origin is None or request.header(b"access-control-request-method") is None:
+        if origin is None or request.headers.get(b"access-control-request-method") is None:
             return None
         cors = self._cors
         headers = ", ".join(cors.allow_headers).encode()
         if "*" in cors.allow_headers:
-            headers = _clean(request.header(b"access-control-request-headers") or b"*")
+            headers = _clean(request.headers.get(b"access-control-request-headers") or b"*")
         return (
             b"HTTP/1.1 204 No Content\r\n"
             + b"Access-Control-Allow-Methods: %b\r\n" % ", ".join(cors.allow_methods).encode()
@@ -76,7 +76,7 @@ class ResponseHeads:
 
     def _common(self, request: ClientRequest, legs: Iterable[tuple[str, str, float]]) -> bytes:
         lines = b""
-        request_id = request.header(b"x-request-id")
+        request_id = request.headers.get(b"x-request-id")
         if request_id is not None:
             lines = b"X-Request-Id: %b\r\n" % _clean(request_id[:_REQUEST_ID_LIMIT])
         if self._server_timing and legs:
@@ -101,7 +101,7 @@ class ResponseHeads:
         return lines
 
     def _allowed_origin(self, request: ClientRequest) -> bytes | None:
-        origin = request.header(b"origin")
+        origin = request.headers.get(b"origin")
         if origin is None or not self._cors.allow_origins:
             return None
         if "*" in self._cors.allow_origins:

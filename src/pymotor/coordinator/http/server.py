@@ -20,8 +20,6 @@ IDLE_SECONDS = 120.0
 _LINGER_SECONDS = 5.0
 _QUEUE_LIMIT = 16
 
-Header = tuple[bytes, bytes]
-
 
 class ClientRequest:
     """One request of a client, whole."""
@@ -32,18 +30,12 @@ class ClientRequest:
         self.method = b""
         self.path = b""
         self.query = b""
-        self.headers: list[Header] = []
+        self.headers: dict[bytes, bytes] = {}
+        """By name in lower case; of a repeated header the last."""
         self.body = b""
         self.keep_alive = True
         self.http_11 = True
         self.received_at = 0.0
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of this name (lower case), or None."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
 
 
 Handler = Callable[["ClientConnection", ClientRequest], Coroutine[Any, Any, None]]
@@ -188,7 +180,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_size += len(name) + len(value)
-        self._request.headers.append((name.lower(), value))
+        self._request.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         request = self._request
@@ -203,14 +195,12 @@ class ClientConnection(asyncio.Protocol):
         if self._head_size + len(self._url) > limits.head_bytes:
             self._refuse(431, f"the request's headers are larger than {limits.head_bytes} bytes")
             return
-        expects = False
-        for name, value in request.headers:
-            if name == b"content-length":
-                if int(value) > limits.body_bytes:
-                    self._refuse(413, f"the request's body is larger than {limits.body_bytes} bytes")
-                    return
-            elif name == b"expect":
-                expects = value.lower() == b"100-continue"
+        headers = request.headers
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > limits.body_bytes:
+            self._refuse(413, f"the request's body is larger than {limits.body_bytes} bytes")
+            return
+        expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
         if expects and request.http_11 and self._task is None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.deadline = monotonic() + limits.body_idle

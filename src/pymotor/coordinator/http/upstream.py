@@ -219,7 +219,8 @@ class UpstreamConnection(asyncio.Protocol):
             elif name == b"transfer-encoding":
                 chunked = value.lower().endswith(b"chunked")
         self._head_bytes = None
-        self._keep_alive = head.keep_alive
+        # After a 5xx vLLM closes the connection without saying so.
+        self._keep_alive = head.keep_alive and head.status < 500
         if chunked:
             self._decoder = ChunkedDecoder()
             receiver.on_head(head.status, head.headers)
