@@ -82,6 +82,11 @@ WARNINGS = {
         "$.motor_engine_prefill_config.engine_config.tensor_paralel_size",
         ["did you mean tensor_parallel_size?"],
     ),
+    "a model misspelt": (
+        {f"{PREFILL}.engine_config": {"modle": "m"}},
+        "$.motor_engine_prefill_config.engine_config.modle",
+        ["did you mean model?"],
+    ),
     "accelerators of a CPU": (
         {f"{DEPLOY}.p_pod_npu_num": 2},
         "$.motor_deploy_config.p_pod_npu_num",

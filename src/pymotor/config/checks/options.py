@@ -106,6 +106,8 @@ def likely_typos(user: UserConfig, file: str) -> Iterator[Problem]:
             if name in known or name.startswith("no_"):
                 continue
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.92)
+            if not close and "model" not in section.options:
+                close = difflib.get_close_matches(name, ["model"], cutoff=0.75)
             if close:
                 yield Problem.warning(
                     file,
