@@ -1,0 +1,105 @@
+"""Where PyMotor's worker spends its time in one scenario: py-spy's samples, added up by function."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from overhead.gateways import PEERS, EngineFleet
+from overhead.measure import control, warm_load
+from overhead.processes import Pinned, ProcessError
+from overhead.scenarios import Scenario
+
+SAMPLES_PER_SECOND = 400
+TOP = 30
+_FRAME = re.compile(r"^(?P<function>.*) \((?P<file>.*?)(?::\d+)?\)$")
+
+
+def profile(
+    name: str,
+    gateway: Pinned,
+    port: int,
+    fleet: EngineFleet,
+    scenario: Scenario,
+    seconds: float,
+    directory: Path,
+    load_core: int,
+) -> str:
+    """Loads the gateway and samples its busiest process for about `seconds`; returns the report.
+
+    Raises ProcessError when py-spy is not there or fails.
+    """
+    program = shutil.which("py-spy") or shutil.which("py-spy", path=PEERS / "bin")
+    if program is None:
+        raise ProcessError("py-spy is not installed; benchmarks/setup.sh installs it")
+    control(fleet, "/pace", str(scenario.pace).encode())
+    folded = directory / "profile.folded"
+    with warm_load(scenario, port, directory, load_core) as (load, rate):
+        rounds = max(2, round(rate * (seconds + 2) / scenario.connections))
+        load.write_line(str(rounds * scenario.connections))
+        argv = [program, "record", "--pid", str(gateway.busiest()), "--rate", str(SAMPLES_PER_SECOND), "--nonblocking"]
+        argv += ["--duration", str(max(1, round(seconds))), "--format", "raw", "--output", str(folded)]
+        said = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if said.returncode:
+            raise ProcessError(f"py-spy failed: {said.stderr.strip()}")
+        result = json.loads(load.read_line(240))
+    own, within, total = add_up(folded.read_text().splitlines())
+    return "\n".join(
+        [
+            f"# Where {name} spends its time: {scenario.title}",
+            "",
+            f"{len(fleet.prefill) + len(fleet.decode) + len(fleet.union):,} endpoints, {scenario.connections:,} "
+            f"clients, {result['requests'] / result['seconds']:,.0f} requests a second; {total:,} samples of the "
+            "busiest worker while it was not idle. Time in C (parser, event loop, system calls) counts for the Python "
+            "function that called it.",
+            "",
+            "## Itself",
+            "",
+            _table(own, total),
+            "",
+            "## With what it calls",
+            "",
+            _table(within, total),
+            "",
+        ]
+    )
+
+
+def add_up(folded: Iterable[str]) -> tuple[Counter[str], Counter[str], int]:
+    """Samples by function: at the end of the stack, anywhere in it, and all together.
+
+    `folded`: lines of frames from the outermost, `;` between them, with the number of samples behind.
+    """
+    own: Counter[str] = Counter()
+    within: Counter[str] = Counter()
+    total = 0
+    for line in folded:
+        stack, _, number = line.rpartition(" ")
+        if not stack or not number.isdigit():
+            continue
+        frames = [_function(frame) for frame in stack.split(";")]
+        own[frames[-1]] += int(number)
+        within.update(dict.fromkeys(frames, int(number)))
+        total += int(number)
+    return own, within, total
+
+
+def _function(frame: str) -> str:
+    match = _FRAME.match(frame)
+    if match is None:
+        return frame
+    file = match["file"]
+    for root in ("site-packages/", "src/"):
+        file = file.rpartition(root)[2]
+    return f"{match['function']} ({file})"
+
+
+def _table(counted: Counter[str], total: int) -> str:
+    lines = ["| share | function |", "|---|---|"]
+    lines += [f"| {count / max(total, 1):.1%} | `{name}` |" for name, count in counted.most_common(TOP)]
+    return "\n".join(lines)
