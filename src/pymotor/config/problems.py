@@ -25,7 +25,8 @@ ABSENT: Final = _Absent()
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _SECRET = re.compile(
-    r"(passw(or)?d|secret|token|credentials?|valid_keys|(api|access|private|encryption)[-_]?keys?)"
+    r"((passw(or)?d|secret|token|credentials?|valid_keys|(api|access|private|encryption)[-_]?keys?)"
+    r"|_env\.\w*(key|passw|secret|token)\w*)"
     r"(\[\d+\])*(\"\])?$",
     re.IGNORECASE,
 )

@@ -10,10 +10,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pymotor.config.engine import SGLANG_OPTIONS, VLLM_OPTIONS, option_name
+from pymotor.config.env import EnvConfig
 from pymotor.config.problems import ABSENT, Location, Problem, json_path, nearest
-from pymotor.config.schema import describe, known_keys, places_of_keys, schema_at
+from pymotor.config.schema import describe, json_schema, known_keys, places_of_keys, schema_at
 from pymotor.config.section import keys_without_effect
 from pymotor.config.source import kind
+from pymotor.config.user import UserConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -140,6 +142,9 @@ def _for_unknown_key(model: type[BaseModel], location: Location) -> tuple[str, s
         return f"did you mean {close}?", allowed
     if elsewhere:
         return f"{key} belongs in {' or '.join(elsewhere[:3])}", allowed
+    for file, other in (("user_config.json", UserConfig), ("env.json", EnvConfig)):
+        if other is not model and len(location) == 1 and key in known_keys(json_schema(other)):
+            return f"{key} belongs in {file}", allowed
     if "engine_config" in keys:
         return "if it is an option of the engine, put it inside engine_config", allowed
     if option_name(key) in (*VLLM_OPTIONS, *SGLANG_OPTIONS):

@@ -43,6 +43,11 @@ ERRORS = {
         "$.motor_nodemanager_config",
         ["knows no such key", "did you mean motor_"],
     ),
+    "a section of the other file": (
+        {"motor_common_env": {"A": "1"}},
+        "$.motor_common_env",
+        ["belongs in env.json"],
+    ),
     "a number in quotes": (
         {f"{DEPLOY}.p_instances_num": "2"},
         "$.motor_deploy_config.p_instances_num",
