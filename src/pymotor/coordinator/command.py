@@ -81,6 +81,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="time that running requests have when it is to end (default: %(default)g)",
     )
     running.add_argument(
+        "--worker-timeout",
+        type=_some_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="replace a worker process that has not answered the supervisor for so long (default: %(default)g)",
+    )
+    running.add_argument(
         "--log-level",
         type=str.upper,
         choices=LEVELS,
@@ -131,6 +138,7 @@ def _options(arguments: argparse.Namespace, user: UserConfig, worker_module: str
         workers=stated(arguments.workers, worker_count(user)),
         log_level=arguments.log_level or coordinator.logging_config.log_level,
         grace=arguments.grace,
+        worker_timeout=arguments.worker_timeout,
         parent_pipe=arguments.parent_pipe,
         worker_module=worker_module,
     )
@@ -161,6 +169,13 @@ def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0 <= seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no length of time in seconds")
+    return seconds
+
+
+def _some_seconds(text: str) -> float:
+    seconds = _seconds(text)
+    if not seconds:
+        raise argparse.ArgumentTypeError("it must be more than 0 seconds")
     return seconds
 
 

@@ -41,6 +41,8 @@ class CoordinatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "INFO"
     grace: float = 20.0
     """Seconds that running requests have when the Coordinator is to end."""
+    worker_timeout: float = 30.0
+    """Seconds after which a worker that does not answer is replaced."""
     parent_pipe: int | None = None
     """A descriptor whose end of file means that the parent is gone."""
     worker_module: str
@@ -63,8 +65,6 @@ async def supervise(options: CoordinatorOptions, announce: Callable[[str], None]
     the workers do not start.
     """
     with _ports(options) as sockets, _ledger(options.workers) as (ledger, descriptor):
-        management, observability = url_of(sockets.management), url_of(sockets.observability)
-        logger.info("management on %s, metrics on %s", management, observability)
         host, port = sockets.inference.getsockname()[:2]
         first = WorkerStart(
             settings=options.settings,
@@ -75,10 +75,12 @@ async def supervise(options: CoordinatorOptions, announce: Callable[[str], None]
             ledger_rows=LEDGER_ROWS,
             log_level=options.log_level,
         )
-        pool = WorkerPool(options.worker_module, first, ledger, descriptor)
+        pool = WorkerPool(options.worker_module, first, ledger, descriptor, options.worker_timeout)
         fleet = KnownFleet(LEDGER_ROWS)
         stop, hurry = asyncio.Event(), asyncio.Event()
         with _end_requests(stop, hurry, options.parent_pipe):
+            management, observability = url_of(sockets.management), url_of(sockets.observability)
+            logger.info("management on %s, metrics on %s", management, observability)
             async with _admin(Overview(fleet, ledger, pool), sockets):
                 following = asyncio.create_task(_follow(FileFleetSource(options.fleet_path), fleet, pool))
                 running = asyncio.create_task(pool.run())

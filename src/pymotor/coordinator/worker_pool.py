@@ -27,6 +27,9 @@ STEADY_SECONDS = 30.0
 TERMINATE_SECONDS = 5.0
 """What a worker has after SIGTERM before SIGKILL comes, and beyond its grace before SIGTERM does."""
 
+_ASKED_BY_NOBODY = 0
+"""The number of an inquiry that no scrape waits for; numbers of scrapes begin at 1."""
+
 
 class WorkerStartError(Exception):
     """A worker ended before the Coordinator was ready."""
@@ -35,13 +38,17 @@ class WorkerStartError(Exception):
 class WorkerPool:
     """Starts, restarts, informs and ends the workers."""
 
-    def __init__(self, module: str, first: WorkerStart, ledger: Ledger, ledger_descriptor: int) -> None:
+    def __init__(
+        self, module: str, first: WorkerStart, ledger: Ledger, ledger_descriptor: int, answer_timeout: float
+    ) -> None:
         """`first` is what every worker is told at its start, but for its column; `ledger` reads the memory
-        behind `ledger_descriptor`. Both stay the caller's, who keeps them until `stop` has returned."""
+        behind `ledger_descriptor`: both stay the caller's, who keeps them until `stop` has returned.
+        `answer_timeout`: seconds after which a worker that does not answer is taken for hung and replaced."""
         self._module = module
         self._first = first
         self._ledger = ledger
         self._ledger_descriptor = ledger_descriptor
+        self._answer_timeout = answer_timeout
         self._workers: dict[int, WorkerProcess] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()
@@ -166,14 +173,14 @@ class WorkerPool:
             worker.tell_fleet(self._fleet)
         if self._stopping.is_set():
             worker.kill()
-        deadline = asyncio.get_running_loop().call_later(LISTENING_DEADLINE, self._give_up, column, worker)
+        guard = asyncio.create_task(self._guard(column, worker))
         try:
             return await worker.ended()
         except asyncio.CancelledError:
             worker.kill()
             raise
         finally:
-            deadline.cancel()
+            guard.cancel()
             del self._workers[column]
             self._metrics.retire(column)
             self._ledger.clear_column(column)
@@ -184,7 +191,21 @@ class WorkerPool:
         if self.listening == self.wanted:
             self._ready.set()
 
-    def _give_up(self, column: int, worker: WorkerProcess) -> None:
-        if not worker.listens:
+    async def _guard(self, column: int, worker: WorkerProcess) -> None:
+        """Kill the worker when it does not come to listen, or later does not answer: a share of all connections
+        goes to it as long as it lives."""
+        try:
+            await asyncio.wait_for(worker.listening(), LISTENING_DEADLINE)
+        except asyncio.TimeoutError:
             logger.error("worker %d does not listen after %g s and is killed", column, LISTENING_DEADLINE)
             worker.kill()
+            return
+        asking = frame(MetricsRequest(number=_ASKED_BY_NOBODY))
+        while True:
+            heard = worker.messages
+            worker.tell(asking)
+            await asyncio.sleep(self._answer_timeout)
+            if worker.messages == heard:
+                logger.error("worker %d has not answered for %g s and is killed", column, self._answer_timeout)
+                worker.kill()
+                return

@@ -26,7 +26,8 @@ class _Channel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._held_fleet: bytes | None = None
-        self.listens = False
+        self.listening = asyncio.Event()
+        self.messages = 0
         self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -35,8 +36,9 @@ class _Channel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for message in self._reader.feed(data):
+            self.messages += 1
             if isinstance(message, Listening):
-                self.listens = True
+                self.listening.set()
                 self._on_listening()
             elif isinstance(message, MetricsReport):
                 self._on_metrics(message)
@@ -122,7 +124,16 @@ class WorkerProcess:
     @property
     def listens(self) -> bool:
         """Whether it said that it accepts requests."""
-        return self._channel.listens
+        return self._channel.listening.is_set()
+
+    @property
+    def messages(self) -> int:
+        """How many messages came from it."""
+        return self._channel.messages
+
+    async def listening(self) -> None:
+        """Return when it has said that it accepts requests."""
+        await self._channel.listening.wait()
 
     async def ended(self) -> str:
         """Wait for the end of the process; returns how it ended, in words.

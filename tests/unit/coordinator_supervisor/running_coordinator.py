@@ -108,6 +108,7 @@ def launch(
     """Start it; its log goes to `log` in the directory."""
     config = directory / "user_config.json"
     config.write_text(json.dumps(MINIMAL_CONFIG))
+    search_path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     with (directory / "log").open("w") as log:
         return subprocess.Popen(
             [
@@ -118,7 +119,7 @@ def launch(
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(HERE)} | (environment or {}),
+            env=os.environ | {"PYTHONPATH": search_path} | (environment or {}),
             pass_fds=pass_fds,
         )
 

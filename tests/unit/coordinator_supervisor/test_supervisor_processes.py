@@ -7,7 +7,6 @@ import signal
 import socket
 from pathlib import Path
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from running_coordinator import DEADLINE, Coordinator, gone, launch, running, wait_for
 from sample_fleets import DECODE, PREFILL, fleet
@@ -91,15 +90,35 @@ def test_a_killed_worker_is_replaced_and_its_charges_and_counts_are_kept_right(t
         assert coordinator.end() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_status_0_and_nothing_left(tmp_path: Path, number: signal.Signals) -> None:
+def test_ctrl_c_ends_it_with_status_0_and_nothing_left(tmp_path: Path) -> None:
     with running(tmp_path, "--workers", "2") as coordinator:
         workers = coordinator.worker_pids()
-        assert coordinator.end(number) == 0
+        assert coordinator.end(signal.SIGINT) == 0
         assert gone(workers)
         assert coordinator.process.stdout is not None
         assert coordinator.process.stdout.read() == "", "one line of standard output, not more"
         assert "Traceback" not in coordinator.log()
+
+
+def test_a_signal_while_workers_start_ends_it_too(tmp_path: Path) -> None:
+    with launch(tmp_path, worker_module="pymotor.coordinator.worker") as process:
+        wait_for(lambda: "management on" in (tmp_path / "log").read_text(), "its first words")
+        process.terminate()
+        output, _ = process.communicate(timeout=DEADLINE)
+    log = (tmp_path / "log").read_text()
+    assert process.returncode == 0, log
+    assert output == "" or output.startswith("pymotor coordinator ready")
+    assert "Traceback" not in log
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    with running(tmp_path, "--worker-timeout", "3", "--workers", "1") as coordinator:
+        (worker,) = coordinator.worker_pids()
+        os.kill(worker, signal.SIGSTOP)
+        coordinator.wait_logged("worker 0 has not answered for 3 s and is killed")
+        wait_for(lambda: coordinator.get("/health").status_code == 200, "another worker")
+        assert coordinator.worker_pids() != [worker]
+        assert coordinator.end() == 0
 
 
 def test_workers_that_do_not_drain_are_killed_at_the_second_signal(tmp_path: Path) -> None:
@@ -112,13 +131,6 @@ def test_workers_that_do_not_drain_are_killed_at_the_second_signal(tmp_path: Pat
         assert coordinator.end() == 0
         assert gone(workers)
         assert "ignores SIGTERM and is killed" in coordinator.log()
-
-
-def test_workers_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
-    with running(tmp_path, "--workers", "2") as coordinator:
-        workers = coordinator.worker_pids()
-        coordinator.end(signal.SIGKILL)
-        wait_for(lambda: gone(workers), "the workers' end")
 
 
 def test_it_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
