@@ -33,7 +33,7 @@ from pymotor.coordinator.flows.context import Services
 from pymotor.coordinator.flows.responses import ResponseHeads
 from pymotor.coordinator.gateway import Gateway
 from pymotor.coordinator.http.server import ClientConnection, Limits
-from pymotor.coordinator.http.upstream import UpstreamConnection
+from pymotor.coordinator.http.upstream import SharedState
 from pymotor.coordinator.instruments import Instruments
 from pymotor.coordinator.routing import FleetView
 from pymotor.coordinator.scheduling.ledger import Ledger
@@ -50,9 +50,9 @@ _SWEEP_SECONDS = 1.0
 class Targets:
     """The endpoints of the newest snapshot, kept alive from one snapshot to the next."""
 
-    def __init__(self, ledger: Ledger, busy: set[UpstreamConnection]) -> None:
+    def __init__(self, ledger: Ledger, shared: SharedState) -> None:
         self._ledger = ledger
-        self._busy = busy
+        self._shared = shared
         self._by_id: dict[str, Target] = {}
         self._by_row: dict[int, Target] = {}
 
@@ -64,7 +64,7 @@ class Targets:
                 row, generation = update.rows[endpoint.id]
                 target = self._by_id.get(endpoint.id)
                 if target is None or target.generation != generation or target.row != row or target.url != endpoint.url:
-                    target = Target(endpoint, instance, self._ledger, row, generation, self._busy)
+                    target = Target(endpoint, instance, self._ledger, row, generation, self._shared)
                     self._take_row(target)
                 target.instance = instance
                 found[endpoint.id] = target
@@ -94,9 +94,9 @@ class Worker:
         settings = start.settings
         self._start = start
         self._loop = loop
-        self._busy: set[UpstreamConnection] = set()
+        self._upstream = SharedState()
         self._connections: set[ClientConnection] = set()
-        self._targets = Targets(ledger, self._busy)
+        self._targets = Targets(ledger, self._upstream)
         self.instruments = Instruments()
         policy: Policy = RoundRobin(start.column) if settings.scheduler_type == "round_robin" else LoadBalance(ledger)
         services = Services(
@@ -144,7 +144,7 @@ class Worker:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             now = monotonic()
-            for connection in list(self._busy):
+            for connection in list(self._upstream.busy):
                 connection.check_deadline(now)
             for client in list(self._connections):
                 client.check_deadline(now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import binascii
 import os
 from time import monotonic
 
@@ -21,13 +22,13 @@ class RequestIds:
     __slots__ = ("_position", "_stock")
 
     def __init__(self) -> None:
-        self._stock = ""
+        self._stock = b""
         self._position = 0
 
-    def next(self) -> str:
+    def next(self) -> bytes:
         """32 hexadecimal digits."""
         if self._position >= len(self._stock):
-            self._stock = os.urandom(4096).hex()
+            self._stock = binascii.hexlify(os.urandom(4096))
             self._position = 0
         start = self._position
         self._position = start + 32
@@ -112,9 +113,9 @@ class Context:
         part.legs = self.legs
         return part
 
-    def note_leg(self, leg: str, target: Target, since: float) -> None:
-        """A leg that began at `since` (`monotonic()`) has got as far as `Server-Timing` tells."""
-        self.legs.append((leg, target.instance.name, (monotonic() - since) * 1000))
+    def note_leg(self, leg: str, target: Target, seconds: float) -> None:
+        """A leg has got as far as `Server-Timing` tells."""
+        self.legs.append((leg, target.instance.name, seconds * 1000))
 
     def note_commit(self) -> None:
         """The first content goes to the client."""

@@ -22,7 +22,7 @@ async def answer(
     leg: str,
     target: Target,
     buffers: Buffers,
-    leg_id: str,
+    leg_id: bytes,
     *,
     first_content: Reservation | None = None,
     send_by: float | None = None,
@@ -54,7 +54,7 @@ async def _streamed(
     leg: str,
     target: Target,
     buffers: Buffers,
-    leg_id: str,
+    leg_id: bytes,
     first_content: Reservation | None,
     send_by: float | None,
 ) -> None:
@@ -94,8 +94,9 @@ def _answer_whole(
         raise refused(context, leg, target, relay.status, body)
     if first_content is not None:
         first_content.end()
-    context.services.instruments.leg(leg, target.instance.name, monotonic() - since)
-    context.note_leg(leg, target, since)
+    seconds = monotonic() - since
+    context.services.instruments.leg(leg, target.instance.name, seconds)
+    context.note_leg(leg, target, seconds)
     context.note_commit()
     context.status = relay.status
     heads = context.services.heads

@@ -24,6 +24,7 @@ from pymotor.coordinator.scheduling.target import Target
 
 Buffers = Sequence[bytes | memoryview]
 
+_JOINED_BYTES = 65536
 _OUR_FAULT = frozenset((401, 403))
 _BUSY = frozenset((408, 429))
 
@@ -92,12 +93,17 @@ def _engine_message(body: bytes) -> str:
     return found[:500] or "no reason given"
 
 
-def request_head(target: Target, path: bytes, leg_id: str, length: int) -> bytes:
-    """Head of a leg's request. No header of the client's is passed on: engines act on some of them."""
-    return (
-        b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nX-Request-Id: %b\r\n"
-        b"Content-Length: %d\r\n\r\n" % (path, target.host_header, leg_id.encode(), length)
-    )
+def head_start(target: Target, path: bytes) -> bytes:
+    """The part of a leg's head that is the same for every request. No header of the client's is passed on: engines
+    act on some of them."""
+    start = target.head_starts.get(path)
+    if start is None:
+        start = b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nX-Request-Id: " % (
+            path,
+            target.host_header,
+        )
+        target.head_starts[path] = start
+    return start
 
 
 async def send(
@@ -106,7 +112,7 @@ async def send(
     target: Target,
     buffers: Buffers,
     receiver: Receiver,
-    leg_id: str,
+    leg_id: bytes,
     *,
     fresh: bool = False,
     send_by: float | None = None,
@@ -128,11 +134,11 @@ async def send(
     if send_by is not None and now > send_by:
         pool.put_back(connection)
         raise LegFailed(leg, target, "expired", "the KV cache it should fetch may be gone by now")
-    length = sum(map(len, buffers))
-    head = request_head(target, path or context.engine_path, leg_id, length)
-    joined: Buffers = (head + buffers[0],) if len(buffers) == 1 and length < 65536 else (head, *buffers)
+    length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+    head = b"%b%b\r\nContent-Length: %d\r\n\r\n" % (head_start(target, path or context.engine_path), leg_id, length)
+    whole: Buffers = (head + buffers[0],) if len(buffers) == 1 and length < _JOINED_BYTES else (head, *buffers)
     connection.send(
-        joined,
+        whole,
         receiver,
         first_byte_by=now + settings.first_token_timeout,
         idle_seconds=settings.stream_idle_timeout,
@@ -159,7 +165,7 @@ async def whole_leg(
     leg: str,
     target: Target,
     buffers: Buffers,
-    leg_id: str,
+    leg_id: bytes,
     *,
     path: bytes | None = None,
     send_by: float | None = None,
@@ -188,6 +194,7 @@ async def whole_leg(
         break
     if not 200 <= reply.status < 300:
         raise refused(context, leg, target, reply.status, reply.body)
-    context.services.instruments.leg(leg, target.instance.name, monotonic() - since)
-    context.note_leg(leg, target, since)
+    seconds = monotonic() - since
+    context.services.instruments.leg(leg, target.instance.name, seconds)
+    context.note_leg(leg, target, seconds)
     return reply

@@ -46,7 +46,7 @@ class _PrefillReply(msgspec.Struct):
 _reply_decoder = msgspec.json.Decoder(_PrefillReply)
 
 
-Finish = Callable[[Context, Target, Buffers, str, Reservation, "float | None"], Awaitable[Result]]
+Finish = Callable[[Context, Target, Buffers, bytes, Reservation, "float | None"], Awaitable[Result]]
 """Runs decode: endpoint, body, leg id, prefill's reservation (which ends with the first content) and the
 `monotonic()` time by which the request must have been sent."""
 
@@ -78,7 +78,7 @@ async def to_client(
     context: Context,
     decode: Target,
     body: Buffers,
-    leg_id: str,
+    leg_id: bytes,
     prefill_charge: Reservation,
     fetch_by: float | None,
 ) -> None:
@@ -90,7 +90,7 @@ async def to_bytes(
     context: Context,
     decode: Target,
     body: Buffers,
-    leg_id: str,
+    leg_id: bytes,
     prefill_charge: Reservation,
     fetch_by: float | None,
 ) -> bytes:

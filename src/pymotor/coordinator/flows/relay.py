@@ -165,7 +165,7 @@ class Relay:
         self.committed = True
         if self._first_content is not None:
             self._first_content.end()
-        context.note_leg(self._leg, self._target, self._since)
+        context.note_leg(self._leg, self._target, monotonic() - self._since)
         context.note_commit()
         head = context.services.heads.stream(context.request, self.content_type, context.legs)
         held = self._held

@@ -14,23 +14,25 @@ class FramingError(ValueError):
 class ChunkedDecoder:
     """Turns a chunked body into its payload, whatever way the bytes are cut."""
 
-    __slots__ = ("_after_payload", "_buffer", "_in_trailers", "_remaining", "rest")
+    __slots__ = ("_after_payload", "_buffer", "_in_trailers", "_remaining", "at_boundary", "rest")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._remaining = 0
         self._after_payload = False
         self._in_trailers = False
+        self.at_boundary = True
+        """Whether the next byte begins a chunk."""
         self.rest = b""
         """Bytes after the end of the body; only filled once `feed` said that the body is over."""
 
-    @property
-    def at_boundary(self) -> bool:
-        """Whether the next byte begins a chunk."""
-        return not (self._buffer or self._remaining or self._after_payload or self._in_trailers)
-
     def feed(self, data: bytes) -> tuple[bytes, bool]:
         """The payload in `data` and whether the body is over. Raises `FramingError`."""
+        payload, over = self._feed(data)
+        self.at_boundary = not (self._buffer or self._remaining or self._after_payload or self._in_trailers)
+        return payload, over
+
+    def _feed(self, data: bytes) -> tuple[bytes, bool]:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""

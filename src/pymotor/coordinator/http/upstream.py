@@ -18,6 +18,7 @@ from pymotor.coordinator.http.framing import ChunkedDecoder, FramingError
 IDLE_SECONDS = 4.0
 """Engines (uvicorn) close idle connections after 5 s; ours go before that."""
 _HEAD_LIMIT = 65536
+_HEADS_KEPT = 1024
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -77,7 +78,7 @@ class Receiver(Protocol):
         """There will be no more."""
 
 
-class _Head:
+class _HeadParser:
     """Collects one reply's head from llhttp."""
 
     __slots__ = ("headers", "keep_alive", "parser", "status")
@@ -94,6 +95,31 @@ class _Head:
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
         self.keep_alive = self.parser.should_keep_alive()
+
+
+class _Head:
+    """A reply's head, read; shared by all replies whose head has the same bytes, so nothing changes it."""
+
+    __slots__ = ("chunked", "headers", "keep_alive", "length", "status")
+
+    def __init__(self, data: bytes) -> None:
+        """`data` ends in the empty line. Raises `BadReply`."""
+        parser = _HeadParser()
+        try:
+            parser.parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise BadReply(f"not an HTTP reply: {error}") from error
+        self.status = parser.status
+        self.headers = parser.headers
+        # After a 5xx vLLM closes the connection without saying so.
+        self.keep_alive = parser.keep_alive and parser.status < 500
+        self.chunked = False
+        self.length: int | None = 0 if parser.status in (204, 304) else None
+        for name, value in parser.headers:
+            if name == b"content-length" and self.length is None:
+                self.length = int(value)
+            elif name == b"transfer-encoding":
+                self.chunked = value.lower().endswith(b"chunked")
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -195,12 +221,12 @@ class UpstreamConnection(asyncio.Protocol):
             else:
                 self._head_bytes = data
             return
-        head = _Head()
         end += 4
+        head_bytes = data[:end]
         try:
-            head.parser.feed_data(data[:end] if end < len(data) else data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(BadReply(f"not an HTTP reply: {error}"))
+            head = self._pool.shared.heads.get(head_bytes) or self._pool.shared.read_head(head_bytes)
+        except BadReply as error:
+            self._fail(error)
             return
         rest = data[end:]
         if 100 <= head.status < 200:
@@ -211,33 +237,24 @@ class UpstreamConnection(asyncio.Protocol):
         self._begin_body(receiver, head, rest)
 
     def _begin_body(self, receiver: Receiver, head: _Head, rest: bytes) -> None:
-        length: int | None = None
-        chunked = False
-        for name, value in head.headers:
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"transfer-encoding":
-                chunked = value.lower().endswith(b"chunked")
         self._head_bytes = None
-        # After a 5xx vLLM closes the connection without saying so.
-        self._keep_alive = head.keep_alive and head.status < 500
-        if chunked:
+        self._keep_alive = head.keep_alive
+        if head.chunked:
             self._decoder = ChunkedDecoder()
             receiver.on_head(head.status, head.headers)
             if rest and self._receiver is receiver:
                 self._feed_chunked(self._decoder, receiver, rest)
-            return
-        if length is None and head.status not in (204, 304):
+        elif head.length is None:
             self._until_close = True
             self._keep_alive = False
             receiver.on_head(head.status, head.headers)
             if rest and self._receiver is receiver:
                 receiver.on_payload(rest)
-            return
-        self._remaining = 0 if head.status in (204, 304) else length or 0
-        receiver.on_head(head.status, head.headers)
-        if self._receiver is receiver:
-            self._feed_sized(receiver, rest)
+        else:
+            self._remaining = head.length
+            receiver.on_head(head.status, head.headers)
+            if self._receiver is receiver:
+                self._feed_sized(receiver, rest)
 
     def _feed_sized(self, receiver: Receiver, data: bytes) -> None:
         if len(data) > self._remaining:
@@ -332,18 +349,38 @@ class UpstreamConnection(asyncio.Protocol):
             )
 
 
+class SharedState:
+    """What all pools of a worker share."""
+
+    __slots__ = ("busy", "heads")
+
+    def __init__(self) -> None:
+        self.busy: set[UpstreamConnection] = set()
+        """Connections with a running exchange, for the owner's sweep of deadlines."""
+        self.heads: dict[bytes, _Head] = {}
+        """Heads of replies seen lately: those of one engine version are the same for a second at a time."""
+
+    def read_head(self, data: bytes) -> _Head:
+        """Parse a head that is not in `heads`, and keep it there. Raises `BadReply`."""
+        head = _Head(data)
+        if len(self.heads) >= _HEADS_KEPT:
+            self.heads.clear()
+        self.heads[data] = head
+        return head
+
+
 class UpstreamPool:
     """Connections to one engine server."""
 
-    __slots__ = ("_closed", "_host", "_idle", "_port", "busy")
+    __slots__ = ("_closed", "_host", "_idle", "_port", "busy", "shared")
 
-    def __init__(self, host: str, port: int, busy: set[UpstreamConnection]) -> None:
-        """`busy` is where connections with a running exchange are, for the owner's sweep of deadlines."""
+    def __init__(self, host: str, port: int, shared: SharedState) -> None:
         self._host = host
         self._port = port
         self._idle: list[UpstreamConnection] = []
         self._closed = False
-        self.busy = busy
+        self.shared = shared
+        self.busy = shared.busy
 
     def take_idle(self) -> UpstreamConnection | None:
         """The most recently used idle connection that is surely still open at the other end, if any."""

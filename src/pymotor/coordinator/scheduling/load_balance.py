@@ -32,7 +32,12 @@ class LoadBalance:
         if size <= 1:
             return group.targets[0] if size else None
         start = group.cursor if group.cursor < size else 0
-        index = self._least_by_loop(group, start) if size <= _LOOP_BOUND else self._least_by_array(group, start)
+        if not self._ledger.load(group.rows[start]):
+            index = start  # Nothing is less than idle.
+        elif size <= _LOOP_BOUND:
+            index = self._least_by_loop(group, start)
+        else:
+            index = self._least_by_array(group, start)
         group.cursor = index + 1
         return group.targets[index]
 
@@ -41,13 +46,12 @@ class LoadBalance:
         rows = group.rows
         best = start
         least = load(rows[start])
-        if least:
-            for index in (*range(start + 1, len(rows)), *range(start)):
-                found = load(rows[index])
-                if found < least:
-                    best, least = index, found
-                    if not found:
-                        break
+        for index in (*range(start + 1, len(rows)), *range(start)):
+            found = load(rows[index])
+            if found < least:
+                best, least = index, found
+                if not found:
+                    break
         return best
 
     def _least_by_array(self, group: Group, start: int) -> int:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pymotor.coordinator.http.upstream import UpstreamConnection, UpstreamPool
+from pymotor.coordinator.http.upstream import SharedState, UpstreamPool
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, TENTHS_PER_HELD_TOKEN, Ledger
 from pymotor.fleet import Endpoint, Instance
 
@@ -16,7 +16,18 @@ from pymotor.fleet import Endpoint, Instance
 class Target:
     """One endpoint: its row in the ledger and its connections."""
 
-    __slots__ = ("endpoint_id", "generation", "host_header", "instance", "ledger", "pool", "retired", "row", "url")
+    __slots__ = (
+        "endpoint_id",
+        "generation",
+        "head_starts",
+        "host_header",
+        "instance",
+        "ledger",
+        "pool",
+        "retired",
+        "row",
+        "url",
+    )
 
     def __init__(
         self,
@@ -25,20 +36,22 @@ class Target:
         ledger: Ledger,
         row: int,
         generation: int,
-        busy: set[UpstreamConnection],
+        shared: SharedState,
     ) -> None:
         parts = urlsplit(endpoint.url)
         host = parts.hostname or "127.0.0.1"
         port = parts.port or 80
         self.endpoint_id = endpoint.id
         self.url = endpoint.url
+        self.head_starts: dict[bytes, bytes] = {}
+        """By path, what every request's head to it begins with."""
         self.instance = instance
         self.ledger = ledger
         self.row = row
         self.generation = generation
         self.retired = False
         """Whether its ledger row belongs to another endpoint by now."""
-        self.pool = UpstreamPool(host, port, busy)
+        self.pool = UpstreamPool(host, port, shared)
         self.host_header = f"[{host}]:{port}".encode() if ":" in host else f"{host}:{port}".encode()
 
 
