@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pymotor.engines import EngineProcess, EngineStartError, ServerPlan
+from pymotor.engines import EngineProcess, EngineStartError, ServerPlan, guardian
 from pymotor.fleet import Endpoint
 
 WITHIN = 20.0
@@ -214,13 +214,25 @@ async def test_nothing_is_left_when_the_owner_is_killed(bench: Bench) -> None:
     assert can_listen(bench.port)
 
 
+async def test_the_server_ends_when_owner_and_guardian_are_killed(tmp_path: Path) -> None:
+    command = [sys.executable, guardian.__file__, sys.executable, "-c", "import time; time.sleep(1000)"]
+    owned = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert owned.stdout is not None
+    word, server = (await asyncio.wait_for(owned.stdout.readline(), WITHIN)).split()
+    assert word == b"started"
+    owned.kill()
+    await owned.wait()
+    await until(lambda: not alive(int(server)), "the end of the server")
+
+
 async def test_the_server_ends_with_a_killed_guardian(bench: Bench) -> None:
     engine = bench.engine(SERVER + "serve()")
     await engine.start()
     await engine.wait_ready()
     assert engine.process_id is not None
-    guardian = psutil.Process(engine.process_id).ppid()
-    os.kill(guardian, signal.SIGKILL)
+    os.kill(psutil.Process(engine.process_id).ppid(), signal.SIGKILL)
     assert await asyncio.wait_for(engine.wait_exit(), WITHIN) == -signal.SIGKILL
     await until(lambda: engine.process_id is not None and not alive(engine.process_id), "the end of the server")
     await engine.stop(0)
@@ -296,8 +308,6 @@ async def test_many_engines_end_together(tmp_path: Path) -> None:
 
 def test_the_guardian_starts_with_the_standard_library_alone() -> None:
     """It must not depend on what is installed, nor on the engine's environment."""
-    from pymotor.engines import guardian
-
     command = [sys.executable, "-I", "-S", guardian.__file__, sys.executable, "-c", "print(1)"]
     done = subprocess.run(
         command, input=b"", capture_output=True, timeout=WITHIN, env={"PYTHONPATH": "/nowhere"}, check=True

@@ -133,7 +133,8 @@ def _multi_connector(engine: CheckedEngine, config: Mapping[str, object]) -> Ite
     for number, child in enumerate(children):
         name = child.get("kv_connector")
         if not isinstance(name, str) or not name:
-            yield engine.error("names no connector", KV, *place, number, "kv_connector")
+            allowed = ", ".join(sorted(KV_CONNECTORS))
+            yield engine.error("names no connector", KV, *place, number, "kv_connector", allowed=allowed)
     dialects = {KV_CONNECTORS.get(str(child.get("kv_connector"))) for child in children} - {None}
     if children and not dialects and engine.section.kv_dialect is None and engine.role is not Role.UNION:
         yield engine.error(
