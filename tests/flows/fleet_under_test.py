@@ -1,19 +1,22 @@
-"""A fleet of simulated engines and a Coordinator as processes, for tests that send it real requests."""
+"""Simulated engines and Coordinators as processes, for tests that send them real requests.
+
+`Engines` are started once and are named by their role (`encode-0`, …); `plain` is a union engine that no
+Coordinator knows and that says what is right. Any number of `Gateway`s, each with its own configuration and its own
+view of the fleet, can stand before the same engines.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
+import msgspec
+from processes import PymotorProcess, free_port, wait_until
 
 from pymotor.fleet import (
     ECDialect,
@@ -30,139 +33,95 @@ from pymotor.fleet import (
 )
 
 MODEL = "tiny"
+PLAIN = "plain"
 EXAMPLES = Path(__file__).parents[2] / "examples"
-START_SECONDS = 30.0
+
+__all__ = ["MODEL", "PLAIN", "Engine", "Engines", "FleetUnderTest", "Gateway", "Role", "running_fleet"]
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+class Engine:
+    """One simulated engine; keeps its port when it is started again."""
 
-
-def wait_until_ok(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = START_SECONDS) -> None:
-    """Wait until GET answers 200. Raises when the process ends first or the time is up."""
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        if process.poll() is not None:
-            raise RuntimeError(f"{process.args!r} ended with {process.returncode}:\n{log.read_text()[-3000:]}")
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url, timeout=2).status_code == 200:
-                return
-        time.sleep(0.05)
-    raise RuntimeError(f"{url} did not answer 200 within {seconds:g} s:\n{log.read_text()[-3000:]}")
-
-
-class FleetUnderTest:
-    """Engines by name (`encode-0`, …), a plain union engine beside them that the Coordinator does not know, and the
-    Coordinator. Use as a context manager."""
-
-    def __init__(
-        self,
-        directory: Path,
-        roles: Mapping[Role, int],
-        *,
-        coordinator_config: Mapping[str, object] | None = None,
-        engine_flags: Sequence[str] = (),
-        workers: int = 1,
-        kv_connector: str = "NixlConnector",
-    ) -> None:
-        self.directory = directory
-        self.roles = dict(roles)
-        self.engine_flags = list(engine_flags)
-        self.workers = workers
-        self.kv_connector = kv_connector
-        self.config = json.loads((EXAMPLES / "infer_engines/sim/epd/user_config.json").read_text())
-        self.config["motor_coordinator_config"] = dict(coordinator_config or {})
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.urls: dict[str, str] = {}
-        self.version = 0
-        self.url = ""
-        self.management_url = ""
-        self.observability_url = ""
-        self.fleet_file = directory / "fleet.json"
+    def __init__(self, name: str, role: Role | None, directory: Path, flags: Sequence[str], connector: str) -> None:
+        self.name = name
+        self.role = role
+        self.kv_connector = connector
         self.store = directory / "ec"
+        self._directory = directory
+        self._flags = list(flags)
+        self.port = free_port()
+        self._side_port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: PymotorProcess | None = None
 
-    def __enter__(self) -> FleetUnderTest:
-        self.store.mkdir(parents=True, exist_ok=True)
-        try:
-            for role, count in self.roles.items():
-                for number in range(count):
-                    self._start_engine(f"{role.value}-{number}", role)
-            self._start_engine("plain", None)
-            for name in self.urls:
-                wait_until_ok(f"{self.urls[name]}/health", self.processes[name], self._log(name))
-            self.write_fleet()
-            self._start_coordinator()
-        except BaseException:
-            self.close()
-            raise
-        return self
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self.process is not None and self.process.alive
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End all processes."""
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)
-
-    def _log(self, name: str) -> Path:
-        return self.directory / f"{name}.log"
-
-    def _spawn(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        with self._log(name).open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "pymotor", *argv],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **(env or {})},
-                start_new_session=True,
-            )
-
-    def _start_engine(self, name: str, role: Role | None) -> None:
-        port = free_port()
-        argv = ["sim-engine", "serve", MODEL, "--port", str(port), "--sim-control", *self.engine_flags]
-        if role in (Role.PREFILL, Role.DECODE):
-            transfer = {
+    def start(self) -> None:
+        """Start the process; does not wait for it."""
+        argv = ["sim-engine", "serve", MODEL, "--port", str(self.port), "--sim-control", *self._flags]
+        if self.role in (Role.PREFILL, Role.DECODE):
+            transfer: dict[str, object] = {
                 "kv_connector": self.kv_connector,
-                "kv_role": "kv_producer" if role is Role.PREFILL else "kv_consumer",
-                "engine_id": name,
-                "kv_connector_extra_config": {"shared_storage_path": str(self.directory / "kv")},
+                "kv_role": "kv_producer" if self.role is Role.PREFILL else "kv_consumer",
+                "engine_id": self.name,
+                "kv_connector_extra_config": {"shared_storage_path": str(self._directory / "kv")},
             }
             argv += ["--kv-transfer-config", json.dumps(transfer)]
-        if role in (Role.ENCODE, Role.PREFILL, Role.UNION):
+        if self.role in (Role.ENCODE, Role.PREFILL, Role.UNION):
             transfer = {
                 "ec_connector": "ECExampleConnector",
-                "ec_role": "ec_producer" if role is Role.ENCODE else "ec_consumer",
+                "ec_role": "ec_producer" if self.role is Role.ENCODE else "ec_consumer",
                 "ec_connector_extra_config": {"shared_storage_path": str(self.store)},
             }
             argv += ["--ec-transfer-config", json.dumps(transfer)]
-        self._spawn(name, argv, {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port())})
-        self.urls[name] = f"http://127.0.0.1:{port}"
-
-    def snapshot(self) -> FleetSnapshot:
-        """The fleet as the Coordinator is told."""
-        return FleetSnapshot(
-            version=self.version,
-            instances=tuple(
-                self._instance(f"{role.value}-{number}", role)
-                for role, count in self.roles.items()
-                for number in range(count)
-            ),
+        self.process = PymotorProcess(
+            argv, self._directory / f"{self.name}.log", {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(self._side_port)}
         )
 
-    def _instance(self, name: str, role: Role) -> Instance:
+    def wait(self) -> None:
+        """Wait until it is healthy."""
+        assert self.process is not None
+        self.process.wait_until_ok(f"{self.url}/health")
+
+    def kill(self) -> None:
+        """As a crash would."""
+        assert self.process is not None
+        self.process.kill()
+
+    def ensure_running(self) -> None:
+        """Start it again if it has ended."""
+        if not self.alive:
+            self.start()
+            self.wait()
+
+    def fail(self, *faults: str) -> None:
+        """Fail on purpose from now on, in these ways only; see docs/simulated-engine.md."""
+        httpx.post(f"{self.url}/sim/faults", json={"faults": list(faults)}, timeout=5).raise_for_status()
+
+    def state(self) -> dict[str, Any]:
+        """What the engine has in hand: see docs/simulated-engine.md."""
+        reply = httpx.get(f"{self.url}/sim/state", timeout=5).raise_for_status()
+        found: dict[str, Any] = reply.json()
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        """One figure of its /metrics, summed over the label values not named."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        text = httpx.get(f"{self.url}/metrics", timeout=5).raise_for_status().text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def instance(self, **changes: object) -> Instance:
+        """What a Coordinator is told of it; `changes` are other fields of the instance."""
+        role = self.role or Role.UNION
         produces, consumes = role is Role.PREFILL, role is Role.DECODE
         dialect = KVDialect.STORE if self.kv_connector == "ExampleConnector" else KVDialect.PULL
         kv = KVTransfer(
@@ -179,65 +138,248 @@ class FleetUnderTest:
             consumes=role is not Role.ENCODE,
             store=str(self.store),
         )
-        alive = self.processes[name].poll() is None
-        return Instance(
-            name=name,
+        state = EndpointState.READY if self.alive else EndpointState.GONE
+        told = Instance(
+            name=self.name,
             role=role,
             models=(MODEL,),
             engine="sim",
-            state=InstanceState.ACTIVE if alive else InstanceState.INACTIVE,
-            endpoints=(
-                Endpoint(
-                    id=f"{name}/0",
-                    url=self.urls[name],
-                    state=EndpointState.READY if alive else EndpointState.GONE,
-                ),
-            ),
+            state=InstanceState.ACTIVE if self.alive else InstanceState.INACTIVE,
+            endpoints=(Endpoint(id=f"{self.name}/0", url=self.url, state=state),),
             kv=kv if produces or consumes else None,
             ec=ec if role is not Role.DECODE else None,
             pairing=MODEL,
             max_model_len=32768,
-            allowed_local_media_path="",
         )
+        return msgspec.structs.replace(told, **changes)
+
+
+class Engines:
+    """Engines by name. Use as a context manager."""
+
+    def __init__(
+        self,
+        directory: Path,
+        roles: Mapping[Role, int],
+        *,
+        flags: Sequence[str] = (),
+        kv_connector: str = "NixlConnector",
+        plain: bool = True,
+    ) -> None:
+        (directory / "ec").mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        names = [(f"{role.value}-{number}", role) for role, count in roles.items() for number in range(count)]
+        self.by_name = {name: Engine(name, role, directory, flags, kv_connector) for name, role in names}
+        if plain:
+            self.by_name[PLAIN] = Engine(PLAIN, None, directory, flags, kv_connector)
+
+    def __enter__(self) -> Engines:
+        try:
+            for engine in self:
+                engine.start()
+            for engine in self:
+                engine.wait()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Engine]:
+        return iter(self.by_name.values())
+
+    def __getitem__(self, name: str) -> Engine:
+        return self.by_name[name]
+
+    @property
+    def fleet(self) -> list[str]:
+        """The names of all engines but the plain one."""
+        return [name for name in self.by_name if name != PLAIN]
+
+    def restore(self) -> None:
+        """All engines running and without faults, whatever a test did to them."""
+        for engine in self:
+            engine.ensure_running()
+            engine.fail()
+
+    def close(self) -> None:
+        """End all processes."""
+        processes = [engine.process for engine in self if engine.process is not None]
+        for process in processes:
+            process.ask_to_end()
+        for process in processes:
+            process.end()
+
+
+class Gateway:
+    """A Coordinator before some of the engines. Use as a context manager."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        names: Sequence[str] | None = None,
+        *,
+        config: Mapping[str, object] | None = None,
+        workers: int = 1,
+        label: str = "gateway",
+    ) -> None:
+        """`names`: the engines it knows, all but the plain one by default; `config`: its
+        `motor_coordinator_config`."""
+        self.engines = engines
+        self.names = list(engines.fleet if names is None else names)
+        self.changes: dict[str, dict[str, object]] = {}
+        """Fields of instances that differ from what `Engine.instance` says, by engine name."""
+        self._workers = workers
+        self._directory = engines.directory / f"{label}-{free_port()}"
+        self._directory.mkdir()
+        self._user_config = json.loads((EXAMPLES / "infer_engines/sim/epd/user_config.json").read_text())
+        self._user_config["motor_coordinator_config"] = dict(config or {})
+        self._fleet_file = self._directory / "fleet.json"
+        self._version = 0
+        self.port, management, observability = (free_port() for _ in range(3))
+        self._ports = [str(self.port), str(management), str(observability)]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.management_url = f"http://127.0.0.1:{management}"
+        self.observability_url = f"http://127.0.0.1:{observability}"
+        self.process: PymotorProcess
+
+    def __enter__(self) -> Gateway:
+        self.write_fleet()
+        config = self._directory / "user_config.json"
+        config.write_text(json.dumps(self._user_config))
+        port, management, observability = self._ports
+        self.process = PymotorProcess(
+            [
+                "coordinator", "--user_config_path", str(config), "--fleet", str(self._fleet_file),
+                "--port", port, "--management-port", management, "--observability-port", observability,
+                "--workers", str(self._workers), "--server-timing", "on",
+            ],
+            self._directory / "coordinator.log",
+        )  # fmt: skip
+        try:
+            self.process.wait_until_ok(f"{self.management_url}/startup")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End its processes."""
+        self.process.end()
 
     def write_fleet(self) -> None:
-        """Tell the Coordinator what is alive now."""
-        self.version += 1
-        temporary = self.fleet_file.with_suffix(".new")
-        temporary.write_bytes(encode_snapshot(self.snapshot()))
-        temporary.replace(self.fleet_file)
+        """Tell it which of its engines are alive now."""
+        self._version += 1
+        instances = [self.engines[name].instance(**self.changes.get(name, {})) for name in self.names]
+        temporary = self._fleet_file.with_suffix(".new")
+        temporary.write_bytes(encode_snapshot(FleetSnapshot(version=self._version, instances=tuple(instances))))
+        temporary.replace(self._fleet_file)
 
-    def _start_coordinator(self) -> None:
-        config = self.directory / "user_config.json"
-        config.write_text(json.dumps(self.config))
-        ports = [free_port() for _ in range(3)]
-        self._spawn(
-            "coordinator",
-            [
-                "coordinator", "--user_config_path", str(config), "--fleet", str(self.fleet_file),
-                "--port", str(ports[0]), "--management-port", str(ports[1]), "--observability-port", str(ports[2]),
-                "--workers", str(self.workers), "--server-timing", "on",
-            ],
-        )  # fmt: skip
-        self.url, self.management_url, self.observability_url = (f"http://127.0.0.1:{port}" for port in ports)
-        wait_until_ok(f"{self.url}/readiness", self.processes["coordinator"], self._log("coordinator"))
+    def use(self, *names: str) -> None:
+        """Stand before these engines from now on. Workers learn of it a moment later: wait for what is expected."""
+        self.names = list(names)
+        self.write_fleet()
+        wait_until(
+            lambda: self.fleet()["version"] == self._version, f"version {self._version} of the fleet is taken"
+        )
+
+    def fleet(self) -> dict[str, Any]:
+        """`GET /instances`."""
+        found: dict[str, Any] = httpx.get(f"{self.management_url}/instances", timeout=5).raise_for_status().json()
+        return found
+
+    def loads(self) -> dict[str, tuple[float, int]]:
+        """Load in tokens and requests in flight of every endpoint, as the ledger has them."""
+        return {
+            endpoint["id"]: (endpoint["load_tokens"], endpoint["in_flight"])
+            for instance in self.fleet()["instances"]
+            for endpoint in instance["endpoints"]
+        }
+
+    def wait_until_idle(self, seconds: float = 15.0) -> None:
+        """Wait until the ledger is exactly zero. Raises `AssertionError` with what is left."""
+        ends = time.monotonic() + seconds
+        loads = self.loads()
+        while any(load != (0.0, 0) for load in loads.values()):
+            assert time.monotonic() < ends, f"the ledger is not zero: {loads}"
+            time.sleep(0.02)
+            loads = self.loads()
+
+    def metrics(self) -> str:
+        """Prometheus text of the whole Coordinator."""
+        return httpx.get(f"{self.observability_url}/metrics", timeout=5).raise_for_status().text
+
+    def count(self, name: str, **labels: str) -> float:
+        """One figure of /metrics, summed over the label values not named."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(self.metrics())
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+class FleetUnderTest:
+    """Engines and one Gateway that knows them all. Use as a context manager."""
+
+    def __init__(
+        self,
+        directory: Path,
+        roles: Mapping[Role, int],
+        *,
+        coordinator_config: Mapping[str, object] | None = None,
+        engine_flags: Sequence[str] = (),
+        workers: int = 1,
+        kv_connector: str = "NixlConnector",
+        plain: bool = True,
+    ) -> None:
+        self.engines = Engines(directory, roles, flags=engine_flags, kv_connector=kv_connector, plain=plain)
+        self.gateway = Gateway(self.engines, config=coordinator_config, workers=workers)
+
+    def __enter__(self) -> FleetUnderTest:
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(self.engines)
+            opened.enter_context(self.gateway)
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    @property
+    def url(self) -> str:
+        """Where clients send requests."""
+        return self.gateway.url
+
+    @property
+    def management_url(self) -> str:
+        """`/instances` and probes."""
+        return self.gateway.management_url
+
+    @property
+    def observability_url(self) -> str:
+        """`/metrics`."""
+        return self.gateway.observability_url
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The engines' own addresses, by name."""
+        return {engine.name: engine.url for engine in self.engines}
 
     def loads(self) -> list[tuple[float, int]]:
-        """Load in tokens and requests in flight of every endpoint, as the Coordinator's ledger has them."""
-        reply = httpx.get(f"{self.management_url}/instances", timeout=5).json()
-        return [
-            (endpoint["load_tokens"], endpoint["in_flight"])
-            for instance in reply["instances"]
-            for endpoint in instance["endpoints"]
-        ]
-
-    def set_faults(self, name: str, faults: object) -> None:
-        """Tell a simulated engine to fail; see docs/simulated-engine.md."""
-        httpx.post(f"{self.urls[name]}/sim/faults", json=faults, timeout=5).raise_for_status()
+        """Load in tokens and requests in flight of every endpoint."""
+        return list(self.gateway.loads().values())
 
 
 @contextlib.contextmanager
-def running_fleet(directory: Path, roles: Mapping[Role, int], **options: object) -> Iterator[FleetUnderTest]:
+def running_fleet(directory: Path, roles: Mapping[Role, int], **options: Any) -> Iterator[FleetUnderTest]:
     """A fleet for the length of a `with` block."""
-    with FleetUnderTest(directory, roles, **options) as fleet:  # type: ignore[arg-type]
+    with FleetUnderTest(directory, roles, **options) as fleet:
         yield fleet
