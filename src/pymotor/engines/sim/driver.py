@@ -117,8 +117,8 @@ class EngineDriver:
             if self._faults.take(Stage.STEP):
                 self.core.preempt_youngest()
             result = self.core.step(loop.time())
-        except EngineDeadError as error:
-            self.die(str(error))
+        except (EngineDeadError, OSError, ValueError) as error:
+            self.die(str(error))  # as in vLLM: what a step raises, a damaged file of a store included, ends the core
             return
         for pull in result.pulls:
             self._fetches[pull.request] = loop.create_task(self._fetch(pull))
