@@ -76,7 +76,7 @@ def old_model_config(user: UserConfig, file: str) -> Iterator[Problem]:
             if name in said and said[name] != value:
                 yield Problem.warning(
                     file,
-                    json_path((key, "engine_config", name)),
+                    json_path((key, "engine_config", section.written(name))),
                     f"model_config says otherwise ({value}); this counts",
                     value=said[name],
                 )
