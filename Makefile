@@ -13,7 +13,7 @@ DEV := $(VENV)/.dev-installed
 # As examples/infer_engines/vllm/epd_cpu names it.
 TINY_MODEL := build/tiny-qwen3-vl
 
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 
 # Exported by the user it is respected everywhere; else it is the environment that this file makes.
 VLLM_PYTHON ?= $(CURDIR)/$(VLLM_VENV)/bin/python
