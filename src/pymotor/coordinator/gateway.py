@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from time import monotonic, time
 
@@ -17,6 +18,8 @@ from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.http.server import ClientConnection, ClientRequest
 from pymotor.coordinator.routing import FleetView, Routes
+
+logger = logging.getLogger(__name__)
 
 CLIENT_WENT_AWAY = 499
 _RETRY_AFTER = b"Retry-After: 1\r\n"
@@ -70,6 +73,10 @@ class Gateway:
         except asyncio.CancelledError:
             if not client.closed:
                 raise
+        except Exception:
+            logger.exception("a request failed for no reason foreseen")
+            error = ApiError(500, "the gateway failed on this request; its log says why", code="internal_error")
+            status = self._refuse(client, request, context, error)
         finally:
             services.instruments.request(label, status, monotonic() - request.received_at)
 

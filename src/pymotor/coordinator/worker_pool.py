@@ -156,8 +156,7 @@ class WorkerPool:
                 self._restarts += 1
 
     async def _live(self, column: int) -> str:
-        """The life of one worker; returns how it ended. Its ledger column is zero before and after."""
-        self._ledger.clear_column(column)
+        """The life of one worker; returns how it ended. Its ledger column is zero again after it."""
         try:
             worker = await WorkerProcess.start(
                 self._module,

@@ -7,6 +7,8 @@ import binascii
 import os
 from time import monotonic
 
+import msgspec
+
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.flows.responses import ResponseHeads
 from pymotor.coordinator.http.server import ClientConnection, ClientRequest
@@ -14,6 +16,15 @@ from pymotor.coordinator.instruments import Instruments
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.target import Group, Policy, Target
 from pymotor.coordinator.settings import Settings
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """What an encoder said of a media item."""
+
+    identifier: str
+    """Of the item's content, computed by the encoder; the name of the embeddings in the store."""
+    metadata: msgspec.Raw | None
+    """What a later stage needs to know in place of the media, or None when the encoder does not say."""
 
 
 class RequestIds:
@@ -70,6 +81,7 @@ class Context:
         "avoid",
         "client",
         "committed",
+        "encoded",
         "engine_path",
         "label",
         "legs",
@@ -100,6 +112,8 @@ class Context:
         self.whole_by = request.received_at + services.settings.infer_timeout
         self.avoid: frozenset[str] = frozenset()
         """Endpoints that failed this request."""
+        self.encoded: list[Encoded | None] | None = None
+        """What is known of the request's media by now, in their order."""
         self.committed = False
         """Whether the client has been sent a response's head."""
         self.status = 0
@@ -111,6 +125,7 @@ class Context:
         part = Context(self.services, self.client, self.request, view, self.label)
         part.avoid = self.avoid
         part.legs = self.legs
+        part.encoded = self.encoded
         return part
 
     def note_leg(self, leg: str, target: Target, seconds: float) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.media import MediaItem, check_source
 from pymotor.coordinator.api.request_view import Fields, RequestView, content_parts, message_fields
-from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.context import Context, Encoded
 from pymotor.coordinator.flows.legs import LegFailed, whole_leg
 from pymotor.coordinator.routing import Encoders
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
@@ -22,15 +22,6 @@ from pymotor.coordinator.scheduling.target import Reservation, Target
 
 _CHAT_PATH = b"/v1/chat/completions"
 _PROCESSOR_FIELDS = ("mm_processor_kwargs", "media_io_kwargs")
-
-
-class Encoded(msgspec.Struct, frozen=True):
-    """What an encoder said of an item."""
-
-    identifier: str
-    """Of the item's content, computed by the encoder; the name of the embeddings in the store."""
-    metadata: msgspec.Raw | None
-    """What a later stage needs to know in place of the media, or None when the encoder does not say."""
 
 
 class _Item(msgspec.Struct):
@@ -97,7 +88,8 @@ def _with_parts(view: RequestView, replaced: dict[int, dict[int, msgspec.Raw]]) 
 async def encode_media(context: Context, encoders: Encoders | None, consumers: Sequence[Target]) -> EncodedMedia:
     """Have the request's media encoded for the `consumers`, the targets that will read media or embeddings.
 
-    Without encoders every item stays media. Raises `ApiError`: 400 for a source that may not be used, 502 when an
+    Without encoders every item stays media. What was encoded once for a request is not encoded again, neither when
+    a later leg is tried again nor for the parts of a request that is several. Raises `ApiError`: 400 for a source that may not be used, 502 when an
     item could not be encoded and the fallback is `fail`.
     """
     view = context.view
@@ -106,6 +98,14 @@ async def encode_media(context: Context, encoders: Encoders | None, consumers: S
             check_source(item, consumer.instance.allowed_local_media_path)
     if encoders is None:
         return EncodedMedia(view, [None] * len(view.media))
+    if context.encoded is None or None in context.encoded:
+        context.encoded = await _encode(context, encoders)
+    return EncodedMedia(view, context.encoded)
+
+
+async def _encode(context: Context, encoders: Encoders) -> list[Encoded | None]:
+    """What the encoders say of each item, in the order of `view.media`; equal items are encoded once."""
+    view = context.view
     distinct: list[MediaItem] = []
     place: list[int] = []
     for item in view.media:
@@ -120,7 +120,7 @@ async def encode_media(context: Context, encoders: Encoders | None, consumers: S
         results = [await _encode_item(context, encoders, distinct[0])]
     else:
         results = await _all(context, encoders, distinct)
-    return EncodedMedia(view, [results[index] for index in place])
+    return [results[index] for index in place]
 
 
 async def _all(context: Context, encoders: Encoders, items: Sequence[MediaItem]) -> list[Encoded | None]:

@@ -9,34 +9,34 @@ its own, and the answers become one response with the choices numbered as the cl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 from pymotor.coordinator.api.errors import invalid
 from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
 from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.encode import encode_media
+from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.pull import pull, to_bytes
 from pymotor.coordinator.flows.responses import JSON
+from pymotor.coordinator.flows.several_stream import MergedStream, PartStream, Usage
 from pymotor.coordinator.routing import Pair
+
+Result = TypeVar("Result")
 
 _LIMIT = 256
 """Answers in one request."""
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
 
 
 _fields_decoder = msgspec.json.Decoder(Fields)
 _choices_decoder = msgspec.json.Decoder(list[Fields])
-_usage_decoder = msgspec.json.Decoder(_Usage | None)
+_usage_decoder = msgspec.json.Decoder(Usage | None)
 
 
 def parts_of(view: RequestView) -> list[RequestView]:
@@ -56,10 +56,9 @@ def _part(view: RequestView, prompt: msgspec.Raw | None, number: int, prompts: i
         if isinstance(seed, int):
             # vLLM gives the k-th of n answers the seed + k.
             fields["seed"] = msgspec.Raw(msgspec.json.encode(seed + number))
-    fields["stream"] = msgspec.Raw(b"false")
-    fields.pop("stream_options", None)
     part = RequestView(fields, body_of(fields), view.chat)
     part.model = view.model
+    part.stream = view.stream
     part.prompt_tokens = view.prompt_tokens // prompts + 1
     part.answer_tokens = view.answer_tokens
     part.media = view.media
@@ -70,24 +69,42 @@ async def several(context: Context, pair: Pair) -> None:
     """Answer the request as several pulls, all at once. Raises `LegFailed`, `ApiError`."""
     view = context.view
     parts = parts_of(view)
-    async with _together(context, pair, parts) as bodies:
-        merged = merge(view, bodies)
+    if view.media:
+        await encode_media(context, pair.encoders, ())
+    if view.stream:
+        await _streamed(context, pair, parts)
+        return
+    bodies = await _together(context, [pull(context.for_part(part), pair, to_bytes) for part in parts])
+    merged = msgspec.json.encode(merge(view, bodies))
     context.note_commit()
     context.status = 200
-    client, request, heads = context.client, context.request, context.services.heads
-    if view.stream:
-        _stream(context, merged)
-        return
-    body = msgspec.json.encode(merged)
-    client.respond(heads.whole(request, 200, JSON, len(body), context.legs), body)
+    heads = context.services.heads
+    context.client.respond(heads.whole(context.request, 200, JSON, len(merged), context.legs), merged)
 
 
-@asynccontextmanager
-async def _together(context: Context, pair: Pair, parts: list[RequestView]) -> AsyncIterator[list[bytes]]:
-    """The bodies of all parts; when one fails or the request ends, the others' legs are closed."""
-    tasks = [context.services.loop.create_task(pull(context.for_part(part), pair, to_bytes)) for part in parts]
+async def _streamed(context: Context, pair: Pair, parts: list[RequestView]) -> None:
+    options = context.view.fields.get("stream_options", msgspec.Raw(b"null"))
     try:
-        yield await asyncio.gather(*tasks)
+        wants_usage = bool((msgspec.json.decode(options, type=_StreamOptions | None) or _StreamOptions()).include_usage)
+    except msgspec.MsgspecError as error:
+        raise invalid("stream_options must be an object", "stream_options") from error
+    merged = MergedStream(context, wants_usage)
+    work = [pull(context.for_part(part), pair, PartStream(merged, position)) for position, part in enumerate(parts)]
+    try:
+        await _together(context, work)
+    except LegFailed as failure:
+        if not merged.begun:
+            raise
+        merged.break_off(failure)
+    else:
+        merged.end(context.view.n)
+
+
+async def _together(context: Context, work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """The results of all parts; when one fails or the request ends, the others' legs are closed."""
+    tasks = [context.services.loop.create_task(part) for part in work]
+    try:
+        return await asyncio.gather(*tasks)
     finally:
         pending = [task for task in tasks if not task.done()]
         for task in pending:
@@ -106,7 +123,7 @@ def merge(view: RequestView, bodies: list[bytes]) -> Fields:
         for choice in _choices_decoder.decode(reply["choices"]):
             choice["index"] = msgspec.Raw(b"%d" % position)
             choices.append(choice)
-        usage = _usage_decoder.decode(reply.get("usage", msgspec.Raw(b"null"))) or _Usage()
+        usage = _usage_decoder.decode(reply.get("usage", msgspec.Raw(b"null"))) or Usage()
         completion_tokens += usage.completion_tokens
         if position % view.n == 0:
             prompt_tokens += usage.prompt_tokens
@@ -122,45 +139,3 @@ def merge(view: RequestView, bodies: list[bytes]) -> Fields:
         )
     )
     return merged
-
-
-def _stream(context: Context, merged: Fields) -> None:
-    """The merged answer as events: for each choice its content, then its finish, as a stream of vLLM's has them."""
-    events = b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in _events(context.view, merged))
-    heads = context.services.heads
-    head = heads.stream(context.request, b"text/event-stream; charset=utf-8", context.legs)
-    client = context.client
-    last = events + b"data: [DONE]\n\n"
-    if context.request.http_11:
-        client.begin_stream(head, b"")
-        client.end_stream(last)
-    else:
-        context.request.keep_alive = False
-        client.respond(head, last)
-
-
-def _events(view: RequestView, merged: Fields) -> list[Fields]:
-    shared: Fields = {}
-    for name in ("id", "created", "model"):
-        if name in merged:
-            shared[name] = merged[name]
-    shared["object"] = msgspec.Raw(b'"chat.completion.chunk"' if view.chat else b'"text_completion"')
-    events: list[Fields] = []
-    for choice in _choices_decoder.decode(merged["choices"]):
-        if view.chat:
-            choice["delta"] = _delta(choice.pop("message"))
-        events.append({**shared, "choices": msgspec.Raw(msgspec.json.encode([choice]))})
-    options = msgspec.json.decode(view.fields.get("stream_options", msgspec.Raw(b"null")))
-    if isinstance(options, dict) and options.get("include_usage"):
-        events.append({**shared, "choices": msgspec.Raw(b"[]"), "usage": merged["usage"]})
-    return events
-
-
-def _delta(message: msgspec.Raw) -> msgspec.Raw:
-    """A message as the delta that says it all; tool calls in a delta are numbered."""
-    fields = _fields_decoder.decode(message)
-    calls = msgspec.json.decode(fields.get("tool_calls", msgspec.Raw(b"null")))
-    if not isinstance(calls, list):
-        return message
-    numbered = [{"index": index, **call} for index, call in enumerate(calls)]
-    return msgspec.Raw(msgspec.json.encode({**fields, "tool_calls": numbered}))

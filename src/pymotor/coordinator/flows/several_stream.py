@@ -1,0 +1,220 @@
+"""Several streams that become one: the events of each part as they come, with its choice's number and one id.
+
+Not a hot path: every event is read and written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import msgspec
+
+from pymotor.coordinator.api.errors import ApiError
+from pymotor.coordinator.api.events import DONE, ErrorEvent, has_content, whole_events
+from pymotor.coordinator.api.request_view import Fields
+from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.legs import Buffers, LegFailed, failed, refused, send
+from pymotor.coordinator.flows.relay import EngineStreamError
+from pymotor.coordinator.http.framing import chunk
+from pymotor.coordinator.http.upstream import BadReply, Headers, StaleConnection, UpstreamConnection, UpstreamError
+from pymotor.coordinator.scheduling.target import Reservation, Target
+
+_EVENT_STREAM = b"text/event-stream; charset=utf-8"
+_fields_decoder = msgspec.json.Decoder(Fields)
+_choices_decoder = msgspec.json.Decoder(list[Fields])
+_encode = msgspec.json.Encoder().encode
+
+
+class Usage(msgspec.Struct):
+    """Tokens of one answer, as engines tell them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class MergedStream:
+    """The one stream toward the client."""
+
+    def __init__(self, context: Context, wants_usage: bool) -> None:
+        """`wants_usage`: whether the client asked for a last event with the usage of all parts."""
+        self._context = context
+        self._wants_usage = wants_usage
+        self._held: list[bytes] = []
+        self._shared: Fields = {}
+        self._usages: dict[int, Usage] = {}
+        self.begun = False
+
+    def take(self, position: int, event: bytes) -> None:
+        """An event of the part at `position`. Raises `ErrorEvent` when it is an error object."""
+        start = event.find(b"data:")
+        data = event[start + 5 :].strip() if start >= 0 else b"[DONE]"
+        if data == b"[DONE]":
+            return
+        matters = has_content(event)
+        fields = _fields_decoder.decode(data)
+        if not self._shared:
+            self._shared = {name: fields[name] for name in ("id", "created", "object", "model") if name in fields}
+        choices = _choices_decoder.decode(fields.get("choices", msgspec.Raw(b"[]")))
+        usage = fields.pop("usage", msgspec.Raw(b"null"))
+        if not choices:
+            if bytes(usage) != b"null":
+                self._usages[position] = msgspec.json.decode(usage, type=Usage)
+            return
+        for choice in choices:
+            choice["index"] = msgspec.Raw(b"%d" % position)
+        fields.update(self._shared)
+        fields["choices"] = msgspec.Raw(_encode(choices))
+        self._write(b"data: " + _encode(fields) + b"\n\n", matters)
+
+    def _write(self, event: bytes, matters: bool) -> None:
+        client = self._context.client
+        if self.begun:
+            client.transport.write(chunk(event) if self._context.request.http_11 else event)
+            return
+        self._held.append(event)
+        if not matters:
+            return
+        self.begun = True
+        context = self._context
+        context.note_commit()
+        held = b"".join(self._held)
+        head = context.services.heads.stream(context.request, _EVENT_STREAM, context.legs)
+        client.begin_stream(head, chunk(held) if context.request.http_11 else held)
+
+    def end(self, answers_a_prompt: int) -> None:
+        """All parts are whole."""
+        last = DONE
+        if self._wants_usage:
+            prompt = sum(u.prompt_tokens for position, u in self._usages.items() if position % answers_a_prompt == 0)
+            completion = sum(usage.completion_tokens for usage in self._usages.values())
+            totals = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+            last = b"data: " + _encode({**self._shared, "choices": [], "usage": totals}) + b"\n\n" + DONE
+        self._finish(last)
+        self._context.status = 200
+
+    def break_off(self, failure: LegFailed) -> None:
+        """A part failed after the stream had begun."""
+        told = failure.as_api_error()
+        self._finish(ApiError(502, told.detail.message, code="stream_interrupted").event() + DONE)
+        self._context.status = 502
+
+    def _finish(self, last: bytes) -> None:
+        context = self._context
+        if context.request.http_11:
+            context.client.end_stream(last)
+            return
+        context.client.responding = False
+        context.request.keep_alive = False
+        context.client.transport.write(last)
+
+
+class _PartReceiver:
+    """Receives one part's stream; `done` is set when it is over."""
+
+    def __init__(self, merged: MergedStream, position: int, done: asyncio.Future[None], charge: Reservation) -> None:
+        self._merged = merged
+        self._position = position
+        self._charge = charge
+        self._tail = b""
+        self._ends_well = False
+        self.done = done
+        self.status = 0
+        self.error_body: list[bytes] = []
+
+    def on_head(self, status: int, headers: Headers) -> None:  # noqa: ARG002  Receiver's signature
+        """See `Receiver`."""
+        self.status = status
+
+    def on_chunk(self, wire: bytes, start: int) -> None:
+        """See `Receiver`."""
+        self.on_payload(wire[start:-2])
+
+    def on_payload(self, payload: bytes) -> None:
+        """See `Receiver`."""
+        if self.done.done():
+            return
+        if self.status != 200:
+            self.error_body.append(payload)
+            return
+        data = self._tail + payload
+        end = whole_events(data)
+        self._tail = data[end:]
+        self._ends_well = data[:end].endswith(DONE)
+        try:
+            for event in data[:end].replace(b"\r\n", b"\n").split(b"\n\n"):
+                if event:
+                    self._merged.take(self._position, event)
+        except ErrorEvent as error:
+            self.done.set_exception(EngineStreamError(error.error))
+        except msgspec.MsgspecError as error:
+            self.done.set_exception(BadReply(f"an event is not a completion: {error}"))
+        else:
+            if self._charge.open and self._merged.begun:
+                self._charge.end()
+
+    def on_complete(self) -> None:
+        """See `Receiver`."""
+        if self.done.done():
+            return
+        if self.status == 200 and (self._tail or not self._ends_well):
+            self.done.set_exception(BadReply("the stream ended before its last event"))
+        else:
+            self.done.set_result(None)
+
+    def on_failed(self, error: UpstreamError) -> None:
+        """See `Receiver`."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class PartStream:
+    """Runs decode for one part of a merged stream: a `Finish` of the pull flow."""
+
+    def __init__(self, merged: MergedStream, position: int) -> None:
+        self._merged = merged
+        self._position = position
+
+    async def __call__(
+        self,
+        context: Context,
+        decode: Target,
+        body: Buffers,
+        leg_id: bytes,
+        charge: Reservation,
+        fetch_by: float | None,
+    ) -> None:
+        """Send the part's request and merge its events. Raises `LegFailed`."""
+        since = monotonic()
+        fresh = False
+        while True:
+            receiver = _PartReceiver(self._merged, self._position, context.services.loop.create_future(), charge)
+            connection = await send(context, "decode", decode, body, receiver, leg_id, fresh=fresh, send_by=fetch_by)
+            try:
+                await _over(receiver, connection)
+            except StaleConnection as error:
+                if fresh:
+                    raise failed(context, "decode", decode, error) from error
+                fresh = True
+                continue
+            except EngineStreamError as error:
+                raise refused(context, "decode", decode, 500, b'{"error":' + error.error + b"}") from error
+            except UpstreamError as error:
+                raise failed(context, "decode", decode, error) from error
+            break
+        if receiver.status != 200:
+            raise refused(context, "decode", decode, receiver.status, b"".join(receiver.error_body))
+        seconds = monotonic() - since
+        context.services.instruments.leg("decode", decode.instance.name, seconds)
+        context.note_leg("decode", decode, seconds)
+
+
+async def _over(receiver: _PartReceiver, connection: UpstreamConnection) -> None:
+    """Wait for the end of the stream; the connection is not used again unless the reply was whole."""
+    whole = False
+    try:
+        await receiver.done
+        whole = True
+    finally:
+        if not whole and not connection.closed:
+            connection.abandon()
