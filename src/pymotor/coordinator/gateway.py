@@ -75,8 +75,8 @@ class Gateway:
                 raise
         except Exception:
             logger.exception("a request failed for no reason foreseen")
-            error = ApiError(500, "the gateway failed on this request; its log says why", code="internal_error")
-            status = self._refuse(client, request, context, error)
+            told = ApiError(500, "the gateway failed on this request; its log says why", code="internal_error")
+            status = self._refuse(client, request, context, told)
         finally:
             services.instruments.request(label, status, monotonic() - request.received_at)
 

@@ -89,8 +89,8 @@ async def encode_media(context: Context, encoders: Encoders | None, consumers: S
     """Have the request's media encoded for the `consumers`, the targets that will read media or embeddings.
 
     Without encoders every item stays media. What was encoded once for a request is not encoded again, neither when
-    a later leg is tried again nor for the parts of a request that is several. Raises `ApiError`: 400 for a source that may not be used, 502 when an
-    item could not be encoded and the fallback is `fail`.
+    a later leg is tried again nor for the parts of a request that is several. Raises `ApiError`: 400 for a source
+    that may not be used, 502 when an item could not be encoded and the fallback is `fail`.
     """
     view = context.view
     for consumer in consumers:
