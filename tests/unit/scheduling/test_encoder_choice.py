@@ -85,6 +85,18 @@ def test_the_order_goes_on_to_the_next_when_the_first_is_full(count: int, key: i
             ledger.begin(expected, 10**9)
 
 
+def test_an_encoder_at_the_bound_is_passed_over_and_one_below_it_is_not() -> None:
+    with shared_ledgers(1, 2) as (ledger, _):
+        choice = idle_choice(ledger, names(2))
+        first = choice.choose(7, 3)
+        ledger.begin(first, 5)
+        # ceil(1.25 * (5 + 3) / 2) = 5
+        assert choice.choose(7, 3) == 1 - first
+        ledger.ease(first, 1)
+        # ceil(1.25 * (4 + 3) / 2) = 5
+        assert choice.choose(7, 3) == first
+
+
 def test_items_spread_evenly() -> None:
     with shared_ledgers(1, 8) as (ledger, _):
         choice = idle_choice(ledger, names(8))
