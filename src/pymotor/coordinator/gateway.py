@@ -10,10 +10,12 @@ from time import monotonic, time
 import msgspec
 
 from pymotor.coordinator.api.errors import ApiError, ServiceUnavailable
+from pymotor.coordinator.api.events import DONE
 from pymotor.coordinator.api.media import barred
 from pymotor.coordinator.api.request_view import read_request
 from pymotor.coordinator.flows.context import Context, Services
 from pymotor.coordinator.flows.dispatch import dispatch, passed_on
+from pymotor.coordinator.flows.keepalive import Keepalive
 from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.http.server import ClientConnection, ClientRequest
@@ -58,18 +60,24 @@ class Gateway:
         label = request.path.decode()
         status = CLIENT_WENT_AWAY
         context: Context | None = None
+        keepalive: Keepalive | None = None
         try:
             if request.headers.get(_BARRED_HEADER) is not None and not services.settings.trust_client_fields:
                 raise barred("X-data-parallel-rank")
             view = read_request(request.body, chat=chat, trusted=services.settings.trust_client_fields)
             context = Context(services, client, request, view, label)
+            if view.stream and services.settings.stream_keepalive:
+                keepalive = Keepalive(context, services.settings.stream_keepalive)
             await dispatch(context, self._routes(view.model))
             status = context.status
         except ApiError as error:
             status = self._refuse(client, request, context, error)
         except LegFailed as failure:
             status, body = passed_on(failure)
-            client.respond(services.heads.whole(request, status, JSON, len(body)), body)
+            if context is not None and context.opened:
+                self._refuse(client, request, context, failure.as_api_error())
+            else:
+                client.respond(services.heads.whole(request, status, JSON, len(body)), body)
         except asyncio.CancelledError:
             if not client.closed:
                 raise
@@ -78,6 +86,8 @@ class Gateway:
             told = ApiError(500, "the gateway failed on this request; its log says why", code="internal_error")
             status = self._refuse(client, request, context, told)
         finally:
+            if keepalive is not None:
+                keepalive.stop()
             services.instruments.request(label, status, monotonic() - request.received_at)
 
     def _routes(self, model: str) -> Routes:
@@ -99,6 +109,9 @@ class Gateway:
     ) -> int:
         if context is not None and context.committed:
             # The head is out: the connection breaks off, which no client takes for the end.
+            return error.status
+        if context is not None and context.opened:
+            context.end_stream(error.event() + DONE)
             return error.status
         body = error.body()
         extra = _RETRY_AFTER if error.status in (429, 503) else b""

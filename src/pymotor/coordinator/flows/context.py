@@ -11,6 +11,7 @@ import msgspec
 
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.flows.responses import ResponseHeads
+from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.http.server import ClientConnection, ClientRequest
 from pymotor.coordinator.instruments import Instruments
 from pymotor.coordinator.scheduling.ledger import Ledger
@@ -85,6 +86,7 @@ class Context:
         "engine_path",
         "label",
         "legs",
+        "opened",
         "request",
         "services",
         "started_at",
@@ -116,6 +118,8 @@ class Context:
         """What is known of the request's media by now, in their order."""
         self.committed = False
         """Whether the client has been sent a response's head."""
+        self.opened = False
+        """Whether a stream's head went out before any content; see `keepalive`."""
         self.status = 0
         self.legs: list[tuple[str, str, float]] = []
         """Name, instance and milliseconds of each leg so far, for `Server-Timing`."""
@@ -131,6 +135,28 @@ class Context:
     def note_leg(self, leg: str, target: Target, seconds: float) -> None:
         """A leg has got as far as `Server-Timing` tells."""
         self.legs.append((leg, target.instance.name, seconds * 1000))
+
+    def begin_stream(self, content_type: bytes, events: bytes) -> None:
+        """The first content of a stream goes to the client, with the head if that is not out yet."""
+        self.note_commit()
+        framed = chunk(events) if self.request.http_11 else events
+        if self.opened:
+            self.client.transport.write(framed)
+        else:
+            self.client.begin_stream(self.services.heads.stream(self.request, content_type, self.legs), framed)
+
+    def end_stream(self, last: bytes = b"") -> None:
+        """`last`, whole events or nothing, and the end of the stream go to the client."""
+        client = self.client
+        client.on_writable = None
+        if self.request.http_11:
+            client.end_stream(last)
+            return
+        # HTTP/1.0 has no chunks: the end of the connection is the end of the stream.
+        client.responding = False
+        self.request.keep_alive = False
+        if last and not client.closed:
+            client.transport.write(last)
 
     def note_commit(self) -> None:
         """The first content goes to the client."""

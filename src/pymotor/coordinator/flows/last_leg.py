@@ -7,6 +7,7 @@ from time import monotonic
 
 import msgspec
 
+from pymotor.coordinator.api.events import DONE
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.legs import Buffers, failed, refused, send, whole_leg
 from pymotor.coordinator.flows.relay import EngineStreamError, Relay
@@ -97,8 +98,12 @@ def _answer_whole(
     seconds = monotonic() - since
     context.services.instruments.leg(leg, target.instance.name, seconds)
     context.note_leg(leg, target, seconds)
-    context.note_commit()
     context.status = relay.status
+    if context.opened:
+        context.begin_stream(JSON, b"data: " + body.replace(b"\n", b"") + b"\n\n")
+        context.end_stream(DONE)
+        return
+    context.note_commit()
     heads = context.services.heads
     context.client.respond(
         heads.whole(context.request, relay.status, relay.content_type or JSON, len(body), context.legs), body

@@ -166,8 +166,6 @@ class Relay:
         if self._first_content is not None:
             self._first_content.end()
         context.note_leg(self._leg, self._target, monotonic() - self._since)
-        context.note_commit()
-        head = context.services.heads.stream(context.request, self.content_type, context.legs)
         held = self._held
         if held:
             held.append(data)
@@ -175,7 +173,7 @@ class Relay:
             self._held = []
         client = self._client
         client.on_writable = self._set_writable
-        client.begin_stream(head, chunk(data) if self._framed else data)
+        context.begin_stream(self.content_type, data)
         if not client.writable:
             self._set_writable(False)
 
@@ -190,7 +188,7 @@ class Relay:
             connection.pause()
 
     def _end(self) -> None:
-        self._finish_response(b"")
+        self._context.end_stream()
         self._context.status = 200
         self.done.set_result(None)
 
@@ -203,21 +201,9 @@ class Relay:
             f"{self._leg} on {self._target.instance.name} broke off: {error}",
             code="stream_interrupted",
         )
-        self._finish_response(told.event() + DONE)
+        context.end_stream(told.event() + DONE)
         context.status = 502
         self.done.set_result(None)
-
-    def _finish_response(self, last: bytes) -> None:
-        client = self._client
-        client.on_writable = None
-        if self._framed:
-            client.end_stream(last)
-            return
-        client.responding = False
-        context = self._context
-        context.request.keep_alive = False
-        if last and not client.closed:
-            self._write(last)
 
     def _give_up(self, error: UpstreamError) -> None:
         if self.connection is not None:

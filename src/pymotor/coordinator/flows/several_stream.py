@@ -76,11 +76,7 @@ class MergedStream:
         if not matters:
             return
         self.begun = True
-        context = self._context
-        context.note_commit()
-        held = b"".join(self._held)
-        head = context.services.heads.stream(context.request, _EVENT_STREAM, context.legs)
-        client.begin_stream(head, chunk(held) if context.request.http_11 else held)
+        self._context.begin_stream(_EVENT_STREAM, b"".join(self._held))
 
     def end(self, answers_a_prompt: int) -> None:
         """All parts are whole."""
@@ -90,23 +86,14 @@ class MergedStream:
             completion = sum(usage.completion_tokens for usage in self._usages.values())
             totals = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
             last = b"data: " + _encode({**self._shared, "choices": [], "usage": totals}) + b"\n\n" + DONE
-        self._finish(last)
+        self._context.end_stream(last)
         self._context.status = 200
 
     def break_off(self, failure: LegFailed) -> None:
         """A part failed after the stream had begun."""
         told = failure.as_api_error()
-        self._finish(ApiError(502, told.detail.message, code="stream_interrupted").event() + DONE)
+        self._context.end_stream(ApiError(502, told.detail.message, code="stream_interrupted").event() + DONE)
         self._context.status = 502
-
-    def _finish(self, last: bytes) -> None:
-        context = self._context
-        if context.request.http_11:
-            context.client.end_stream(last)
-            return
-        context.client.responding = False
-        context.request.keep_alive = False
-        context.client.transport.write(last)
 
 
 class _PartReceiver:
