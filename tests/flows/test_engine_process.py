@@ -297,6 +297,20 @@ async def test_stop_before_start_does_nothing(bench: Bench) -> None:
     await bench.engine(SERVER).stop(WITHIN)
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="shared memory is seen in /dev/shm")
+async def test_shared_memory_of_killed_engines_is_given_back(bench: Bench) -> None:
+    name = f"pymotor-test-{bench.port}"
+    program = f"from multiprocessing.shared_memory import SharedMemory\nheld = SharedMemory({name!r}, True, 64)\n"
+    ignore = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    engine = bench.engine(SERVER + program + ignore + "serve()")
+    await engine.start()
+    await engine.wait_ready()
+    assert name in os.listdir("/dev/shm")
+    await asyncio.wait_for(engine.stop(0), WITHIN)
+    assert engine.exit_status == -signal.SIGKILL
+    assert name not in os.listdir("/dev/shm")
+
+
 async def test_many_engines_end_together(tmp_path: Path) -> None:
     benches = [Bench(tmp_path) for _ in range(6)]
     engines = [bench.engine(SERVER + "serve()") for bench in benches]
