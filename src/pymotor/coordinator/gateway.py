@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from time import monotonic, time
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from pymotor.coordinator.api.errors import ApiError, ServiceUnavailable
+from pymotor.coordinator.api.errors import ApiError, ServiceUnavailable, invalid
 from pymotor.coordinator.api.events import DONE
 from pymotor.coordinator.api.media import barred
 from pymotor.coordinator.api.request_view import read_request
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 CLIENT_WENT_AWAY = 499
 _RETRY_AFTER = b"Retry-After: 1\r\n"
+_MODEL_PATH = b"/v1/models/"
 _BARRED_HEADER = b"x-data-parallel-rank"
 
 _GENERATING = {b"/v1/chat/completions": True, b"/v1/completions": False}
@@ -64,6 +67,9 @@ class Gateway:
         try:
             if request.headers.get(_BARRED_HEADER) is not None and not services.settings.trust_client_fields:
                 raise barred("X-data-parallel-rank")
+            if not request.headers.get(b"content-type", b"").lower().startswith(JSON):
+                # Also keeps web pages from calling without a CORS preflight.
+                raise invalid("the Content-Type must be application/json")
             view = read_request(request.body, chat=chat, trusted=services.settings.trust_client_fields)
             context = Context(services, client, request, view, label)
             if view.stream and services.settings.stream_keepalive:
@@ -129,6 +135,8 @@ class Gateway:
                 client.respond(preflight)
                 return
         answer = self._plain.get(path)
+        if answer is None and path.startswith(_MODEL_PATH):
+            answer = partial(self._one_model, unquote_to_bytes(path[len(_MODEL_PATH) :]).decode("utf-8", "replace"))
         extra = b""
         if answer is not None and method in (b"GET", b"HEAD"):
             status, body = answer()
@@ -137,7 +145,7 @@ class Gateway:
         else:
             allowed = b"POST" if path in _GENERATING else b"GET, HEAD" if answer is not None else None
             status, body, extra = _no_such(method, path, allowed)
-        label = path.decode("latin-1") if answer is not None or path in _GENERATING else "other"
+        label = path.decode("latin-1") if path in self._plain or path in _GENERATING else "other"
         self._services.instruments.request(label, status, monotonic() - request.received_at)
         head = heads.whole(request, status, JSON, len(body), (), extra)
         client.respond(head, b"" if method == b"HEAD" else body)
@@ -152,19 +160,25 @@ class Gateway:
 
     def _models(self) -> tuple[int, bytes]:
         routes = self._fleet.routes if self._fleet is not None else {}
-        data = [
-            {
-                "id": model,
-                "object": "model",
-                "created": self._started,
-                "owned_by": "pymotor",
-                "root": model,
-                "parent": None,
-                "max_model_len": found.max_model_len,
-            }
-            for model, found in routes.items()
-        ]
+        data = [self._model_object(model, found) for model, found in routes.items()]
         return 200, msgspec.json.encode({"object": "list", "data": data})
+
+    def _one_model(self, model: str) -> tuple[int, bytes]:
+        try:
+            return 200, msgspec.json.encode(self._model_object(model, self._routes(model)))
+        except ApiError as error:
+            return error.status, error.body()
+
+    def _model_object(self, model: str, routes: Routes) -> dict[str, object]:
+        return {
+            "id": model,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "pymotor",
+            "root": model,
+            "parent": None,
+            "max_model_len": routes.max_model_len,
+        }
 
     def refusal(self, request: ClientRequest, status: int, message: str) -> bytes:
         """The response to a request that cannot be read to its end; see `http.server.Refusal`."""

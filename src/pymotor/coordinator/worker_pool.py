@@ -16,7 +16,7 @@ from pymotor.telemetry.metrics import MetricsDump
 
 logger = logging.getLogger(__name__)
 
-LISTENING_DEADLINE = 60.0
+LISTENING_DEADLINE = 120.0
 """Seconds a worker has from its start until it listens."""
 
 SHORTEST_PAUSE = 0.1

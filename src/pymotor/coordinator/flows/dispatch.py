@@ -35,7 +35,7 @@ def choose_way(context: Context, routes: Routes) -> Pair | Single:
         view = context.view
         short = view.prompt_tokens < context.services.settings.prefill_threshold
         if short or view.n > 1:
-            return singles[0]
+            pairs = ()
     if pairs:
         return pairs[0] if len(pairs) == 1 else _least_loaded_pair(context, pairs)
     if singles:

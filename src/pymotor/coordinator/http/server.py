@@ -55,6 +55,13 @@ class Limits:
         self.body_idle = body_idle
 
 
+def _origin_form(target: bytes) -> bytes:
+    """The path of a request target in absolute form, which servers have to accept (RFC 9112, section 3.2.2)."""
+    _, _, rest = target.partition(b"://")
+    _, slash, path = rest.partition(b"/")
+    return slash + path
+
+
 class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
@@ -190,7 +197,7 @@ class ClientConnection(asyncio.Protocol):
         request.keep_alive = parser.should_keep_alive()
         request.http_11 = parser.get_http_version() == "1.1"
         path, _, request.query = self._url.partition(b"?")
-        request.path = path
+        request.path = path if path.startswith(b"/") else _origin_form(path)
         limits = self._limits
         if self._head_size + len(self._url) > limits.head_bytes:
             self._refuse(431, f"the request's headers are larger than {limits.head_bytes} bytes")
