@@ -22,6 +22,8 @@ from pymotor.fleet import Endpoint
 WITHIN = 20.0
 """Seconds after which a condition is given up."""
 
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a subreaper and /proc")
+
 SERVER = """
 import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -128,6 +130,7 @@ async def test_an_engine_is_started_watched_and_stopped(bench: Bench) -> None:
     assert can_listen(bench.port)
 
 
+@linux_only
 async def test_what_left_the_servers_session_ends_with_it(bench: Bench) -> None:
     port, note, program = bench.runaway()
     engine = bench.engine(program + "serve()")
@@ -143,6 +146,7 @@ async def test_what_left_the_servers_session_ends_with_it(bench: Bench) -> None:
     assert can_listen(port)
 
 
+@linux_only
 async def test_a_server_that_dies_takes_all_with_it(bench: Bench) -> None:
     port, note, program = bench.runaway()
     engine = bench.engine(program + "serve()")
@@ -177,6 +181,7 @@ async def test_a_second_stop_may_be_shorter(bench: Bench) -> None:
     assert engine.exit_status == -signal.SIGKILL
 
 
+@linux_only
 async def test_nothing_is_left_when_the_owner_is_killed(bench: Bench) -> None:
     port, note, program = bench.runaway()
     owner = textwrap.dedent(
@@ -214,6 +219,7 @@ async def test_nothing_is_left_when_the_owner_is_killed(bench: Bench) -> None:
     assert can_listen(bench.port)
 
 
+@linux_only
 async def test_the_server_ends_when_owner_and_guardian_are_killed(tmp_path: Path) -> None:
     command = [sys.executable, guardian.__file__, sys.executable, "-c", "import time; time.sleep(1000)"]
     owned = await asyncio.create_subprocess_exec(
@@ -282,6 +288,13 @@ async def test_a_command_that_does_not_exist_is_told(tmp_path: Path) -> None:
     await engine.stop(WITHIN)
 
 
+async def test_a_log_that_cannot_be_written_is_told(bench: Bench) -> None:
+    bench.directory = bench.directory / "missing"
+    engine = bench.engine(SERVER + "serve()")
+    with pytest.raises(EngineStartError, match=r"could not be started: .*prefill-0\.log"):
+        await engine.start()
+
+
 async def test_a_taken_port_is_told_before_anything_starts(bench: Bench) -> None:
     engine = bench.engine(SERVER + "serve()")
     with (
@@ -297,7 +310,7 @@ async def test_stop_before_start_does_nothing(bench: Bench) -> None:
     await bench.engine(SERVER).stop(WITHIN)
 
 
-@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="shared memory is seen in /dev/shm")
+@linux_only
 async def test_shared_memory_of_killed_engines_is_given_back(bench: Bench) -> None:
     name = f"pymotor-test-{bench.port}"
     program = f"from multiprocessing.shared_memory import SharedMemory\nheld = SharedMemory({name!r}, True, 64)\n"

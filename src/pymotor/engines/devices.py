@@ -19,9 +19,7 @@ def take_devices(request: PlanRequest) -> tuple[int, ...]:
     wanted = request.sizes.devices
     devices = request.host.take_devices(wanted)
     if len(devices) < wanted:
-        raise PlanError(
-            f"{request.name}: the parallel sizes need {wanted} devices and {len(devices)} are left on this host"
-        )
+        raise PlanError(f"the parallel sizes need {wanted} devices and {len(devices)} are left on this host")
     return devices
 
 

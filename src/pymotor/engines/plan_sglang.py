@@ -15,7 +15,7 @@ DEFAULT_BACKEND = "mooncake"
 def plan_sglang(request: PlanRequest) -> InstancePlan:
     """Plan one instance: one server that balances its ranks itself. Raises PlanError."""
     if request.role is Role.ENCODE:
-        raise PlanError(f"{request.name}: SGLang engines do not encode for others; use engine_type vllm")
+        raise PlanError("SGLang engines do not encode for others; use engine_type vllm")
     model = request.model("model_path" if "model_path" in request.options else "model")
     options = {
         key: value

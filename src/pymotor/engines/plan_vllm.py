@@ -110,11 +110,9 @@ def _settings(request: PlanRequest) -> _Settings:
         events=as_object("kv_events_config", options.get("kv_events_config")),
     )
     if request.role in (Role.PREFILL, Role.DECODE) and settings.kv is None:
-        raise PlanError(
-            f"{request.name}: engine_config has no kv_transfer_config, so prefill and decode cannot hand KV over"
-        )
+        raise PlanError("engine_config has no kv_transfer_config, so prefill and decode cannot hand KV over")
     if request.role is Role.ENCODE and settings.ec is None:
-        raise PlanError(f"{request.name}: engine_config has no ec_transfer_config, so nobody gets its embeddings")
+        raise PlanError("engine_config has no ec_transfer_config, so nobody gets its embeddings")
     return settings
 
 

@@ -33,4 +33,7 @@ def plan_instance(user: UserConfig, env: EnvConfig, role: Role, index: int, host
         name=f"{role.value}-{index}",
         host=host,
     )
-    return plan_sglang(request) if section.engine_type == "sglang" else plan_vllm(request)
+    try:
+        return plan_sglang(request) if section.engine_type == "sglang" else plan_vllm(request)
+    except PlanError as fault:
+        raise PlanError(f"{request.name}: {fault}") from fault

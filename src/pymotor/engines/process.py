@@ -64,17 +64,10 @@ class EngineProcess:
             raise RuntimeError(f"{self.plan.name} was started before; an EngineProcess lives once")
         await self._refuse_taken_port()
         self._start_time = asyncio.get_running_loop().time()
-        command = [sys.executable, "-I", "-S", guardian.__file__, *self.plan.argv]
-        with self.log_path.open("ab") as log:
-            self._log_start = log.tell()
-            self._guardian = subprocess.Popen(  # noqa: ASYNC220
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=self._environment,
-                start_new_session=True,
-            )
+        try:
+            self._guardian = self._start_guardian()
+        except OSError as error:
+            raise EngineStartError(f"{self.plan.name} could not be started: {error}") from error
         self._listener = asyncio.create_task(self._listen(self._guardian), name=f"guardian of {self.plan.name}")
         await self._started.wait()
         if self._refusal:
@@ -154,6 +147,19 @@ class EngineProcess:
         lines = self.last_log_lines()
         said = "\n".join(f"    {line}" for line in lines) if lines else "    (it wrote nothing)"
         return f"; the last lines of {self.log_path}:\n{said}"
+
+    def _start_guardian(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-I", "-S", guardian.__file__, *self.plan.argv]
+        with self.log_path.open("ab") as log:
+            self._log_start = log.tell()
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
 
     async def _refuse_taken_port(self) -> None:
         """A foreign server on the port would answer the health check in the engine's place."""

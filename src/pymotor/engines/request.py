@@ -48,7 +48,7 @@ class PlanRequest:
         """The model's path. Raises PlanError when there is none."""
         model = self.options.get(option)
         if not isinstance(model, str) or not model:
-            raise PlanError(f"{self.name}: engine_config names no {option}: give the path of the model")
+            raise PlanError(f"engine_config names no {option}: give the path of the model")
         return model
 
     def served_names(self, model: str) -> tuple[str, ...]:
