@@ -20,6 +20,8 @@ from overhead.wire import MODEL
 BENCHMARKS = Path(__file__).resolve().parent.parent
 PEERS = Path(os.environ.get("PYMOTOR_BENCH_VENV", BENCHMARKS.parent / ".venv-bench"))
 """The virtual environment that `setup.sh` makes, with vllm-router and py-spy."""
+CONFIGURABLE = 16
+"""The most instances of a role that `user_config.json` starts; a Coordinator serves as many as the snapshot has."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class EngineFleet:
     decode: tuple[int, ...]
     union: tuple[int, ...]
     control: int
+
+    @property
+    def endpoints(self) -> int:
+        """How many there are."""
+        return len(self.prefill) + len(self.decode) + len(self.union)
 
     @property
     def mode(self) -> str:
@@ -99,10 +106,11 @@ class PyMotor(Gateway):
         config: dict[str, object] = {"version": "v2.0", "motor_deploy_config": deploy, "motor_controller_config": {}}
         config["motor_coordinator_config"] = {"scheduler_config": {"scheduler_type": "load_balance"}}
         if fleet.mode == "union":
-            deploy["hybrid_instances_num"] = len(fleet.union)
+            deploy["hybrid_instances_num"] = min(len(fleet.union), CONFIGURABLE)
             config["motor_engine_union_config"] = {"engine_type": "vllm", "engine_config": engine}
             return config
-        deploy.update(p_instances_num=len(fleet.prefill), d_instances_num=len(fleet.decode))
+        deploy["p_instances_num"] = min(len(fleet.prefill), CONFIGURABLE)
+        deploy["d_instances_num"] = min(len(fleet.decode), CONFIGURABLE)
         for role, kv_role in (("prefill", "kv_producer"), ("decode", "kv_consumer")):
             config[f"motor_engine_{role}_config"] = {
                 "engine_type": "vllm",

@@ -70,11 +70,11 @@ def fake_engines(mode: str, endpoints: int, directory: Path, core: int) -> Itera
 
 
 @contextmanager
-def warm_load(scenario: Scenario, port: int, directory: Path, core: int) -> Iterator[tuple[Pinned, float]]:
+def warm_load(
+    scenario: Scenario, endpoints: int, port: int, directory: Path, core: int
+) -> Iterator[tuple[Pinned, float]]:
     """Clients of `scenario` that have warmed up the gateway at `port`, and how many requests it served a second."""
-    warm_up = scenario.connections * (4 if scenario.stream or scenario.body != "small" else 40)
-    if scenario.connections > 64:
-        warm_up = scenario.connections
+    warm_up = warm_up_requests(scenario, endpoints)
     argv = [sys.executable, str(BENCHMARKS / "load_generator.py"), "--port", str(port), "--body", scenario.body]
     argv += ["--connections", str(scenario.connections), "--distinct", str(scenario.distinct)]
     argv += ["--warm-up", str(warm_up), "--ramp", str(scenario.ramp)]
@@ -106,7 +106,7 @@ def measure(
     """
     gateway_core, load_core = cores
     control(fleet, "/pace", str(scenario.pace).encode())
-    with warm_load(scenario, port, directory, load_core) as (load, rate):
+    with warm_load(scenario, fleet.endpoints, port, directory, load_core) as (load, rate):
         rounds = max(2, round(rate * seconds / scenario.connections))
         requests = rounds * scenario.connections
         control(fleet, "/counters")
@@ -125,7 +125,7 @@ def measure(
     return Measurement(
         gateway=name,
         scenario=scenario.name,
-        endpoints=len(fleet.prefill) + len(fleet.decode) + len(fleet.union),
+        endpoints=fleet.endpoints,
         round=round_number,
         requests=result["requests"],
         errors=errors,
@@ -143,6 +143,15 @@ def measure(
         others_on_core=max(0.0, busy[0] - cpu) / result["seconds"],
         load_core_busy=busy[1] / result["seconds"],
     )
+
+
+def warm_up_requests(scenario: Scenario, endpoints: int) -> int:
+    """How many requests each client sends before anything is measured, all together: enough for every pool of
+    connections to be filled as far as it is going to be."""
+    if scenario.connections > 64:
+        return scenario.connections
+    least = 4 if scenario.stream or scenario.body != "small" else 40
+    return max(least * scenario.connections, 2 * endpoints)
 
 
 def wrong_legs(mode: str, requests: int, counters: dict[str, Any]) -> dict[str, int]:

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import psutil  # type: ignore[import-untyped]
 
 PR_SET_PDEATHSIG = 1
+PRIORITY = -10
+"""Of all processes of the benchmark alike, where the user may raise it: other work on the machine disturbs less."""
 
 
 class ProcessError(Exception):
@@ -48,7 +50,10 @@ class Memory(NamedTuple):
 
 
 class Pinned:
-    """A process that runs on one core, in a process group of its own, its output in a file."""
+    """A process that runs on one core, in a process group of its own, its output in a file.
+
+    It dies with the benchmark, however that ends.
+    """
 
     def __init__(self, name: str, argv: Sequence[str], core: int, log: Path, *, piped: bool = False) -> None:
         self.name = name
@@ -130,9 +135,12 @@ class Pinned:
                 pss += _kilobytes(Path(f"/proc/{process.pid}/smaps_rollup"), "Pss:")
         return Memory(peak * 1024, pss * 1024)
 
-    def busiest(self) -> int:
-        """The pid of the process in the tree that used most CPU itself."""
-        return int(max(self._tree(), key=lambda process: sum(process.cpu_times()[:2])).pid)
+    def busiest(self, seconds: float = 1.0) -> int:
+        """The pid of the process in the tree that uses most CPU in the next `seconds`."""
+        tree = self._tree()
+        before = {process.pid: sum(process.cpu_times()[:2]) for process in tree}
+        time.sleep(seconds)
+        return int(max(tree, key=lambda process: sum(process.cpu_times()[:2]) - before[process.pid]).pid)
 
     def last_words(self, lines: int = 5) -> str:
         """The end of its log, for an error message."""
@@ -179,6 +187,9 @@ def _pinned_to(core: int) -> Callable[[], None]:
 
     def pin() -> None:
         os.sched_setaffinity(0, {core})
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+            Path("/proc/self/autogroup").write_text(str(PRIORITY))
         library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     return pin

@@ -17,6 +17,8 @@ from overhead.scenarios import Scenario
 
 SAMPLES_PER_SECOND = 400
 TOP = 30
+_SCAFFOLD = ("_run_module_as_main ", "_run_code ", "<module> ", "main ", "run ", "Runner.run ")
+"""Frames in which a process spends all its life."""
 _FRAME = re.compile(r"^(?P<function>.*) \((?P<file>.*?)(?::\d+)?\)$")
 
 
@@ -39,7 +41,7 @@ def profile(
         raise ProcessError("py-spy is not installed; benchmarks/setup.sh installs it")
     control(fleet, "/pace", str(scenario.pace).encode())
     folded = directory / "profile.folded"
-    with warm_load(scenario, port, directory, load_core) as (load, rate):
+    with warm_load(scenario, fleet.endpoints, port, directory, load_core) as (load, rate):
         rounds = max(2, round(rate * (seconds + 2) / scenario.connections))
         load.write_line(str(rounds * scenario.connections))
         argv = [program, "record", "--pid", str(gateway.busiest()), "--rate", str(SAMPLES_PER_SECOND), "--nonblocking"]
@@ -53,7 +55,7 @@ def profile(
         [
             f"# Where {name} spends its time: {scenario.title}",
             "",
-            f"{len(fleet.prefill) + len(fleet.decode) + len(fleet.union):,} endpoints, {scenario.connections:,} "
+            f"{fleet.endpoints:,} endpoints, {scenario.connections:,} "
             f"clients, {result['requests'] / result['seconds']:,.0f} requests a second; {total:,} samples of the "
             "busiest worker while it was not idle. Time in C (parser, event loop, system calls) counts for the Python "
             "function that called it.",
@@ -84,7 +86,7 @@ def add_up(folded: Iterable[str]) -> tuple[Counter[str], Counter[str], int]:
             continue
         frames = [_function(frame) for frame in stack.split(";")]
         own[frames[-1]] += int(number)
-        within.update(dict.fromkeys(frames, int(number)))
+        within.update(dict.fromkeys((frame for frame in frames if not frame.startswith(_SCAFFOLD)), int(number)))
         total += int(number)
     return own, within, total
 

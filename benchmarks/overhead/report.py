@@ -17,6 +17,8 @@ from overhead.summary import Spread, Verdict, compare, rounds_of, spread
 
 DIRECT = "none"
 """The name under which the clients' direct way to the engine is measured."""
+QUIET = 0.1
+"""Up to which part of the gateways' core other work may take before the report warns."""
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -71,6 +73,8 @@ def as_markdown(run: Run) -> str:
     """The report as a page."""
     verdicts = compare(run.measurements)
     parts = ["# CPU time of gateways for a request", _introduction(run)]
+    if disturbance(run.measurements) > QUIET:
+        parts.append(_warning(run))
     parts += ["## Limits", limits_table(verdicts) if verdicts else "Not measured: this needs PyMotor and vllm-router."]
     parts += ["## CPU time, µs for a request", _cpu_note(), _cpu_tables(run.measurements)]
     parts += ["## Delay of a stream's event, and memory", _delay_note(), _delay_table(run.measurements)]
@@ -110,6 +114,19 @@ def _introduction(run: Run) -> str:
     )
 
 
+def disturbance(measurements: Sequence[Measurement]) -> float:
+    """The part of the gateways' core that other work took, in the middle of all measurements."""
+    return spread([each.others_on_core for each in measurements]).median if measurements else 0.0
+
+
+def _warning(run: Run) -> str:
+    return (
+        f"**The machine was busy:** other work took {disturbance(run.measurements):.0%} of the gateways' core in the "
+        "middle of all measurements. Shared caches make every figure higher than on a quiet machine; ratios bear it "
+        "better, delays do not."
+    )
+
+
 def _cpu_note() -> str:
     return (
         "64 clients at once where nothing else is said. A small body has 600 bytes, no two of 512 alike. A stream has "
@@ -138,8 +155,9 @@ def _delay_note() -> str:
         "Delay: from the engine's write of an event to the client's read, so engine's and clients' own waiting for "
         f"core 1 is in it; `{DIRECT}` is that alone, without a gateway. Time to the whole answer where nothing is "
         "streamed, under a closed loop: who is slower to answer is loaded less. RSS: sum of the processes' peaks in "
-        "that measurement, pages they share counted in each; PSS: the same with shared pages divided. Core busy: how "
-        "much of its core the gateway used, and in brackets how much of it others did, benchmark or not. Medians."
+        "that measurement, pages they share counted in each; PSS: the same with shared pages divided. In the kernel: "
+        "that part of the CPU time. Core busy: how much of its core the gateway used, and in brackets how much of it "
+        "others did, benchmark or not. Medians."
     )
 
 
@@ -154,6 +172,7 @@ def _delay_table(measurements: Sequence[Measurement]) -> str:
         "requests/s",
         "peak RSS, MB",
         "PSS, MB",
+        "in the kernel",
         "core busy",
         "endpoints used",
     )
@@ -177,6 +196,7 @@ def _delay_table(measurements: Sequence[Measurement]) -> str:
                 f"{middle(each.requests / each.seconds for each in found):,.0f}",
                 f"{middle(each.peak_rss_mb for each in found):.0f}" if gateway != DIRECT else "",
                 f"{middle(each.pss_mb for each in found):.0f}" if gateway != DIRECT else "",
+                f"{middle(each.system_us / each.cpu_us for each in found):.0%}" if gateway != DIRECT else "",
                 f"{middle(each.gateway_core_busy for each in found):.0%} "
                 f"({middle(each.others_on_core for each in found):.0%})",
                 f"{middle(each.endpoints_used for each in found):,.0f}",
