@@ -29,6 +29,7 @@ class Served:
     fingerprint: str
     prompt_tokens_details: bool
     created: int
+    data_parallel_size: int = 1
 
     def check_model(self, fields: Fields) -> None:
         """Raise `RequestError` with 404 when a request asks for a model that is not served."""

@@ -12,7 +12,7 @@ from pymotor.engines.sim.about import About
 from pymotor.engines.sim.answers import ClientGone
 from pymotor.engines.sim.completions import DEAD_MESSAGE, Completions
 from pymotor.engines.sim.control import Control
-from pymotor.engines.sim.errors import RequestError, error_body
+from pymotor.engines.sim.errors import MediaUnavailableError, RequestError, error_body
 from pymotor.engines.sim.exchange import Exchange, Receive, Send
 from pymotor.engines.sim.requests import EngineDeadError
 
@@ -23,8 +23,15 @@ class Application:
     """Routes requests to one engine."""
 
     def __init__(
-        self, about: About, completions: Completions, control: Control | None, api_keys: Sequence[str] = ()
+        self,
+        about: About,
+        completions: Completions,
+        control: Control | None,
+        *,
+        api_keys: Sequence[str] = (),
+        echo_request_id: bool = False,
     ) -> None:
+        self._echo_request_id = echo_request_id
         self._api_keys = [key.encode() for key in api_keys]
         self._completions = completions
         self._routes: dict[tuple[str, str], Handler] = {
@@ -51,27 +58,28 @@ class Application:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """One request."""
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, echo_request_id=self._echo_request_id)
         try:
             if not self._authorized(exchange):
                 await exchange.respond(b'{"error":"Unauthorized"}', 401)
                 return
-            await self._handler(exchange)(exchange)
+            handler = self._routes.get((exchange.method, exchange.path))
+            await (self._no_route(exchange) if handler is None else handler(exchange))
         except RequestError as error:
             await exchange.respond(error_body(str(error), error.kind, error.param, error.status), error.status)
+            if isinstance(error, MediaUnavailableError):
+                exchange.connection.doom()
         except EngineDeadError:
             await exchange.respond(error_body(DEAD_MESSAGE, "InternalServerError", None, 500), 500)
         except ClientGone:
             if not exchange.connection.transport.is_closing():
                 exchange.connection.transport.abort()
 
-    def _handler(self, exchange: Exchange) -> Handler:
-        handler = self._routes.get((exchange.method, exchange.path))
-        if handler is None:
-            known = any(path == exchange.path for _, path in self._routes)
-            status, phrase = (405, "Method Not Allowed") if known else (404, "Not Found")
-            raise RequestError(phrase, status=status, kind=phrase)
-        return handler
+    async def _no_route(self, exchange: Exchange) -> None:
+        allowed = sorted(method for method, path in self._routes if path == exchange.path)
+        status, detail = (405, "Method Not Allowed") if allowed else (404, "Not Found")
+        headers = [(b"allow", ", ".join(allowed).encode())] if allowed else []
+        await exchange.respond(msgspec.json.encode({"detail": detail}), status, more_headers=headers)
 
     def _authorized(self, exchange: Exchange) -> bool:
         if not self._api_keys or not exchange.path.startswith(("/v1", "/v2", "/inference", "/cohere")):

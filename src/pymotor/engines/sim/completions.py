@@ -61,6 +61,7 @@ class Completions:
         if struck:
             await self._strike(exchange, struck)
         self._served.check_model(Fields(body))
+        self._check_rank(exchange.header(b"x-data-parallel-rank"))
         if self._driver.dead:
             raise EngineDeadError
         generation = build(body, int.from_bytes(os.urandom(8), "little"))
@@ -90,6 +91,12 @@ class Completions:
         finally:
             self.active -= 1
             connection.on_lost = None
+
+    def _check_rank(self, rank: str | None) -> None:
+        """A rank that is no number is passed over, as in vLLM; one that does not exist is refused."""
+        ranks = self._served.data_parallel_size
+        if rank is not None and rank.strip().isdecimal() and int(rank) >= ranks:
+            raise RequestError(f"data_parallel_rank {int(rank)} is out of range [0, {ranks}).")
 
     async def _strike(self, exchange: Exchange, struck: dict[str, Fault]) -> None:
         """The faults that strike before the request is looked at."""

@@ -80,6 +80,7 @@ class SimulatedEngine:
             fingerprint=f"vllm-{VERSION}-{hashlib.sha256(layout.encode()).hexdigest()[:8]}",
             prompt_tokens_details=options.prompt_tokens_details,
             created=int(time.time()),
+            data_parallel_size=options.data_parallel_size,
         )
         embeds_enabled = options.enable_mm_embeds or _consumes_embeddings(options) or bool(options.kv_transfer)
         media = MediaReader(options.model, options.allowed_local_media_path, embeds_enabled)
@@ -88,7 +89,8 @@ class SimulatedEngine:
             About(served, driver, prompts, metrics),
             Completions(served, driver, prompts, faults, self._refuse),
             Control(driver, faults) if options.control else None,
-            options.api_keys,
+            api_keys=options.api_keys,
+            echo_request_id=options.request_id_headers,
         )
         self._server = HTTPServer(application)
         return await self._server.listen(options.host, options.port)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+import json
+import os
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -21,8 +23,9 @@ _JSON = b"application/json"
 class Exchange:
     """A request of an ASGI server, and the means to answer it."""
 
-    def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Any, receive: Receive, send: Send, *, echo_request_id: bool = False) -> None:
         self._scope = scope
+        self._echo_request_id = echo_request_id
         self._receive = receive
         self._send = send
         self.started = False
@@ -70,14 +73,20 @@ class Exchange:
         try:
             value = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise _invalid(f"JSON decode error: {error}") from error
+            raise _invalid(f"JSON decode error: {error}", _broken_at(body)) from error
         if not isinstance(value, dict):
             raise _invalid("Input should be a valid dictionary")
         return value
 
-    async def respond(self, body: bytes, status: int = 200, content_type: bytes | None = _JSON) -> None:
+    async def respond(
+        self,
+        body: bytes,
+        status: int = 200,
+        content_type: bytes | None = _JSON,
+        more_headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
         """A whole response."""
-        headers = [(b"content-length", str(len(body)).encode())]
+        headers = [(b"content-length", str(len(body)).encode()), *more_headers, *self._request_id()]
         if content_type is not None:
             headers.append((b"content-type", content_type))
         self.started = True
@@ -87,7 +96,7 @@ class Exchange:
     async def start(self, content_type: bytes, length: int | None = None) -> None:
         """The headers of a response that comes in parts."""
         self.started = True
-        headers = [(b"content-type", content_type)]
+        headers = [(b"content-type", content_type), *self._request_id()]
         if length is not None:
             headers.append((b"content-length", str(length).encode()))
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -100,6 +109,23 @@ class Exchange:
         """The end of a response that came in parts."""
         await self._send({"type": "http.response.body", "body": b""})
 
+    def _request_id(self) -> list[tuple[bytes, bytes]]:
+        """The header that `--enable-request-id-headers` adds."""
+        if not self._echo_request_id:
+            return []
+        return [(b"x-request-id", (self.header(b"x-request-id") or os.urandom(16).hex()).encode("latin-1"))]
 
-def _invalid(problem: str) -> RequestError:
-    return RequestError(f"1 validation error:\n  {problem}", kind="Bad Request", param="body")
+
+def _invalid(problem: str, param: str = "body") -> RequestError:
+    return RequestError(f"1 validation error:\n  {problem}", kind="Bad Request", param=param)
+
+
+def _broken_at(body: bytes) -> str:
+    """Where vLLM says that a body is no JSON: the character, or the body when there is none."""
+    try:
+        json.loads(body)
+    except json.JSONDecodeError as error:
+        return f"body.{error.pos}" if body else "body"
+    except (UnicodeDecodeError, RecursionError):
+        pass
+    return "body"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pymotor.engines.sim.errors import RequestError
+from pymotor.engines.sim.errors import MediaUnavailableError, RequestError
 from pymotor.engines.sim.image_size import image_size
 
 PATCH = 16
@@ -25,6 +25,8 @@ MERGE = 2
 FACTOR = PATCH * MERGE
 MIN_PIXELS = 4 * FACTOR * FACTOR
 MAX_PIXELS = 4096 * FACTOR * FACTOR
+UNREACHABLE_PORT = 1
+"""`http(s)` URLs with this port stand for media that cannot be had."""
 UNKNOWN_SIZE = (512, 512)
 """Assumed of an image behind an `http(s)` URL."""
 VIDEO_FRAMES = 8
@@ -95,6 +97,8 @@ class MediaReader:
                 )
             return _decode_base64(data)
         if scheme in ("http", "https"):
+            if _port(url) == UNREACHABLE_PORT:
+                raise MediaUnavailableError(f"Cannot connect to {url}")
             return url.encode()
         if scheme == "file":
             return self._local(unquote(urlsplit(url).path))
@@ -102,15 +106,17 @@ class MediaReader:
 
     def _local(self, path: str) -> bytes:
         if not self.allowed_local_media_path:
-            raise RequestError("Cannot load local files without `--allowed-local-media-path`.")
+            raise MediaUnavailableError("Cannot load local files without `--allowed-local-media-path`.")
         allowed = Path(self.allowed_local_media_path).resolve()
         resolved = Path(path).resolve()
         if allowed not in resolved.parents:
-            raise RequestError(f"The file path {path} must be a subpath of `--allowed-local-media-path {allowed}`.")
+            raise MediaUnavailableError(
+                f"The file path {path} must be a subpath of `--allowed-local-media-path {allowed}`."
+            )
         try:
             return resolved.read_bytes()
         except OSError as error:
-            raise RequestError(f"Cannot read {path}: {error.strerror}") from error
+            raise MediaUnavailableError(f"Cannot read {path}: {error.strerror}") from error
 
     def _embeds(self, kind: str, metadata: Any, uuid: str | None) -> Media:
         modality = kind[:5]
@@ -128,6 +134,13 @@ class MediaReader:
             raise RequestError(f"Invalid metadata array in `{kind}`.", param=kind)
         named = uuid or hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
         return Media(named, modality, tokens, dict(metadata), None)
+
+
+def _port(url: str) -> int | None:
+    try:
+        return urlsplit(url).port
+    except ValueError as error:
+        raise RequestError(f"Invalid URL: {error}") from error
 
 
 def _url(part: Mapping[str, Any], kind: str) -> str:
@@ -152,8 +165,6 @@ def _decode_base64(data: str) -> bytes:
 
 
 def _numbers(value: Any, count: int, name: str) -> list[int]:
-    while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
-        value = value[0]
     good = isinstance(value, list) and len(value) == count
     if not good or not all(isinstance(number, int) and not isinstance(number, bool) for number in value):
         raise RequestError(f"Metadata {name} must be a finite numeric array.", param=name)

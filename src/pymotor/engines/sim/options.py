@@ -42,6 +42,8 @@ class EngineOptions:
     enable_mm_embeds: bool
     prompt_tokens_details: bool
     api_keys: tuple[str, ...]
+    request_id_headers: bool
+    data_parallel_size: int
     kv_transfer: Mapping[str, Any]
     ec_transfer: Mapping[str, Any]
     speed: float
@@ -94,6 +96,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     serving.add_argument("--enable-mm-embeds", action="store_true", help="accept image_embeds and the like")
     serving.add_argument("--enable-prompt-tokens-details", action="store_true", help="report cached tokens in usage")
+    serving.add_argument("--enable-request-id-headers", action="store_true", help="answer with X-Request-Id")
+    serving.add_argument(
+        "--data-parallel-size",
+        "-dp",
+        type=int,
+        default=1,
+        help="ranks that X-data-parallel-rank may name; all are one engine",
+    )
     serving.add_argument("--kv-transfer-config", type=json_object, default={}, metavar="JSON")
     serving.add_argument("--ec-transfer-config", type=json_object, default={}, metavar="JSON")
     simulation = parser.add_argument_group("simulation")
@@ -152,6 +162,8 @@ def read_options(arguments: argparse.Namespace, words: Sequence[str]) -> EngineO
         enable_mm_embeds=parsed.enable_mm_embeds,
         prompt_tokens_details=parsed.enable_prompt_tokens_details,
         api_keys=tuple(parsed.api_key),
+        request_id_headers=parsed.enable_request_id_headers,
+        data_parallel_size=parsed.data_parallel_size,
         kv_transfer=_merged(parsed.kv_transfer_config, dotted["kv"]),
         ec_transfer=_merged(parsed.ec_transfer_config, dotted["ec"]),
         speed=parsed.sim_speed,

@@ -73,9 +73,9 @@ class PromptBuilder:
         top_logprobs = fields.integer("top_logprobs", 0) or 0
         logprobs = top_logprobs if fields.boolean("logprobs") else None
         if top_logprobs and logprobs is None:
-            raise invalid("top_logprobs", "when using `top_logprobs`, `logprobs` must be set to true.")
+            raise RequestError("when using `top_logprobs`, `logprobs` must be set to true.", param="top_logprobs")
         if body.get("tools") == []:
-            raise invalid("tools", "`tools` must not be an empty array.")
+            raise RequestError("`tools` must not be an empty array.", param="tools")
         return self._generation(fields, True, (prompt,), max_tokens, logprobs, unpredictable)
 
     def completion(self, body: Mapping[str, Any], unpredictable: int) -> Generation:
@@ -92,7 +92,7 @@ class PromptBuilder:
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise invalid("messages", "Input should be a valid list" if "messages" in fields.body else "Field required")
         if not messages:
-            raise RequestError("`messages` must not be empty.", param="messages")
+            raise RequestError("`messages` must not be empty.")
         media = self._all_media(messages, fields)
         pieces = _Pieces()
         tools = fields.body.get("tools")
@@ -156,31 +156,38 @@ class PromptBuilder:
     ) -> Generation:
         if max_tokens is not None and max_tokens < 1:
             raise RequestError(f"max_tokens must be at least 1, got {max_tokens}.", param="max_tokens")
+        if max_tokens is not None and max_tokens > self._max_model_len:
+            raise RequestError(
+                f"max_tokens={max_tokens} cannot be greater than max_model_len = {self._max_model_len}. "
+                f"Please request fewer output tokens.",
+                param="max_tokens",
+            )
         min_tokens = fields.integer("min_tokens", 0, 0) or 0
         if max_tokens is not None and min_tokens > max_tokens:
-            raise RequestError(
-                f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}.",
-                param="min_tokens",
-            )
+            raise RequestError(f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}.")
         stream = fields.boolean("stream")
         options = Fields(fields.mapping("stream_options") or {})
         if options.body and not stream:
-            raise invalid("stream_options", "Stream options can only be defined when `stream=True`.")
+            raise RequestError("Stream options can only be defined when `stream=True`.", param="stream_options")
         include_usage = options.boolean("include_usage")
+        stops = fields.strings("stop")
+        if "" in stops:
+            raise RequestError("stop cannot contain an empty string.")
+        seed = _seed(fields, unpredictable)
         return Generation(
             chat=chat,
             prompts=prompts,
             sampling=Sampling(
                 max_tokens=0,
                 min_tokens=min_tokens,
-                seed=_seed(fields, unpredictable),
+                seed=seed,
                 ignore_eos=fields.boolean("ignore_eos"),
-                stop=tuple(stop for stop in fields.strings("stop") if stop),
+                stop=stops,
                 stop_token_ids=fields.integers("stop_token_ids"),
                 include_stop=fields.boolean("include_stop_str_in_output"),
             ),
             max_tokens=max_tokens,
-            n=fields.integer("n", 1, 1, 128) or 1,
+            n=_choices(fields, greedy=seed is None),
             stream=stream,
             include_usage=include_usage,
             continuous_usage=include_usage and options.boolean("continuous_usage_stats"),
@@ -203,6 +210,15 @@ def _seed(fields: Fields, unpredictable: int) -> int | None:
     return mix(seed & (2**64 - 1)) if seed is not None else unpredictable
 
 
+def _choices(fields: Fields, greedy: bool) -> int:
+    number = fields.integer("n", 1)
+    if number is None or number < 1:
+        raise RequestError(f"n must be at least 1, got {number}.")
+    if number > 1 and greedy:
+        raise RequestError(f"n must be 1 when using greedy sampling, got {number}.")
+    return number
+
+
 def _prompts(value: Any) -> list[str | list[int]]:
     if isinstance(value, str) and value:
         return [value]
@@ -212,7 +228,7 @@ def _prompts(value: Any) -> list[str | list[int]]:
         if all(isinstance(item, str) or (is_integers(item) and item) for item in value):
             return value
     if value is None or value in ("", []):
-        raise invalid("prompt", "Either prompt or prompt_embeds must be provided and non-empty.")
+        raise RequestError("Either prompt or prompt_embeds must be provided and non-empty.", param="prompt")
     raise invalid("prompt", "Input should be a string, a list of strings, token ids or lists of token ids")
 
 

@@ -13,11 +13,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 KEEP_ALIVE_SECONDS = 5
+DOOMED_SECONDS = 0.05
 
 
 class Connection(HttpToolsProtocol):
     """A client's connection; found in `scope["state"]["connection"]` of its requests."""
 
+    _doomed = False
     on_lost: Callable[[], None] | None = None
     """Called once when the connection is lost; set by whoever answers a request on it."""
 
@@ -32,6 +34,21 @@ class Connection(HttpToolsProtocol):
         callback, self.on_lost = self.on_lost, None
         if callback is not None:
             callback()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self._doomed:
+            self.transport.close()
+        else:
+            super().data_received(data)
+
+    def doom(self) -> None:
+        """Close without a word after this response: when the client sends again, or soon.
+
+        vLLM writes a traceback before it closes, which gives a client time to send its next request in vain.
+        """
+        self._doomed = True
+        self.loop.call_later(DOOMED_SECONDS, self.transport.close)
 
     def reset(self) -> None:
         """Drop the connection so that the client sees a reset, not an end."""
@@ -54,6 +71,7 @@ class HTTPServer:
             log_config=None,
             access_log=False,
             timeout_keep_alive=keep_alive,
+            proxy_headers=False,
         )
         self._config.load()
         self._state = ServerState()
