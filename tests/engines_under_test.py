@@ -23,6 +23,7 @@ from pymotor.config.user import DEPLOY_LETTER
 from pymotor.engines import EngineProcess, EngineStartError, HostResources, InstancePlan, plan_instance
 from pymotor.engines.tiny_model import make_tiny_model
 from pymotor.fleet import Role
+from pymotor.local.ports import PortClaims
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL = "qwenvl"
@@ -120,25 +121,37 @@ def running_engines(kind: EngineKind, directory: Path, python: str = "") -> Iter
     store = directory / "embeddings"
     store.mkdir()
     user = UserConfig.model_validate(engine_config(kind, model))
-    host = HostResources(python=python or sys.executable, shared_directory=store)
-    plans = {role: plan_instance(user, EnvConfig(), role, 0, host) for role in Role}
-    processes = {
-        role: EngineProcess(plan.servers[0], directory / f"{plan.servers[0].name}.log", START_SECONDS[kind])
-        for role, plan in plans.items()
-    }
-    with _running(processes):
-        yield EnginesUnderTest(kind, plans, user, processes, directory, store)
+    with port_claims() as claims:
+        host = HostResources(python=python or sys.executable, shared_directory=store, port_is_free=claims.claim_unbound)
+        plans = {role: plan_instance(user, EnvConfig(), role, 0, host) for role in Role}
+        processes = {
+            role: EngineProcess(plan.servers[0], directory / f"{plan.servers[0].name}.log", START_SECONDS[kind])
+            for role, plan in plans.items()
+        }
+        with _running(processes):
+            yield EnginesUnderTest(kind, plans, user, processes, directory, store)
 
 
 @contextmanager
 def one_more_decode(engines: EnginesUnderTest) -> Iterator[str]:
     """The URL of a further decode engine like the first, for tests that it may not survive."""
     python = engines.processes[Role.DECODE].plan.argv[0]
-    host = HostResources(python=python, shared_directory=engines.store)
-    plan = plan_instance(engines.user, EnvConfig(), Role.DECODE, 1, host).servers[0]
-    processes = {Role.DECODE: EngineProcess(plan, engines.directory / f"{plan.name}.log", START_SECONDS[engines.kind])}
-    with _running(processes):
-        yield plan.endpoint.url
+    with port_claims() as claims:
+        host = HostResources(python=python, shared_directory=engines.store, port_is_free=claims.claim_unbound)
+        plan = plan_instance(engines.user, EnvConfig(), Role.DECODE, 1, host).servers[0]
+        log = engines.directory / f"{plan.name}.log"
+        with _running({Role.DECODE: EngineProcess(plan, log, START_SECONDS[engines.kind])}):
+            yield plan.endpoint.url
+
+
+@contextmanager
+def port_claims() -> Iterator[PortClaims]:
+    """Ports that no other session of tests and no fleet takes meanwhile."""
+    claims = PortClaims()
+    try:
+        yield claims
+    finally:
+        claims.close()
 
 
 @contextmanager
@@ -207,6 +220,7 @@ __all__ = [
     "engine_config",
     "metric",
     "one_more_decode",
+    "port_claims",
     "running_engines",
     "vllm_python_or_skip",
 ]
