@@ -174,7 +174,7 @@ async def test_a_second_stop_may_be_shorter(bench: Bench) -> None:
     engine = bench.engine("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVER + "serve()")
     await engine.start()
     await engine.wait_ready()
-    patient = asyncio.create_task(engine.stop(1000))
+    patient = asyncio.create_task(engine.stop(float("inf")))
     await asyncio.sleep(0)
     await asyncio.wait_for(engine.stop(0), WITHIN)
     await asyncio.wait_for(patient, WITHIN)
@@ -304,6 +304,21 @@ async def test_a_taken_port_is_told_before_anything_starts(bench: Bench) -> None
         await engine.start()
     assert engine.process_id is None
     await engine.stop(WITHIN)
+
+
+@linux_only
+async def test_an_answer_of_another_server_is_not_taken_for_the_engines(bench: Bench) -> None:
+    note = bench.directory / "waiting"
+    engine = bench.engine(f"open({str(note)!r}, 'w').close()\nimport time; time.sleep(1000)")
+    await engine.start()
+    await until(note.exists, "the start")
+    other = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVER + "serve()", str(bench.port))
+    try:
+        with pytest.raises(EngineStartError, match="another server, which answers in its place"):
+            await asyncio.wait_for(engine.wait_ready(), WITHIN)
+    finally:
+        other.kill()
+        await other.wait()
 
 
 async def test_stop_before_start_does_nothing(bench: Bench) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pymotor.config import Problem, UserConfig
 from pymotor.engines import check_options, check_pairs, check_transfer
 from pymotor.engines.checked import CheckedEngine, checked_engines
+from pymotor.fleet import Role
 
 ENGINE_CHECKS: tuple[Callable[[CheckedEngine], Iterator[Problem]], ...] = (
     check_options.model,
@@ -33,4 +34,6 @@ def check_engines(user: UserConfig, file: str) -> list[Problem]:
     """Every problem of the engine sections that takes knowledge of engines to see; `file` is named in them."""
     engines = checked_engines(user, file)
     problems = [problem for engine in engines.values() for check in ENGINE_CHECKS for problem in check(engine)]
+    if user.instance_count(Role.ENCODE.value) == 0:
+        engines.pop(Role.ENCODE, None)  # described but not asked for: nobody needs to agree with it
     return problems + [problem for check in FLEET_CHECKS for problem in check(engines)]

@@ -25,6 +25,7 @@ import time
 
 ORPHANED_GRACE = 3.0
 """Seconds the engine gets to end by itself after the owner is gone."""
+LONGEST_GRACE = 86400.0
 TRACKER_GRACE = 2.0
 """Seconds that Python's resource trackers get, after all others, to unlink shared memory."""
 _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
@@ -104,7 +105,7 @@ def is_resource_tracker(process: int) -> bool:
 def grace_of(line: bytes) -> float:
     """The seconds of a `stop SECONDS` line; those of an orphan for the end of the pipe."""
     words = line.split()
-    return float(words[-1]) if words and words[0] == b"stop" else ORPHANED_GRACE
+    return min(float(words[-1]), LONGEST_GRACE) if words and words[0] == b"stop" else ORPHANED_GRACE
 
 
 class Guardian:

@@ -43,7 +43,7 @@ class HostResources:
         self.engine_version = engine_version
         self.shared_directory = shared_directory
         self._devices: Iterator[int] = iter(devices) if devices is not None else count()
-        self._port_is_free = port_is_free or can_listen
+        self._port_is_free = port_is_free or is_unbound
         self._taken: set[int] = set()
 
     @property
@@ -87,13 +87,25 @@ class HostResources:
 
 def can_listen(address: str, port: int) -> bool:
     """Whether a server could listen on the port now, on this address as on all interfaces."""
-    family, everywhere = (socket.AF_INET6, "::") if ":" in address else (socket.AF_INET, "0.0.0.0")
-    return all(_binds(family, host, port) for host in (address, everywhere))
+    family, everywhere = _family(address)
+    return all(_binds(family, host, port, reuse=True) for host in (address, everywhere))
 
 
-def _binds(family: socket.AddressFamily, host: str, port: int) -> bool:
+def is_unbound(address: str, port: int) -> bool:
+    """Whether no socket is bound to the port, listening or not: vLLM binds long before it listens, in a way that
+    lets others share the port. Stricter than `can_listen`: connections that wait for their end count too."""
+    family, everywhere = _family(address)
+    return all(_binds(family, host, port, reuse=False) for host in (address, everywhere))
+
+
+def _family(address: str) -> tuple[socket.AddressFamily, str]:
+    return (socket.AF_INET6, "::") if ":" in address else (socket.AF_INET, "0.0.0.0")
+
+
+def _binds(family: socket.AddressFamily, host: str, port: int, *, reuse: bool) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
         except OSError:

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from pymotor.engines import guardian
+from pymotor.engines.listeners import foreign_listener
 from pymotor.engines.plan import ServerPlan
 
 PROBE_INTERVAL = 0.1
@@ -113,7 +114,7 @@ class EngineProcess:
             os.write(process.stdin.fileno(), f"stop {max(grace, 0.0):.3f}\n".encode())
         await self._empty.wait()
         if self._listener is not None:
-            await self._listener
+            await asyncio.shield(self._listener)
 
     @property
     def health_url(self) -> str:
@@ -174,13 +175,23 @@ class EngineProcess:
             "end it or choose another port"
         )
 
+    def _refuse_foreign_answer(self) -> None:
+        """It may have been another server that answered."""
+        url = httpx.URL(self.plan.endpoint.url)
+        owned = guardian.descendants(self._guardian.pid) if self._guardian is not None else []
+        if foreign_listener(url.host, url.port or 80, owned):
+            raise EngineStartError(
+                f"{self.plan.name} has to share {url.host}:{url.port} with another server, which answers in its place; "
+                "end that server or choose another port"
+            )
+
     async def _probe_until_healthy(self) -> None:
         async with httpx.AsyncClient(timeout=PROBE_TIMEOUT, trust_env=False) as client:
             while True:
                 with contextlib.suppress(httpx.HTTPError):
                     answer = await client.get(self.health_url)
                     if answer.status_code == 200:
-                        return
+                        return self._refuse_foreign_answer()
                 await asyncio.sleep(PROBE_INTERVAL)
 
     async def _listen(self, process: subprocess.Popen[bytes]) -> None:

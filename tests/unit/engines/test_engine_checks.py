@@ -169,6 +169,14 @@ def test_what_is_only_odd_is_a_warning(change: Callable[[Config], None], message
     assert [problem for problem in problems(config) if message in problem.message]
 
 
+def test_nobody_needs_to_agree_with_an_encoder_that_is_not_asked_for() -> None:
+    config = clean()
+    changing("encode", model="/other/model")(config)
+    assert errors(config)
+    config["motor_deploy_config"]["e_instances_num"] = 0
+    assert errors(config) == []
+
+
 def test_a_close_name_is_suggested() -> None:
     config = clean()
     kv("prefill", kv_connector="NixlConector")(config)

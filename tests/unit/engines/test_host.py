@@ -23,6 +23,15 @@ def test_a_port_in_use_on_all_interfaces_is_not_given() -> None:
         assert HostResources().take_port(taken) > taken
 
 
+def test_a_port_that_is_bound_and_not_yet_listened_on_is_not_given() -> None:
+    with socket.socket() as early:
+        early.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        early.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        early.bind(("127.0.0.1", 0))
+        taken = early.getsockname()[1]
+        assert HostResources().take_port(taken) > taken
+
+
 def test_no_port_is_given_twice() -> None:
     host = HostResources(port_is_free=lambda address, port: port != 30002)
     assert host.take_port(30000) == 30000
