@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -116,8 +117,8 @@ class WorkerPool:
         """End all workers: they finish what they have within `grace` seconds, or less when `hurry` is set;
         then come SIGTERM and SIGKILL. Returns when no process is left."""
         self._stopping.set()
-        all_ended = asyncio.gather(*self._keepers, return_exceptions=True)
-        hurried = asyncio.ensure_future(hurry.wait())
+        all_ended: asyncio.Future[Any] = asyncio.gather(*self._keepers, return_exceptions=True)
+        hurried: asyncio.Future[Any] = asyncio.ensure_future(hurry.wait())
         try:
             if grace > 0 and not hurry.is_set():
                 for worker in list(self._workers.values()):

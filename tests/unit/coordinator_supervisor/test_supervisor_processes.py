@@ -11,6 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from running_coordinator import DEADLINE, Coordinator, gone, launch, running, wait_for
 from sample_fleets import DECODE, PREFILL, fleet
 
+from pymotor.cli import main
+
 FLEET = fleet(PREFILL, DECODE)
 
 
@@ -182,11 +184,12 @@ def test_a_second_coordinator_does_not_join_the_port_of_the_first(tmp_path: Path
         process.stdout.close()
 
 
-def test_a_broken_config_and_wrong_usage_have_their_exit_status(tmp_path: Path) -> None:
-    process = launch(tmp_path, "--user_config_path", str(tmp_path / "absent.json"))
-    assert process.communicate(timeout=DEADLINE)[0] == ""
-    assert process.returncode == 1
-    assert "absent.json" in (tmp_path / "log").read_text()
-    process = launch(tmp_path, "--workers", "0")
-    assert process.communicate(timeout=DEADLINE)[0] == ""
-    assert process.returncode == 2
+def test_a_broken_config_ends_with_1_and_wrong_usage_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["coordinator", "--user_config_path", str(tmp_path / "absent.json"), "--fleet", "fleet.json"]
+    assert main(command) == 1
+    assert "absent.json" in capsys.readouterr().err
+    for wrong in (["--workers", "0"], ["--port", "65536"], ["--grace", "-1"], ["--parent-pipe", "999"], []):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *wrong] if wrong else ["coordinator"])
+        assert ended.value.code == 2
+    assert capsys.readouterr().out == ""
