@@ -7,6 +7,7 @@ import signal
 import socket
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from running_coordinator import DEADLINE, Coordinator, gone, launch, running, wait_for
 from sample_fleets import DECODE, PREFILL, fleet
