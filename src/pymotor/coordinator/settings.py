@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from pymotor.config import UserConfig
+if TYPE_CHECKING:
+    # Workers read settings, never the configuration: they do without pydantic.
+    from pymotor.config import UserConfig
 
 
 class CorsSettings(msgspec.Struct, frozen=True, kw_only=True):

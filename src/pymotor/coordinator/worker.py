@@ -40,6 +40,7 @@ from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
 from pymotor.coordinator.scheduling.round_robin import RoundRobin
 from pymotor.coordinator.scheduling.target import Policy, Target
+from pymotor.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +187,7 @@ class ControlChannel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for message in self._reader.feed(data):
             if isinstance(message, WorkerStart):
+                configure_logging(message.log_level, process=f"worker-{message.column}")
                 self._spawn(self._begin(message))
             elif isinstance(message, FleetUpdate):
                 if self._worker is None:

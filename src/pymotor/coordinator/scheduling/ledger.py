@@ -130,13 +130,13 @@ class RowBook:
         Raises `ValueError` when there are more endpoints than rows.
         """
         wanted = list(dict.fromkeys(endpoints))
+        if len(wanted) > len(self._generations):
+            raise ValueError(f"more than {len(self._generations)} endpoints: the ledger has no row left")
         for gone in self._taken.keys() - set(wanted):
             self._free.append(self._taken.pop(gone))
         for endpoint in wanted:
             if endpoint in self._taken:
                 continue
-            if not self._free:
-                raise ValueError(f"more than {len(self._generations)} endpoints: the ledger has no row left")
             row = self._free.pop()
             self._generations[row] += 1
             self._taken[endpoint] = row
