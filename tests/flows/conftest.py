@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,14 @@ import pytest
 from fleet_under_test import Engines, Gateway, Role
 
 MakeGateway = Callable[..., Gateway]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def end_on_sigterm() -> Iterator[None]:
+    """A run that is told to end takes its processes with it."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

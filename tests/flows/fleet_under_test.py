@@ -42,10 +42,19 @@ __all__ = ["MODEL", "PLAIN", "Engine", "Engines", "FleetUnderTest", "Gateway", "
 class Engine:
     """One simulated engine; keeps its port when it is started again."""
 
-    def __init__(self, name: str, role: Role | None, directory: Path, flags: Sequence[str], connector: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        role: Role | None,
+        directory: Path,
+        flags: Sequence[str],
+        connector: str,
+        lease_seconds: float,
+    ) -> None:
         self.name = name
         self.role = role
         self.kv_connector = connector
+        self.lease_seconds = lease_seconds
         self.store = directory / "ec"
         self._directory = directory
         self._flags = list(flags)
@@ -67,7 +76,10 @@ class Engine:
                 "kv_connector": self.kv_connector,
                 "kv_role": "kv_producer" if self.role is Role.PREFILL else "kv_consumer",
                 "engine_id": self.name,
-                "kv_connector_extra_config": {"shared_storage_path": str(self._directory / "kv")},
+                "kv_connector_extra_config": {
+                    "shared_storage_path": str(self._directory / "kv"),
+                    "kv_lease_duration": self.lease_seconds,
+                },
             }
             argv += ["--kv-transfer-config", json.dumps(transfer)]
         if self.role in (Role.ENCODE, Role.PREFILL, Role.UNION):
@@ -91,21 +103,32 @@ class Engine:
         assert self.process is not None
         self.process.kill()
 
-    def ensure_running(self) -> None:
-        """Start it again if it has ended."""
+    def mend(self) -> None:
+        """Running and without faults, whatever happened to it."""
+        if self.alive and self.state()["dead"]:
+            self.kill()
         if not self.alive:
             self.start()
             self.wait()
+        self.fail()
 
     def fail(self, *faults: str) -> None:
-        """Fail on purpose from now on, in these ways only; see docs/simulated-engine.md."""
-        httpx.post(f"{self.url}/sim/faults", json={"faults": list(faults)}, timeout=5).raise_for_status()
+        """Fail on purpose from now on in these ways only; see docs/simulated-engine.md."""
+        httpx.delete(f"{self.url}/sim/faults", timeout=5).raise_for_status()
+        if faults:
+            httpx.post(f"{self.url}/sim/faults", json={"faults": faults}, timeout=5).raise_for_status()
 
     def state(self) -> dict[str, Any]:
         """What the engine has in hand: see docs/simulated-engine.md."""
         reply = httpx.get(f"{self.url}/sim/state", timeout=5).raise_for_status()
         found: dict[str, Any] = reply.json()
         return found
+
+    def in_hand(self) -> dict[str, int]:
+        """What of its state is not zero though it should be when nobody asks for anything."""
+        state = self.state()
+        held = ("running", "waiting", "waiting_for_kv", "transfers", "leases", "embeddings_held", "blocks_used")
+        return {name: state[name] for name in held if state[name]}
 
     def metric(self, name: str, **labels: str) -> float:
         """One figure of its /metrics, summed over the label values not named."""
@@ -129,7 +152,7 @@ class Engine:
             dialect=dialect,
             produces=produces,
             consumes=consumes,
-            handoff_seconds=30.0 if dialect is KVDialect.PULL else None,
+            handoff_seconds=self.lease_seconds if dialect is KVDialect.PULL else None,
         )
         ec = ECTransfer(
             connector="ECExampleConnector",
@@ -164,14 +187,17 @@ class Engines:
         *,
         flags: Sequence[str] = (),
         kv_connector: str = "NixlConnector",
+        kv_lease_seconds: float = 30.0,
         plain: bool = True,
     ) -> None:
         (directory / "ec").mkdir(parents=True, exist_ok=True)
         self.directory = directory
         names = [(f"{role.value}-{number}", role) for role, count in roles.items() for number in range(count)]
-        self.by_name = {name: Engine(name, role, directory, flags, kv_connector) for name, role in names}
+        self.by_name = {
+            name: Engine(name, role, directory, flags, kv_connector, kv_lease_seconds) for name, role in names
+        }
         if plain:
-            self.by_name[PLAIN] = Engine(PLAIN, None, directory, flags, kv_connector)
+            self.by_name[PLAIN] = Engine(PLAIN, None, directory, flags, kv_connector, kv_lease_seconds)
 
     def __enter__(self) -> Engines:
         try:
@@ -201,8 +227,7 @@ class Engines:
     def restore(self) -> None:
         """All engines running and without faults, whatever a test did to them."""
         for engine in self:
-            engine.ensure_running()
-            engine.fail()
+            engine.mend()
 
     def close(self) -> None:
         """End all processes."""

@@ -295,6 +295,33 @@ def test_a_missing_model_is_told_before_anything_starts(shell: Shell, tmp_path: 
     up = shell.up(write_config(tmp_path / "config", real_engine))
     assert up.returncode == 1
     assert "there is no /nowhere/model" in up.stderr
+    assert "Traceback" not in up.stdout + up.stderr
+
+
+def test_an_up_that_nobody_reads_any_more_ends(shell: Shell, tmp_path: Path) -> None:
+    with shell.start_up(write_config(tmp_path / "config", e=0)) as up:
+        assert up.stdout is not None
+        up.stdout.readline()
+        up.stdout.close()
+        assert up.wait(SECONDS) == 1
+    assert shell.processes() == []
+    assert "nobody can read what it says" in shell.run("status").stdout
+
+
+@pytest.mark.soak
+def test_an_engine_that_hangs_gets_no_requests_until_it_is_back(shell: Shell, tmp_path: Path) -> None:
+    assert shell.up(write_config(tmp_path / "config", e=0, d=2)).returncode == 0
+    engine = shell.state()["processes"]["decode-1"]["pid"]
+    os.kill(engine, signal.SIGSTOP)
+
+    def state() -> str:
+        instances = shell.status()["coordinator"]["instances"]
+        return str(next(one["state"] for one in instances if one["name"] == "decode-1"))
+
+    wait_for(lambda: state() == "inactive", "the hanging instance is inactive", 120)
+    assert shell.run("status").returncode == 0
+    os.kill(engine, signal.SIGCONT)
+    wait_for(lambda: state() == "active", "it is active again", 60)
 
 
 @pytest.mark.parametrize(
