@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pymotor.config import UserConfig, load_config
+from pymotor.coordinator.not_served import not_served
 from pymotor.coordinator.ports import PortError
 from pymotor.coordinator.settings import settings_from, worker_count
 from pymotor.coordinator.supervisor import CoordinatorOptions, supervise
@@ -104,9 +105,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, worker_module: str = WORKER_MODULE) -> int:
     """Run until it is told to end, with workers that are processes of `worker_module`; returns the exit status."""
     loaded = load_config(arguments.user_config_path, arguments.env_config_path, strict=False)
-    for problem in loaded.problems:
+    problems = list(loaded.problems)
+    if loaded.user is not None:
+        problems += not_served(loaded.user, str(arguments.user_config_path))
+    for problem in problems:
         print(problem, file=sys.stderr)
-    if not loaded.ok or loaded.user is None:
+    if loaded.user is None or any(problem.severity == "error" for problem in problems):
         print("pymotor coordinator: the configuration has errors; mend what is listed above", file=sys.stderr)
         return 1
     options = _options(arguments, loaded.user, worker_module)
