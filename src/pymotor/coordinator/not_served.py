@@ -30,17 +30,17 @@ def _guards(user: UserConfig, file: str) -> list[Problem]:
                 value=True,
             )
         )
-    for plane in ("infer_tls_config", "mgmt_tls_config", "observability_tls_config"):
-        if getattr(user.motor_deploy_config.tls_config, plane).enable_tls:
-            problems.append(
-                Problem.error(
-                    file,
-                    f"$.motor_deploy_config.tls_config.{plane}.enable_tls",
-                    "this version of the Coordinator does not speak TLS",
-                    suggestion="set it to false and end TLS in a proxy in front",
-                    value=True,
-                )
-            )
+    problems += [
+        Problem.error(
+            file,
+            f"$.motor_deploy_config.tls_config.{plane}.enable_tls",
+            "this version of the Coordinator does not speak TLS",
+            suggestion="set it to false and end TLS in a proxy in front",
+            value=True,
+        )
+        for plane in ("infer_tls_config", "mgmt_tls_config", "observability_tls_config")
+        if getattr(user.motor_deploy_config.tls_config, plane).enable_tls
+    ]
     if coordinator.rate_limit_config.enable_rate_limit:
         problems.append(
             Problem.warning(
