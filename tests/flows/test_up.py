@@ -23,7 +23,7 @@ from pymotor.fleet import InstanceState, decode_snapshot
 from pymotor.local.greeting import first_request
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "infer_engines"
-SECONDS = 90.0
+SECONDS = 180.0
 
 
 class Shell:
@@ -91,7 +91,7 @@ def free_ports() -> int:
             return port
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, f"not within {seconds:g} s: {what}"

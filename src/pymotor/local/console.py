@@ -35,6 +35,8 @@ _COLOURS = {
     ProcessState.STOPPED: "2",
 }
 
+_REMINDER_SECONDS = 30.0
+
 
 class Console(Protocol):
     """Shows events."""
@@ -82,18 +84,30 @@ class LogConsole:
 
 
 class PlainConsole:
-    """A line for each event, failures on the error output."""
+    """A line for each event, failures on the error output; while nothing happens, who is still awaited."""
 
-    def __init__(self, output: TextIO, errors: TextIO) -> None:
+    def __init__(self, output: TextIO, errors: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._output = output
         self._errors = errors
+        self._clock = clock
+        self._began = self._last = clock()
+        self._starting: dict[str, None] = {}
 
     def show(self, event: Event) -> None:
         is_error = isinstance(event, Failed) or (isinstance(event, Note) and event.severity != "info")
         print(describe(event), file=self._errors if is_error else self._output, flush=True)
+        self._last = self._clock()
+        if isinstance(event, ProcessChanged):
+            self._starting.pop(event.name, None)
+            if event.state is ProcessState.STARTING:
+                self._starting[event.name] = None
 
     def tick(self) -> None:
-        return None
+        now = self._clock()
+        if self._starting and now - self._last >= _REMINDER_SECONDS:
+            names = ", ".join(self._starting)
+            print(f"  … still starting after {now - self._began:.0f} s: {names}", file=self._output, flush=True)
+            self._last = now
 
 
 class TerminalConsole:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from pymotor.engines import EngineProcess
-from pymotor.fleet import EndpointState
+from pymotor.fleet import EndpointState, Instance
 from pymotor.local.events import Event, Note, ProcessChanged, ProcessState
 from pymotor.local.plan import COORDINATOR_GRACE, FleetPlan
 from pymotor.local.processes import ProcessIdentity, identify
@@ -33,6 +33,9 @@ class LocalFleet:
     `start()`, then `watch()`, and `stop()` on every way out. Engines start in parallel and the Coordinator at once
     beside them; it answers 503 until they are ready.
     """
+
+    on_start: Callable[[], None] | None = None
+    """Called after each start of a process, when `processes` has it."""
 
     def __init__(
         self,
@@ -115,6 +118,8 @@ class LocalFleet:
         await process.start()
         if process.process_id is not None:
             self._identities[name] = identify(process.process_id)
+            if self.on_start is not None:
+                self.on_start()
         await process.wait_ready()
         self._tell(name, ProcessState.READY, process.plan.endpoint.url)
         if process is not self._coordinator:
@@ -148,7 +153,7 @@ class LocalFleet:
         if process is self._coordinator:
             return f"the Coordinator ended ({words}){_quote(process)}"
         fault = f"its server {name} ended: {words}"
-        instance = self._register.mark(process.plan.endpoint.id, EndpointState.GONE, fault)
+        instance = self._mark(process, EndpointState.GONE, fault)
         self._show(Note(f"{name} ended ({words}){_quote(process)}", severity="warning"))
         if self._register.can_answer:
             self._show(Note(f"{instance.name} is {instance.state.value}; the rest of the fleet goes on"))
@@ -172,11 +177,19 @@ class LocalFleet:
         was_unhealthy = failures[endpoint] >= FAILURES_UNTIL_UNHEALTHY
         failures[endpoint] = failures[endpoint] + 1 if problem else 0
         if failures[endpoint] == FAILURES_UNTIL_UNHEALTHY:
-            self._register.mark(endpoint, EndpointState.UNHEALTHY, f"its server {engine.plan.name}: {problem}")
+            self._mark(engine, EndpointState.UNHEALTHY, f"its server {engine.plan.name}: {problem}")
             self._tell(engine.plan.name, ProcessState.UNHEALTHY, problem)
         elif was_unhealthy and not problem:
-            self._register.mark(endpoint, EndpointState.READY)
+            self._mark(engine, EndpointState.READY)
             self._tell(engine.plan.name, ProcessState.READY, "healthy again")
+
+    def _mark(self, engine: EngineProcess, state: EndpointState, fault: str = "") -> Instance:
+        """As the register does; a file that cannot be written is told, and does not end a fleet that serves."""
+        try:
+            return self._register.mark(engine.plan.endpoint.id, state, fault)
+        except OSError as error:
+            self._show(Note(f"the Coordinator cannot be told: {error}", severity="warning"))
+            return self._register.instance_of(engine.plan.endpoint.id)
 
     async def _stop(self, process: EngineProcess, grace: float) -> None:
         was_running = process.running

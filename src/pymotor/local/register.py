@@ -41,9 +41,16 @@ class FleetRegister:
         """Whether an instance is left that can compute an answer; an encoder alone cannot."""
         return any(instance.serves and instance.role is not Role.ENCODE for instance in self._instances.values())
 
+    def instance_of(self, endpoint_id: str) -> Instance:
+        """The instance an endpoint belongs to, as it stands now."""
+        return self._instances[self._instance_of[endpoint_id]]
+
     def mark(self, endpoint_id: str, state: EndpointState, fault: str = "") -> Instance:
-        """One endpoint is in another state; returns its instance as it stands now."""
-        before = self._instances[self._instance_of[endpoint_id]]
+        """One endpoint is in another state; returns its instance as it stands now.
+
+        Raises `OSError` when the file cannot be written; the change counts all the same.
+        """
+        before = self.instance_of(endpoint_id)
         endpoints = tuple(
             replace(endpoint, state=state) if endpoint.id == endpoint_id else endpoint for endpoint in before.endpoints
         )

@@ -47,7 +47,8 @@ class Session:
         self._request = request
         self._home = home
         self._directory = FleetDirectory(home, request.name)
-        self._consoles: list[Console] = [console]
+        self._console: Console | None = console
+        self._log: Console | None = None
         self._began = time.monotonic()
         self._end = asyncio.Event()
         self._end_reason = ""
@@ -68,37 +69,41 @@ class Session:
             asyncio.get_running_loop().add_signal_handler(number, self.end, _asked_by(number))
         ticking = asyncio.create_task(self._tick())
         try:
-            return await self._run()
-        except (FleetError, OSError) as error:
-            self._show(Failed(str(error)))
-            return 1
+            with ExitStack() as held:
+                try:
+                    return await self._run(held)
+                except (FleetError, OSError) as error:
+                    self._show(Failed(str(error)))
+                    return 1
         finally:
             ticking.cancel()
             await asyncio.gather(ticking, return_exceptions=True)
 
-    async def _run(self) -> int:
+    async def _run(self, held: ExitStack) -> int:
+        """What is taken for the fleet is given back by `held`. Raises `FleetError` when nothing could be started."""
         user, env = runnable_config(self._request, self._home, self._directory, self._show)
         ports = FleetPorts(self._request.port)
-        with ExitStack() as held:
-            held.enter_context(self._directory.locked())
-            claims = held.enter_context(contextlib.closing(PortClaims()))
-            self._end_remains()
-            claim_coordinator_ports(ports, claims)
-            self._directory.clear()
-            held.callback(shutil.rmtree, self._directory.embeddings, ignore_errors=True)
-            log = held.enter_context(self._directory.log_file(UP).open("a", encoding="utf-8"))
-            self._consoles.append(LogConsole(log))
-            content = user.model_dump_json(by_alias=True, exclude_unset=True, indent=2)
-            write_atomically(self._directory.config_file, content.encode())
-            plan = plan_fleet(user, env, ports, self._directory, claims.claim_unbound, Path.cwd())
-            for warning in plan.warnings:
-                self._show(Note(warning, severity="warning"))
-            self._write_first_state(plan)
-            return await self._live(plan)
+        held.enter_context(self._directory.locked())
+        claims = held.enter_context(contextlib.closing(PortClaims()))
+        self._end_remains()
+        claim_coordinator_ports(ports, claims)
+        self._directory.clear()
+        held.callback(shutil.rmtree, self._directory.embeddings, ignore_errors=True)
+        log = held.enter_context(self._directory.log_file(UP).open("a", encoding="utf-8"))
+        self._log = LogConsole(log)
+        held.callback(setattr, self, "_log", None)
+        content = user.model_dump_json(by_alias=True, exclude_unset=True, indent=2)
+        write_atomically(self._directory.config_file, content.encode())
+        plan = plan_fleet(user, env, ports, self._directory, claims.claim_unbound, Path.cwd())
+        for warning in plan.warnings:
+            self._show(Note(warning, severity="warning"))
+        self._write_first_state(plan)
+        return await self._live(plan)
 
     async def _live(self, plan: FleetPlan) -> int:
         """Start, keep, and in any case stop everything; returns the exit status."""
         fleet = LocalFleet(plan, self._directory, self._show, self._request.start_deadline, self._began)
+        fleet.on_start = lambda: self._write_state(Phase.STARTING, processes=fleet.processes)
         serving = asyncio.create_task(self._serve(fleet, plan))
         ending = asyncio.create_task(self._end.wait())
         failure = ""
@@ -139,7 +144,7 @@ class Session:
             self._show(await ask(url, request))
         self._was_ready = True
         if self.on_ready is not None:
-            self._consoles = self._consoles[1:]
+            self._console = None
             self.on_ready(self._directory.log_file(UP))
         return await fleet.watch()
 
@@ -183,14 +188,23 @@ class Session:
         self._directory.write_state(self._state)
 
     def _show(self, event: Event) -> None:
-        for console in self._consoles:
-            console.show(event)
+        if self._log is not None:
+            try:
+                self._log.show(event)
+            except OSError:  # a full disk is no reason to stop serving
+                self._log = None
+        if self._console is not None:
+            try:
+                self._console.show(event)
+            except OSError as error:
+                self._console = None
+                self.end(f"nobody can read what it says ({error.strerror})")
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            for console in self._consoles:
-                console.tick()
+            if self._console is not None:
+                self._console.tick()
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
