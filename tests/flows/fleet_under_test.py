@@ -261,7 +261,7 @@ class Gateway:
         self._directory.mkdir()
         self._user_config = json.loads((EXAMPLES / "infer_engines/sim/epd/user_config.json").read_text())
         self._user_config["motor_coordinator_config"] = dict(config or {})
-        self._fleet_file = self._directory / "fleet.json"
+        self.fleet_file = self._directory / "fleet.json"
         self._version = 0
         self.port, management, observability = (free_port() for _ in range(3))
         self._ports = [str(self.port), str(management), str(observability)]
@@ -277,7 +277,7 @@ class Gateway:
         port, management, observability = self._ports
         self.process = PymotorProcess(
             [
-                "coordinator", "--user_config_path", str(config), "--fleet", str(self._fleet_file),
+                "coordinator", "--user_config_path", str(config), "--fleet", str(self.fleet_file),
                 "--port", port, "--management-port", management, "--observability-port", observability,
                 "--workers", str(self._workers), "--server-timing", "on",
             ],
@@ -301,9 +301,9 @@ class Gateway:
         """Tell it which of its engines are alive now."""
         self._version += 1
         instances = [self.engines[name].instance(**self.changes.get(name, {})) for name in self.names]
-        temporary = self._fleet_file.with_suffix(".new")
+        temporary = self.fleet_file.with_suffix(".new")
         temporary.write_bytes(encode_snapshot(FleetSnapshot(version=self._version, instances=tuple(instances))))
-        temporary.replace(self._fleet_file)
+        temporary.replace(self.fleet_file)
 
     def use(self, *names: str) -> None:
         """Stand before these engines from now on. Workers learn of it a moment later: wait for what is expected."""
