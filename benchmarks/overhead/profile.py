@@ -42,13 +42,15 @@ def profile(
     control(fleet, "/pace", str(scenario.pace).encode())
     folded = directory / "profile.folded"
     with warm_load(scenario, fleet.endpoints, port, directory, load_core) as (load, rate):
-        rounds = max(2, round(rate * (seconds + 2) / scenario.connections))
+        rounds = max(2, round(rate * (2 * seconds + 3) / scenario.connections))
         load.write_line(str(rounds * scenario.connections))
-        argv = [program, "record", "--pid", str(gateway.busiest()), "--rate", str(SAMPLES_PER_SECOND), "--nonblocking"]
+        worker = gateway.busiest()
+        argv = [program, "record", "--pid", str(worker), "--rate", str(SAMPLES_PER_SECOND), "--nonblocking"]
         argv += ["--duration", str(max(1, round(seconds))), "--format", "raw", "--output", str(folded)]
         said = subprocess.run(argv, capture_output=True, text=True, check=False)
         if said.returncode:
             raise ProcessError(f"py-spy failed: {said.stderr.strip()}")
+        libraries = by_library(worker, seconds, directory)
         result = json.loads(load.read_line(240))
     own, within, total = add_up(folded.read_text().splitlines())
     return "\n".join(
@@ -60,6 +62,10 @@ def profile(
             "busiest worker while it was not idle. Time in C (parser, event loop, system calls) counts for the Python "
             "function that called it.",
             "",
+            "## By library, as the kernel samples it",
+            "",
+            libraries or "Not measured: this needs `perf` and the right to use it.",
+            "",
             "## Itself",
             "",
             _table(own, total),
@@ -70,6 +76,26 @@ def profile(
             "",
         ]
     )
+
+
+def by_library(worker: int, seconds: float, directory: Path) -> str | None:
+    """A table of the shares of kernel, interpreter, event loop and so on; None where `perf` is not to be had."""
+    perf = shutil.which("perf")
+    if perf is None:
+        return None
+    data = str(directory / "perf.data")
+    record = [perf, "record", "--quiet", "--freq", "999", "--pid", str(worker), "--output", data]
+    record += ["--", "sleep", f"{max(1.0, seconds):.0f}"]
+    if subprocess.run(record, capture_output=True, check=False).returncode:
+        return None
+    report = [perf, "report", "--stdio", "--sort", "dso", "--input", data]
+    said = subprocess.run(report, capture_output=True, text=True, check=False)
+    shares = [line.split() for line in said.stdout.splitlines() if line.strip() and not line.startswith("#")]
+    if said.returncode or not shares:
+        return None
+    lines = ["| share | library |", "|---|---|"]
+    lines += [f"| {share} | {library} |" for share, library in (each[:2] for each in shares[:8])]
+    return "\n".join(lines)
 
 
 def add_up(folded: Iterable[str]) -> tuple[Counter[str], Counter[str], int]:
