@@ -261,7 +261,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--distinct", type=int, default=512, metavar="N", help="how many different bodies")
     parser.add_argument("--stream", action="store_true", help="ask for a stream")
     parser.add_argument("--ramp", type=float, default=0.0, metavar="SECONDS", help="spread the clients' starts")
-    parser.add_argument("--deadline", type=float, default=120.0, metavar="SECONDS", help="for one run")
+    parser.add_argument("--deadline", type=float, default=180.0, metavar="SECONDS", help="for one run")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

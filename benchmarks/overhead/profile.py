@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +17,8 @@ from overhead.scenarios import Scenario
 
 SAMPLES_PER_SECOND = 400
 TOP = 30
+MORE_THAN_IS_WAITED_FOR = 10**9
+"""Requests: the load lasts until the profilers are done."""
 _SCAFFOLD = ("_run_module_as_main ", "_run_code ", "<module> ", "main ", "run ", "Runner.run ")
 """Frames in which a process spends all its life."""
 _FRAME = re.compile(r"^(?P<function>.*) \((?P<file>.*?)(?::\d+)?\)$")
@@ -41,24 +43,26 @@ def profile(
         raise ProcessError("py-spy is not installed; benchmarks/setup.sh installs it")
     control(fleet, "/pace", str(scenario.pace).encode())
     folded = directory / "profile.folded"
-    with warm_load(scenario, fleet.endpoints, port, directory, load_core) as (load, rate):
-        rounds = max(2, round(rate * (2 * seconds + 3) / scenario.connections))
-        load.write_line(str(rounds * scenario.connections))
+    with warm_load(scenario, fleet.endpoints, port, directory, load_core) as (load, _):
+        load.write_line(str(MORE_THAN_IS_WAITED_FOR))
         worker = gateway.busiest()
+        control(fleet, "/counters")
+        since = time.monotonic()
         argv = [program, "record", "--pid", str(worker), "--rate", str(SAMPLES_PER_SECOND), "--nonblocking"]
         argv += ["--duration", str(max(1, round(seconds))), "--format", "raw", "--output", str(folded)]
         said = subprocess.run(argv, capture_output=True, text=True, check=False)
         if said.returncode:
             raise ProcessError(f"py-spy failed: {said.stderr.strip()}")
         libraries = by_library(worker, seconds, directory)
-        result = json.loads(load.read_line(240))
+        legs = control(fleet, "/counters")["legs"]
+        rate = (legs["union"] + legs["decode"]) / (time.monotonic() - since)
     own, within, total = add_up(folded.read_text().splitlines())
     return "\n".join(
         [
             f"# Where {name} spends its time: {scenario.title}",
             "",
             f"{fleet.endpoints:,} endpoints, {scenario.connections:,} "
-            f"clients, {result['requests'] / result['seconds']:,.0f} requests a second; {total:,} samples of the "
+            f"clients, {rate:,.0f} requests a second; {total:,} samples of the "
             "busiest worker while it was not idle. Time in C (parser, event loop, system calls) counts for the Python "
             "function that called it.",
             "",
