@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -49,11 +50,13 @@ class Console(Protocol):
 
 
 def make_console(output: TextIO, errors: TextIO, *, as_json: bool) -> Console:
-    """The console that fits the output: JSON when asked for, moving on a terminal, plain lines elsewhere."""
+    """The console that fits the output: JSON when asked for, moving and coloured on a terminal that is not `dumb`
+    nor barred from it by `NO_COLOR`, plain lines elsewhere."""
     if as_json:
         return JsonConsole(output)
     plain = PlainConsole(output, errors)
-    return TerminalConsole(output, plain) if output.isatty() else plain
+    moving = output.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    return TerminalConsole(output, plain) if moving else plain
 
 
 class JsonConsole:
