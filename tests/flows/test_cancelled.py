@@ -143,9 +143,7 @@ def test_the_ledger_is_zero_after_10000_requests_a_third_of_them_left(crowded: G
 
 
 @pytest.mark.parametrize("stage", ["encode-0", "prefill-0", "decode-0"])
-def test_a_client_that_leaves_while_a_stage_is_at_work_frees_it(
-    crowded: Gateway, stage: str, tmp_path: Path
-) -> None:
+def test_a_client_that_leaves_while_a_stage_is_at_work_frees_it(crowded: Gateway, stage: str) -> None:
     """The stage hangs, so only the closed connection can end its leg."""
     engine = crowded.engines[stage]
     engine.fail("hang")
