@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""What reading a client's JSON may raise: not JSON or not of the form, not UTF-8, nested too deep."""
+
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 import xxhash
 
-from pymotor.coordinator.api.errors import ApiError, invalid
+from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid
 
 PIXELS_A_SIDE = 32
 """A media token of Qwen-VL covers 32 x 32 pixels (14- or 16-pixel patches, merged 2 x 2)."""
@@ -80,7 +80,7 @@ def media_kind(part: Part, trusted: bool) -> str | None:
     if stated is not None:
         try:
             kind = _strings.decode(stated)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise invalid("a content part's type must be a string", "messages") from error
         if kind in BARRED_PART_KEYS and not trusted:
             raise barred(kind)
@@ -121,7 +121,7 @@ def _url_start(kind: str, raw: msgspec.Raw) -> bytes | None:
         if url is None:
             raise invalid(f"{kind} must have a url", "messages")
         return _strings.decode(url).encode()
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise invalid(f"{kind} must be an object with a url", "messages") from error
 
 

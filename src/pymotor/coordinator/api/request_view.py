@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pymotor.coordinator.api.errors import invalid
+from pymotor.coordinator.api.errors import UNREADABLE, invalid
 from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, Part, barred, media_kind
 
 BARRED_FIELDS = (
@@ -94,7 +94,7 @@ def read_request(body: bytes, *, chat: bool, trusted: bool) -> RequestView:
         fields = _fields_decoder.decode(body)
     except msgspec.ValidationError as error:
         raise invalid("the request body must be a JSON object") from error
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise invalid(f"the request body is not valid JSON: {error}") from error
     if not trusted and not _BARRED_SET.isdisjoint(fields):
         raise barred(next(name for name in BARRED_FIELDS if name in fields))
@@ -129,21 +129,21 @@ def _model(fields: Fields) -> str:
         raise invalid("you must provide a model parameter", "model")
     try:
         return _string_decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise invalid("model must be a string", "model") from error
 
 
 def _decode(decoder: msgspec.json.Decoder[int | None], fields: Fields, name: str, kind: str) -> int | None:
     try:
         return decoder.decode(fields[name])
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise invalid(f"{name} must be {kind}", name) from error
 
 
 def _check_extra_arguments(raw: msgspec.Raw) -> None:
     try:
         arguments = msgspec.json.decode(raw, type=Fields | None)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise invalid("vllm_xargs must be an object", "vllm_xargs") from error
     for name in BARRED_EXTRA_ARGUMENTS:
         if arguments and name in arguments:
@@ -156,7 +156,7 @@ def _read_messages(view: RequestView, trusted: bool) -> None:
         raise invalid("messages is required", "messages")
     try:
         messages = _messages_decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise invalid(
             f"messages must be a list of objects with text or parts as content: {error}", "messages"
         ) from error
@@ -196,7 +196,7 @@ def _read_prompt(view: RequestView) -> None:
         return
     try:
         items = _raw_list_decoder.decode(raw)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise invalid("prompt must be a string, a list of strings, or token ids", "prompt") from error
     if not items:
         raise invalid("prompt must not be empty", "prompt")

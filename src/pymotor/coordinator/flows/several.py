@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pymotor.coordinator.api.errors import invalid
+from pymotor.coordinator.api.errors import UNREADABLE, invalid
 from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import encode_media
@@ -86,7 +86,7 @@ async def _streamed(context: Context, pair: Pair, parts: list[RequestView]) -> N
     options = context.view.fields.get("stream_options", msgspec.Raw(b"null"))
     try:
         wants_usage = bool((msgspec.json.decode(options, type=_StreamOptions | None) or _StreamOptions()).include_usage)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise invalid("stream_options must be an object", "stream_options") from error
     merged = MergedStream(context, wants_usage)
     work = [pull(context.for_part(part), pair, PartStream(merged, position)) for position, part in enumerate(parts)]
