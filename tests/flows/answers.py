@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import plain_http
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -121,7 +122,7 @@ async def ask(client: httpx.AsyncClient, url: str, asked: Asked, **headers: str)
 
 def ask_one(url: str, body: dict[str, Any], path: str = CHAT, **headers: str) -> Answer:
     """The same for one request, outside of a loop."""
-    reply = httpx.post(url + path, json=body, timeout=SECONDS, headers=headers)
+    reply = plain_http.post(url + path, json=body, timeout=SECONDS, headers=headers)
     if reply.headers["content-type"].startswith("text/event-stream"):
         return read_stream(reply.text, reply.headers)
     return read_whole(reply)
@@ -131,7 +132,7 @@ async def ask_all(url: str, requests: Sequence[Asked], at_once: int) -> list[Ans
     """The answers to all, in order, with so many under way at once."""
     turns = asyncio.Semaphore(at_once)
     limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
-    async with httpx.AsyncClient(timeout=SECONDS, limits=limits) as client:
+    async with httpx.AsyncClient(verify=plain_http.CONTEXT, timeout=SECONDS, limits=limits) as client:
 
         async def one(asked: Asked) -> Answer:
             async with turns:

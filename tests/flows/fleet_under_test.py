@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
+import plain_http
 from processes import PymotorProcess, free_port, wait_until
 
 from pymotor.fleet import (
@@ -114,13 +114,13 @@ class Engine:
 
     def fail(self, *faults: str) -> None:
         """Fail on purpose from now on in these ways only; see docs/simulated-engine.md."""
-        httpx.delete(f"{self.url}/sim/faults", timeout=5).raise_for_status()
+        plain_http.delete(f"{self.url}/sim/faults", timeout=5).raise_for_status()
         if faults:
-            httpx.post(f"{self.url}/sim/faults", json={"faults": faults}, timeout=5).raise_for_status()
+            plain_http.post(f"{self.url}/sim/faults", json={"faults": faults}, timeout=5).raise_for_status()
 
     def state(self) -> dict[str, Any]:
         """What the engine has in hand: see docs/simulated-engine.md."""
-        reply = httpx.get(f"{self.url}/sim/state", timeout=5).raise_for_status()
+        reply = plain_http.get(f"{self.url}/sim/state", timeout=5).raise_for_status()
         found: dict[str, Any] = reply.json()
         return found
 
@@ -134,7 +134,7 @@ class Engine:
         """One figure of its /metrics, summed over the label values not named."""
         from prometheus_client.parser import text_string_to_metric_families
 
-        text = httpx.get(f"{self.url}/metrics", timeout=5).raise_for_status().text
+        text = plain_http.get(f"{self.url}/metrics", timeout=5).raise_for_status().text
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
@@ -315,7 +315,9 @@ class Gateway:
 
     def fleet(self) -> dict[str, Any]:
         """`GET /instances`."""
-        found: dict[str, Any] = httpx.get(f"{self.management_url}/instances", timeout=5).raise_for_status().json()
+        found: dict[str, Any] = (
+            plain_http.get(f"{self.management_url}/instances", timeout=5).raise_for_status().json()
+        )
         return found
 
     def loads(self) -> dict[str, tuple[float, int]]:
@@ -337,7 +339,7 @@ class Gateway:
 
     def metrics(self) -> str:
         """Prometheus text of the whole Coordinator."""
-        return httpx.get(f"{self.observability_url}/metrics", timeout=5).raise_for_status().text
+        return plain_http.get(f"{self.observability_url}/metrics", timeout=5).raise_for_status().text
 
     def count(self, name: str, **labels: str) -> float:
         """One figure of /metrics, summed over the label values not named."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx
+import plain_http
 
 START_SECONDS = 60.0
 _taken: set[int] = set()
@@ -70,7 +71,7 @@ class PymotorProcess:
             if not self.alive:
                 raise RuntimeError(f"{self.argv} ended with {self._process.returncode}:\n{self.tail()}")
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(url, timeout=2).status_code == 200:
+                if plain_http.get(url, timeout=2).status_code == 200:
                     return
             time.sleep(0.05)
         raise RuntimeError(f"{url} did not answer 200 within {seconds:g} s:\n{self.tail()}")

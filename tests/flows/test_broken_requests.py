@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 from answers import CHAT, COMPLETIONS, ask_one
 from fleet_under_test import Engines, Gateway
@@ -158,7 +159,7 @@ BARRED: dict[str, tuple[str, bytes | dict[str, Any]]] = {
 def send(gateway: Gateway, path: str, body: bytes | dict[str, Any] | list[Any], **headers: str) -> httpx.Response:
     """Post a body as it is."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(
+    return plain_http.post(
         gateway.url + path, content=content, headers={"content-type": "application/json", **headers}, timeout=30
     )
 

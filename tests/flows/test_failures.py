@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import psutil
 import pytest
 from answers import CHAT, Answer, ask_one, events_of, read_stream
@@ -28,7 +29,7 @@ EPD = ("encode-0", "encode-1", "prefill-0", "prefill-1", "decode-0", "decode-1")
 @contextlib.contextmanager
 def begun_stream(gateway: Gateway, body: dict[str, Any]) -> Iterator[tuple[httpx.Response, Iterator[str]]]:
     """A stream of which the first piece has come, and an iterator over the rest."""
-    with httpx.stream("POST", gateway.url + CHAT, json=body, timeout=60) as reply:
+    with plain_http.stream("POST", gateway.url + CHAT, json=body, timeout=60) as reply:
         pieces = reply.iter_text()
         first = next(pieces)
         assert first.startswith("data:")
@@ -57,7 +58,7 @@ def test_an_engine_killed_in_mid_stream_ends_it_with_an_error(mended: Engines, m
     gateway = make_gateway(mended, "prefill-0", "decode-0", "decode-1")
     for name in ("decode-0", "decode-1"):
         mended[name].fail("exit:after=5")
-    reply = httpx.post(gateway.url + CHAT, json=text_chat(**LONG), timeout=60)
+    reply = plain_http.post(gateway.url + CHAT, json=text_chat(**LONG), timeout=60)
     answer = read_stream(reply.text, reply.headers)
     assert reply.status_code == 200
     assert answer.done, "the stream ends with [DONE]"
@@ -125,7 +126,7 @@ def test_engines_statuses_mean_what_they_mean(
     gateway = make_gateway(mended, "prefill-0", "decode-0", config=QUICK)
     mended[leg].fail(f"error:code={code}")
     for stream in (False, True):
-        reply = httpx.post(gateway.url + CHAT, json=text_chat(stream=stream), timeout=30)
+        reply = plain_http.post(gateway.url + CHAT, json=text_chat(stream=stream), timeout=30)
         assert reply.status_code == status
         assert reply.json()["error"]["message"]
         assert "127.0.0.1" not in reply.text
@@ -239,13 +240,13 @@ def test_a_new_instance_gets_requests(mended: Engines, make_gateway: MakeGateway
 def test_nobody_serves_then_somebody_does(mended: Engines, make_gateway: MakeGateway) -> None:
     gateway = make_gateway(mended, "encode-0")
     for stream in (False, True):
-        reply = httpx.post(gateway.url + CHAT, json=text_chat(stream=stream), timeout=20)
+        reply = plain_http.post(gateway.url + CHAT, json=text_chat(stream=stream), timeout=20)
         assert reply.status_code == 503
         assert reply.json()["detail"] == "Service is not available"
         assert list(reply.json()) == ["detail", "error"]
         assert int(reply.headers["retry-after"]) >= 1
-    assert httpx.get(f"{gateway.url}/readiness", timeout=5).status_code == 503
-    assert httpx.get(f"{gateway.url}/health", timeout=5).status_code == 200
+    assert plain_http.get(f"{gateway.url}/readiness", timeout=5).status_code == 503
+    assert plain_http.get(f"{gateway.url}/health", timeout=5).status_code == 200
     gateway.use("encode-0", "prefill-0", "decode-0")
     wait_until(lambda: ask_one(gateway.url, text_chat()).status == 200, "requests are served")
 
@@ -291,4 +292,4 @@ def test_a_killed_worker_is_replaced_and_leaves_nothing_in_the_ledger(
 
 def _ask_whatever_happens(url: str) -> None:
     with contextlib.suppress(httpx.TransportError, json.JSONDecodeError):
-        httpx.post(url + CHAT, json=text_chat(), timeout=30)
+        plain_http.post(url + CHAT, json=text_chat(), timeout=30)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 
 import httpx
+import plain_http
 import pytest
 from answers import ask_one, read_stream
 from fleet_under_test import Engines, Gateway
@@ -244,7 +245,7 @@ def test_a_client_that_shuts_its_sending_side(gateway: Gateway) -> None:
     ("POST", "/health", "GET, HEAD"),
 ])  # fmt: skip
 def test_wrong_methods(gateway: Gateway, method: str, path: str, allow: str) -> None:
-    reply = httpx.request(method, gateway.url + path, timeout=10)
+    reply = plain_http.request(method, gateway.url + path, timeout=10)
     assert reply.status_code == 405
     assert reply.headers["allow"] == allow
     assert reply.json()["error"]["code"] == "method_not_allowed"
@@ -254,7 +255,7 @@ def test_wrong_methods(gateway: Gateway, method: str, path: str, allow: str) -> 
     "path", ["/", "/v1", "/v1/chat/completions/", "/metrics", "/v1/nothing", "/%2e%2e/etc", "/sim/state"]
 )
 def test_unknown_paths(gateway: Gateway, path: str) -> None:
-    reply = httpx.post(gateway.url + path, json={}, timeout=10)
+    reply = plain_http.post(gateway.url + path, json={}, timeout=10)
     assert reply.status_code == 404
     assert reply.json()["error"]["message"]
 
@@ -281,16 +282,18 @@ def test_head(raw: RawConnection) -> None:
 
 def test_cors_preflight_for_pages_that_may(strict: Gateway) -> None:
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
-    allowed = httpx.options(
+    allowed = plain_http.options(
         f"{strict.url}/v1/chat/completions", headers={"Origin": "https://chat.example.org", **asked}
     )
     assert allowed.status_code in (200, 204)
     assert allowed.headers["access-control-allow-origin"] == "https://chat.example.org"
     assert "POST" in allowed.headers["access-control-allow-methods"]
-    other = httpx.options(f"{strict.url}/v1/chat/completions", headers={"Origin": "https://evil.example", **asked})
+    other = plain_http.options(
+        f"{strict.url}/v1/chat/completions", headers={"Origin": "https://evil.example", **asked}
+    )
     assert "access-control-allow-origin" not in other.headers
     for stream in (False, True):
-        said = httpx.post(
+        said = plain_http.post(
             f"{strict.url}/v1/chat/completions",
             json=text_chat(stream=stream),
             headers={"Origin": "https://chat.example.org"},
@@ -300,7 +303,7 @@ def test_cors_preflight_for_pages_that_may(strict: Gateway) -> None:
 
 
 def test_no_cors_unless_configured(gateway: Gateway) -> None:
-    reply = httpx.post(
+    reply = plain_http.post(
         f"{gateway.url}/v1/chat/completions", json=text_chat(), headers={"Origin": "https://a.example"}, timeout=20
     )
     assert not [name for name in reply.headers if name.startswith("access-control")]
@@ -311,7 +314,7 @@ def test_no_cors_unless_configured(gateway: Gateway) -> None:
 
 def test_the_clients_id_is_echoed_and_the_engine_gets_another(gateway: Gateway) -> None:
     for stream in (False, True):
-        reply = httpx.post(
+        reply = plain_http.post(
             f"{gateway.url}/v1/chat/completions",
             json=vision_chat(3, stream=stream),
             headers={"X-Request-Id": "clients-own-id"},

@@ -88,7 +88,8 @@ def test_no_bytes_break_it(data: bytes, start: bytes) -> None:
 
 
 NO_SIZE = (
-    b"", b"data:", b"data:,x", b"data:image/png,plain", b"https://a/b.png", b"data:image/png;base64,", b"data:;base64,%%%",
+    b"", b"data:", b"data:,x", b"data:image/png,plain", b"https://a/b.png", b"data:image/png;base64,",
+    b"data:;base64,%%%",
 )  # fmt: skip
 
 

@@ -25,13 +25,11 @@ def test_choices_are_prompt_times_n_plus_k(prompts: int, n: int, seed: int | Non
         "model": "m",
         "prompt": [f"p{number}" for number in range(prompts)],
         "n": n,
-        "stream": True,
     }
     if seed is not None:
         body["seed"] = seed
     view = read_request(json.dumps(body).encode(), chat=False, trusted=False)
     parts = [sent(part) for part in parts_of(view)]
-    assert [part.get("stream") for part in parts] == [False] * (prompts * n)
     assert not any("n" in part for part in parts)
     if prompts > 1:
         assert [part["prompt"] for part in parts] == [f"p{number}" for number in range(prompts) for _ in range(n)]
