@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymotor.engines.sim import model
-from pymotor.engines.sim.core import CoreOptions, EngineCore
+from pymotor.engines.sim.core import EngineCore
+from pymotor.engines.sim.core_types import CoreOptions
 from pymotor.engines.sim.requests import EngineDeadError, MediaItem, Output, Request, Sampling, Status
 from pymotor.engines.sim.times import Profile
 

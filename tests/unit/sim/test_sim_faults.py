@@ -128,7 +128,7 @@ def test_preempt(engine: Engine) -> None:
 
 
 def test_refuse(engines: Engines) -> None:
-    closing = engines.start("--sim-fault", "refuse:seconds=0.5,count=1")
+    closing = engines.start("--sim-fault", "refuse:seconds=4,count=1")
     with pytest.raises(httpx.TransportError):
         httpx.post(closing.url + "/v1/chat/completions", json=chat_body("x"))
     with pytest.raises(httpx.ConnectError):
@@ -140,7 +140,7 @@ def test_refuse(engines: Engines) -> None:
         except httpx.TransportError:
             return False
 
-    eventually(answers)
+    eventually(answers, seconds=30)
 
 
 def test_exit_and_die(engines: Engines) -> None:

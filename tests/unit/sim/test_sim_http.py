@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from sim_legs import CLIENT, Engine, Engines, chat_body, image, text
@@ -231,10 +232,14 @@ def test_bad_media(engine: Engine, part: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "file:///nowhere", "http://127.0.0.1:1/x.png"])
 def test_media_that_cannot_be_had_are_500_and_close_the_connection(engine: Engine, url: str) -> None:
-    response = engine.chat([{"type": "image_url", "image_url": {"url": url}}])
-    assert response.status_code == 500
-    assert response.json()["error"]["type"] == "InternalServerError"
-    assert engine.chat("and on it goes").status_code == 200
+    part = {"type": "image_url", "image_url": {"url": url}}
+    with httpx.Client(base_url=engine.url) as client:
+        response = client.post("/v1/chat/completions", json=chat_body([part]))
+        assert response.status_code == 500
+        assert response.json()["error"]["type"] == "InternalServerError"
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get("/health")
+        assert client.get("/health").status_code == 200
 
 
 def test_raw_and_embedded_media_of_one_kind_do_not_mix(engines: Engines) -> None:

@@ -72,8 +72,7 @@ class Application:
         except EngineDeadError:
             await exchange.respond(error_body(DEAD_MESSAGE, "InternalServerError", None, 500), 500)
         except ClientGone:
-            if not exchange.connection.transport.is_closing():
-                exchange.connection.transport.abort()
+            exchange.connection.abandon()
 
     async def _no_route(self, exchange: Exchange) -> None:
         allowed = sorted(method for method, path in self._routes if path == exchange.path)

@@ -12,86 +12,20 @@ Invariants:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import xxhash
 
 from pymotor.engines.sim import model
 from pymotor.engines.sim.blocks import BlockPool
+from pymotor.engines.sim.core_types import CoreOptions, Counters, EmbeddingStore, KVStore, Lease, StepResult
+from pymotor.engines.sim.embedding_source import EmbeddingSource
 from pymotor.engines.sim.encoder_cache import EncoderCache
 from pymotor.engines.sim.model import Words
-from pymotor.engines.sim.requests import EngineDeadError, MediaItem, Output, Pull, Request, Status, remote_source
+from pymotor.engines.sim.prefix_keys import prefix_keys
+from pymotor.engines.sim.requests import EngineDeadError, Output, Pull, Request, Status, remote_source
+from pymotor.engines.sim.sampling import sample
 from pymotor.engines.sim.times import Profile, Work
-
-
-class EmbeddingStore(Protocol):
-    """Where an encoder leaves embeddings and a consumer finds them."""
-
-    def load(self, identifier: str) -> Words | None:
-        """The embedding, or None when it is not there."""
-
-    def save(self, identifier: str, embedding: Words) -> None:
-        """Keep an embedding for other engines."""
-
-
-class KVStore(Protocol):
-    """Where a producer leaves the KV of prompts and a consumer finds it."""
-
-    def load(self, tokens: Words, identifiers: tuple[str, ...]) -> Words | None:
-        """KV of a block-aligned beginning of this prompt, or None."""
-
-    def save(self, tokens: Words, identifiers: tuple[str, ...], states: Words) -> None:
-        """Keep the KV of a prompt."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CoreOptions:
-    """What an engine is started with, as far as the core cares."""
-
-    num_blocks: int = 16_384
-    block_size: int = 16
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 8_192
-    max_model_len: int = 32_768
-    prefix_caching: bool = True
-    encode_only: bool = False
-    engine_id: str = ""
-    side_channel: tuple[str, int] | None = None
-    """Where others fetch this engine's KV; None when it hands none over."""
-    kv_lease_seconds: float = 30.0
-    eos_token: int = 258
-
-
-@dataclass
-class StepResult:
-    """What one step brought."""
-
-    outputs: list[Output] = field(default_factory=list)
-    pulls: list[Pull] = field(default_factory=list)
-    work: Work = field(default_factory=Work)
-    progress: bool = False
-    """False when nothing could be scheduled: another step helps only after something was freed or received."""
-
-
-@dataclass
-class Counters:
-    """Totals since the start, as vLLM's metrics name them."""
-
-    preemptions: int = 0
-    prefix_cache_queries: int = 0
-    prefix_cache_hits: int = 0
-    external_prefix_cache_queries: int = 0
-    external_prefix_cache_hits: int = 0
-
-
-@dataclass(frozen=True)
-class Lease:
-    """Blocks kept for another engine until it fetched them or time is up."""
-
-    blocks: tuple[int, ...]
-    expires: float
 
 
 class EngineCore:
@@ -116,9 +50,9 @@ class EngineCore:
         self.fetching: dict[str, Request] = {}
         self.running: list[Request] = []
         self.leases: dict[str, Lease] = {}
-        self._embeddings = embeddings
-        self._produces_embeddings = produces_embeddings
-        self._consumes_embeddings = consumes_embeddings
+        self._embeddings = EmbeddingSource(
+            self.encoder_cache, embeddings, produces=produces_embeddings, consumes=consumes_embeddings
+        )
         self._kv_store = kv_store
 
     # What callers do.
@@ -127,7 +61,7 @@ class EngineCore:
         """Queue a request."""
         request.inputs = request.tokens.copy()
         if self.options.prefix_caching:
-            request.keys = self._prefix_keys(request)
+            request.keys = prefix_keys(request.tokens, request.media, self.options.block_size)
         self.waiting.append(request)
 
     def abort(self, request: Request) -> None:
@@ -313,21 +247,6 @@ class EngineCore:
 
     # KV that need not be computed.
 
-    def _prefix_keys(self, request: Request) -> list[bytes]:
-        size = self.options.block_size
-        keys = []
-        parent = b""
-        data = request.tokens.tobytes()
-        for start in range(0, len(request.tokens) // size * size, size):
-            digest = xxhash.xxh3_128(parent)
-            digest.update(data[start * 8 : (start + size) * 8])
-            for item in request.media:
-                if item.offset < start + size and item.offset + item.tokens > start:
-                    digest.update(f"{item.identifier}@{item.offset - start}".encode())
-            parent = digest.digest()
-            keys.append(parent)
-        return keys
-
     def _reuse(self, request: Request) -> None:
         """Take what the prefix cache and the KV store have; the last position is always computed."""
         usable = (request.length - 1) // self.options.block_size
@@ -384,45 +303,18 @@ class EngineCore:
             if item.offset >= request.computed + count:
                 break
             if item.offset + item.tokens > request.computed:
-                embedding = self._embedding(item, request, work)
+                embedding = self._embeddings.get(item, request, work)
                 if embedding is None:
                     return max(0, item.offset - request.computed)
                 request.inputs[item.offset : item.offset + item.tokens] = embedding
             request.ready_media += 1
         return count
 
-    def _embedding(self, item: MediaItem, request: Request, work: Work) -> Words | None:
-        """From memory, from the store, or encoded here; None when there is no room yet.
-
-        Only what is encoded here is saved: an item that this engine still remembers does not return to a store
-        that has lost it, as in vLLM.
-        """
-        embedding = self.encoder_cache.get(item.identifier)
-        if embedding is None and self._embeddings is not None and self._consumes_embeddings:
-            embedding = self._embeddings.load(item.identifier)
-            if embedding is not None:
-                work.moved_embedding_tokens += item.tokens
-        if embedding is None:
-            if item.content_digest is None:
-                raise EngineDeadError(f"no embedding for {item.identifier} and no media to encode")
-            embedding = model.embed(item.content_digest, item.tokens)
-            work.encoded_items += 1
-            work.encoded_tokens += item.tokens
-            if self._embeddings is not None and self._produces_embeddings:
-                self._embeddings.save(item.identifier, embedding)
-                work.moved_embedding_tokens += item.tokens
-        if len(embedding) != item.tokens:
-            raise EngineDeadError(f"embedding {item.identifier} has {len(embedding)} tokens, not {item.tokens}")
-        if not self.encoder_cache.put(item.identifier, embedding):
-            return None
-        self.encoder_cache.hold(item.identifier, request.id)
-        return embedding
-
     def _encode(self, request: Request, result: StepResult) -> bool:
         """Encode all items of a request; False when there is no room yet."""
         params: dict[str, Any] = {}
         for index, item in enumerate(request.media):
-            embedding = self._embedding(item, request, result.work)
+            embedding = self._embeddings.get(item, request, result.work)
             if embedding is None:
                 return False
             self.encoder_cache.let_go(item.identifier, request.id)
@@ -472,34 +364,9 @@ class EngineCore:
             self.pool.remember(request.blocks[index], request.keys[index])
 
     def _sample(self, request: Request, now: float, result: StepResult) -> None:
-        sampling = request.sampling
-        produced = len(request.output) + 1
-        eos_allowed = not sampling.ignore_eos and produced > sampling.min_tokens
-        eos = self.options.eos_token
-        token = model.next_token(request.readout, request.length, sampling.seed, eos, eos_allowed)
-        request.output.append(token)
-        reason: str | None = None
-        stop_reason: int | str | None = None
-        if token == eos:
-            reason = "stop"
-        elif produced >= sampling.min_tokens and token in sampling.stop_token_ids:
-            reason, stop_reason = "stop", token
-        elif sampling.stop:
-            request.text += chr(token)
-            stop_reason = self._matched_stop(request) if produced >= sampling.min_tokens else None
-            reason = "stop" if stop_reason is not None else None
-        if reason is None and (produced >= sampling.max_tokens or request.length >= self.options.max_model_len):
-            reason = "length"
+        token, reason, stop_reason = sample(request, self.options.eos_token, self.options.max_model_len)
         params = self._finish(request, now) if reason is not None else None
         result.outputs.append(Output(request, token, reason, stop_reason, kv_transfer_params=params))
-
-    def _matched_stop(self, request: Request) -> str | None:
-        for stop in request.sampling.stop:
-            if request.text.endswith(stop):
-                if not request.sampling.include_stop:
-                    request.text = request.text[: -len(stop)]
-                return stop
-        return None
 
     def _finish(self, request: Request, now: float) -> dict[str, Any] | None:
         """Free what a finished request has, or lease it to the engine that will decode."""

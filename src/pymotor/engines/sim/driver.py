@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pymotor.engines.sim import side_channel
-from pymotor.engines.sim.core import EngineCore, StepResult
+from pymotor.engines.sim.core import EngineCore
+from pymotor.engines.sim.core_types import StepResult
 from pymotor.engines.sim.faults import Faults, Stage
 from pymotor.engines.sim.handoff_faults import HandoffFaults
 from pymotor.engines.sim.metrics import EngineMetrics, Timing

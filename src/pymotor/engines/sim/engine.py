@@ -18,7 +18,8 @@ from pymotor.engines.sim.about import About, Served
 from pymotor.engines.sim.api import Application
 from pymotor.engines.sim.completions import Completions
 from pymotor.engines.sim.control import Control
-from pymotor.engines.sim.core import CoreOptions, EngineCore
+from pymotor.engines.sim.core import EngineCore
+from pymotor.engines.sim.core_types import CoreOptions
 from pymotor.engines.sim.driver import EngineDriver
 from pymotor.engines.sim.faults import Faults
 from pymotor.engines.sim.handoff_faults import FaultyEmbeddingStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pymotor.engines.sim.core import EmbeddingStore
+from pymotor.engines.sim.core_types import EmbeddingStore
 from pymotor.engines.sim.faults import Faults, Stage
 from pymotor.engines.sim.model import Words
 from pymotor.engines.sim.side_channel import TransferError

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 KEEP_ALIVE_SECONDS = 5
-DOOMED_SECONDS = 0.05
+DOOMED_SECONDS = 1.0
 
 
 class Connection(HttpToolsProtocol):
@@ -49,6 +49,12 @@ class Connection(HttpToolsProtocol):
         """
         self._doomed = True
         self.loop.call_later(DOOMED_SECONDS, self.transport.close)
+
+    def abandon(self) -> None:
+        """Drop the connection in the middle of a request; the server is not to miss a response."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        self.transport.abort()
 
     def reset(self) -> None:
         """Drop the connection so that the client sees a reset, not an end."""
