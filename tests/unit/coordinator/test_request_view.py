@@ -22,8 +22,8 @@ JSON_VALUES = st.recursive(
 )
 READ = {
     "model", "messages", "prompt", "stream", "n", "max_tokens", "max_completion_tokens", "vllm_xargs",
-    "kv_transfer_params", "ec_transfer_params", "request_id", "prompt_embeds", "data_parallel_rank", "bootstrap_host", "bootstrap_port",
-    "bootstrap_room",
+    "kv_transfer_params", "ec_transfer_params", "request_id", "prompt_embeds", "data_parallel_rank", "bootstrap_host",
+    "bootstrap_port", "bootstrap_room",
 }  # fmt: skip
 OTHER_FIELDS = st.dictionaries(st.text(max_size=12).filter(lambda name: name not in READ), JSON_VALUES, max_size=5)
 

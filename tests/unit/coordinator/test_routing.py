@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pymotor.coordinator.http.upstream import SharedState
 from pymotor.coordinator.routing import FleetView
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
@@ -74,7 +75,7 @@ async def view_of() -> Iterator[object]:
         book = ledger(64)
         endpoints = [(endpoint, owner) for owner in instances for endpoint in owner.endpoints]
         targets = {
-            endpoint.id: Target(endpoint, owner, book, row, 1, set())
+            endpoint.id: Target(endpoint, owner, book, row, 1, SharedState())
             for row, (endpoint, owner) in enumerate(endpoints)
         }
         return FleetView(FleetSnapshot(instances=instances), targets)
@@ -143,7 +144,7 @@ def group_of(size: int) -> tuple[Group, Ledger]:
     """Endpoints that can stand in for each other."""
     book = ledger(size)
     owners = [instance(f"union-{number}") for number in range(size)]
-    targets = [Target(owner.endpoints[0], owner, book, row, 1, set()) for row, owner in enumerate(owners)]
+    targets = [Target(owner.endpoints[0], owner, book, row, 1, SharedState()) for row, owner in enumerate(owners)]
     return Group(targets), book
 
 
