@@ -66,18 +66,6 @@ def test_instances_are_listed_with_state_and_load(gateway: Gateway) -> None:
         assert [endpoint["state"] for endpoint in instance["endpoints"]] == ["ready"]
 
 
-def test_media_bytes_go_where_the_configuration_says(engines: Engines, make_gateway: MakeGateway) -> None:
-    """An engine that got an image encodes it or reads its embedding; one that got metadata only has nothing to encode.
-
-    Decode never encodes by default, whatever its caches lost, since it never had the bytes.
-    """
-    gateway = make_gateway(
-        engines, "encode-0", "prefill-0", "decode-0", config={"encode_config": {"forward_media": "never"}}
-    )
-    answer = ask_one(gateway.url, vision_chat(520, 521, 522))
-    assert [leg for leg, _ in answer.legs] == ["encode", "encode", "encode", "prefill", "decode"]
-
-
 def test_requests_take_turns_among_idle_instances(gateway: Gateway) -> None:
     used = {name for number in range(12) for _, name in ask_one(gateway.url, vision_chat(530 + number)).legs}
     assert used == set(gateway.names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -64,7 +65,11 @@ def instance(name: str, **changes: object) -> Instance:
 
 def ledger(rows: int) -> Ledger:
     """A ledger of one worker."""
-    return Ledger(Ledger.allocate(columns=1, rows=rows), columns=1, rows=rows, column=0)
+    descriptor = Ledger.allocate(columns=1, rows=rows)
+    try:
+        return Ledger(descriptor, columns=1, rows=rows, column=0)
+    finally:
+        os.close(descriptor)
 
 
 @pytest.fixture
