@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymotor.coordinator.http.upstream import SharedState
+from pymotor.coordinator.http.upstream_pool import SharedState
 from pymotor.coordinator.routing import FleetView
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance

@@ -6,7 +6,6 @@ stages do without the media. Which stage gets media and which metadata is `forwa
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import msgspec
@@ -16,6 +15,7 @@ from pymotor.coordinator.api.media import MediaItem, check_source
 from pymotor.coordinator.api.request_view import Fields, RequestView, content_parts, message_fields
 from pymotor.coordinator.flows.context import Context, Encoded
 from pymotor.coordinator.flows.legs import LegFailed, whole_leg
+from pymotor.coordinator.flows.together import together
 from pymotor.coordinator.routing import Encoders
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
 from pymotor.coordinator.scheduling.target import Reservation, Target
@@ -119,21 +119,8 @@ async def _encode(context: Context, encoders: Encoders) -> list[Encoded | None]:
     if len(distinct) == 1:
         results = [await _encode_item(context, encoders, distinct[0])]
     else:
-        results = await _all(context, encoders, distinct)
+        results = await together(context.services.loop, [_encode_item(context, encoders, item) for item in distinct])
     return [results[index] for index in place]
-
-
-async def _all(context: Context, encoders: Encoders, items: Sequence[MediaItem]) -> list[Encoded | None]:
-    """All items at once; when one raises, or the request ends, the others' legs are closed."""
-    tasks = [context.services.loop.create_task(_encode_item(context, encoders, item)) for item in items]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        pending = [task for task in tasks if not task.done()]
-        for task in pending:
-            task.cancel()
-        if pending:
-            await asyncio.wait(pending)
 
 
 async def _encode_item(context: Context, encoders: Encoders, item: MediaItem) -> Encoded | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from time import monotonic
 
 import msgspec
 
 from pymotor.coordinator.api.events import DONE
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.legs import Buffers, failed, refused, send, whole_leg
-from pymotor.coordinator.flows.relay import EngineStreamError, Relay
+from pymotor.coordinator.flows.legs import Buffers, exchange, refused, whole_leg
+from pymotor.coordinator.flows.relay import Relay
 from pymotor.coordinator.flows.responses import JSON
-from pymotor.coordinator.http.upstream import StaleConnection, UpstreamError
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
 _HANDOFF_KEYS = ("kv_transfer_params", "ec_transfer_params")
@@ -60,26 +58,15 @@ async def _streamed(
     send_by: float | None,
 ) -> None:
     since = monotonic()
-    fresh = False
-    while True:
-        relay = Relay(context, leg, target, first_content)
-        connection = await send(context, leg, target, buffers, relay, leg_id, fresh=fresh, send_by=send_by)
-        relay.connection = connection
-        try:
-            await relay.done
-        except asyncio.CancelledError:
-            connection.abandon()
-            raise
-        except StaleConnection as error:
-            if fresh:
-                raise failed(context, leg, target, error) from error
-            fresh = True
-            continue
-        except EngineStreamError as error:
-            raise refused(context, leg, target, _status_of(error.error), b'{"error":' + error.error + b"}") from error
-        except UpstreamError as error:
-            raise failed(context, leg, target, error) from error
-        break
+    relay = await exchange(
+        context,
+        leg,
+        target,
+        buffers,
+        leg_id,
+        lambda: Relay(context, leg, target, first_content),
+        send_by=send_by,
+    )
     if relay.body is not None:
         _answer_whole(context, leg, target, relay, since, first_content)
     elif context.status == 200:
@@ -108,19 +95,6 @@ def _answer_whole(
     context.client.respond(
         heads.whole(context.request, relay.status, relay.content_type or JSON, len(body), context.legs), body
     )
-
-
-class _CodedError(msgspec.Struct):
-    code: int | str | None = None
-
-
-def _status_of(error: bytes) -> int:
-    """The status an error object in a stream stands for: vLLM puts it into `code`."""
-    try:
-        code = msgspec.json.decode(error, type=_CodedError).code
-    except msgspec.MsgspecError:
-        return 500
-    return code if isinstance(code, int) and 400 <= code < 600 else 500
 
 
 def _without_handoff(body: bytes) -> bytes:

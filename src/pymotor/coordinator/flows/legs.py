@@ -6,20 +6,17 @@ Hot path.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.http.exchange import EngineStreamError, Receiver, StaleConnection, UpstreamError
 from pymotor.coordinator.http.replies import WholeReply
-from pymotor.coordinator.http.upstream import (
-    Receiver,
-    StaleConnection,
-    UpstreamConnection,
-    UpstreamError,
-)
+from pymotor.coordinator.http.upstream import UpstreamConnection
 from pymotor.coordinator.scheduling.target import Target
 
 Buffers = Sequence[bytes | memoryview]
@@ -106,22 +103,70 @@ def head_start(target: Target, path: bytes) -> bytes:
     return start
 
 
-async def send(
+class Ending(Receiver, Protocol):
+    """A receiver that can be waited for."""
+
+    done: asyncio.Future[None]
+    """Set when the reply is over; its exception is an `UpstreamError`."""
+    connection: UpstreamConnection | None
+    """Where the reply comes from, once the request is sent."""
+
+
+AnyReceiver = TypeVar("AnyReceiver", bound=Ending)
+
+
+async def exchange(
+    context: Context,
+    leg: str,
+    target: Target,
+    buffers: Buffers,
+    leg_id: bytes,
+    make_receiver: Callable[[], AnyReceiver],
+    *,
+    path: bytes | None = None,
+    send_by: float | None = None,
+) -> AnyReceiver:
+    """Send a leg's request and wait until its receiver is done; returns the receiver.
+
+    `path` is the client's by default; by `send_by` (`monotonic()`) the request must have been sent. A kept-alive
+    connection that turns out to be closed is replaced once. Raises `LegFailed`.
+    """
+    fresh = False
+    while True:
+        receiver = make_receiver()
+        connection = await _send(context, leg, target, buffers, receiver, leg_id, fresh, send_by, path)
+        receiver.connection = connection
+        try:
+            await receiver.done
+        except asyncio.CancelledError:
+            connection.abandon(receiver)
+            raise
+        except StaleConnection as error:
+            if fresh:
+                raise failed(context, leg, target, error) from error
+            fresh = True
+            continue
+        except EngineStreamError as error:
+            connection.abandon(receiver)
+            raise refused(context, leg, target, _status_of(error.error), b'{"error":' + error.error + b"}") from error
+        except UpstreamError as error:
+            connection.abandon(receiver)
+            raise failed(context, leg, target, error) from error
+        return receiver
+
+
+async def _send(
     context: Context,
     leg: str,
     target: Target,
     buffers: Buffers,
     receiver: Receiver,
     leg_id: bytes,
-    *,
-    fresh: bool = False,
-    send_by: float | None = None,
-    path: bytes | None = None,
+    fresh: bool,
+    send_by: float | None,
+    path: bytes | None,
 ) -> UpstreamConnection:
-    """Send a leg's request on an idle connection, or on a new one (`fresh`: always); the reply goes to `receiver`.
-
-    Raises `LegFailed` when there is no connection, or none by `send_by` (`monotonic()`).
-    """
+    """Send on an idle connection, or on a new one (`fresh`: always). Raises `LegFailed` when there is none in time."""
     pool = target.pool
     settings = context.services.settings
     connection = None if fresh else pool.take_idle()
@@ -170,31 +215,26 @@ async def whole_leg(
     path: bytes | None = None,
     send_by: float | None = None,
 ) -> WholeReply:
-    """Send a leg's request and wait for its whole reply of status 2xx; `path` is the client's by default.
-
-    Raises `LegFailed`, also when there is no connection by `send_by` (`monotonic()`).
-    """
+    """A leg whose reply, of status 2xx, is wanted whole; see `exchange`. Raises `LegFailed`."""
     since = monotonic()
-    fresh = False
-    while True:
-        reply = WholeReply(context.services.loop)
-        connection = await send(context, leg, target, buffers, reply, leg_id, fresh=fresh, send_by=send_by, path=path)
-        try:
-            await reply.done
-        except asyncio.CancelledError:
-            connection.abandon()
-            raise
-        except StaleConnection as error:
-            if fresh:
-                raise failed(context, leg, target, error) from error
-            fresh = True
-            continue
-        except UpstreamError as error:
-            raise failed(context, leg, target, error) from error
-        break
+    loop = context.services.loop
+    reply = await exchange(context, leg, target, buffers, leg_id, lambda: WholeReply(loop), path=path, send_by=send_by)
     if not 200 <= reply.status < 300:
         raise refused(context, leg, target, reply.status, reply.body)
     seconds = monotonic() - since
     context.services.instruments.leg(leg, target.instance.name, seconds)
     context.note_leg(leg, target, seconds)
     return reply
+
+
+class _CodedError(msgspec.Struct):
+    code: int | str | None = None
+
+
+def _status_of(error: bytes) -> int:
+    """The status an error object in a stream stands for: vLLM puts it into `code`."""
+    try:
+        code = msgspec.json.decode(error, type=_CodedError).code
+    except msgspec.MsgspecError:
+        return 500
+    return code if isinstance(code, int) and 400 <= code < 600 else 500

@@ -13,23 +13,14 @@ from time import monotonic
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.events import DONE, ErrorEvent, has_content, whole_events
 from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Headers, UpstreamError
 from pymotor.coordinator.http.framing import chunk
-from pymotor.coordinator.http.upstream import BadReply, Headers, UpstreamConnection, UpstreamError
+from pymotor.coordinator.http.upstream import UpstreamConnection
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
 _EVENT_STREAM = b"text/event-stream"
 _HELD_LIMIT = 16 * 1024 * 1024
 _LAST_ON_WIRE = DONE + b"\r\n"
-
-
-class EngineStreamError(UpstreamError):
-    """The engine sent an error object before any content."""
-
-    reason = "stream_error"
-
-    def __init__(self, error: bytes) -> None:
-        super().__init__(error.decode("utf-8", "replace"))
-        self.error = error
 
 
 class Relay:
@@ -207,5 +198,5 @@ class Relay:
 
     def _give_up(self, error: UpstreamError) -> None:
         if self.connection is not None:
-            self.connection.abandon()
+            self.connection.abandon(self)
         self.on_failed(error)

@@ -8,10 +8,6 @@ its own, and the answers become one response with the choices numbered as the cl
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
-
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, invalid
@@ -22,9 +18,8 @@ from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.pull import pull, to_bytes
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.flows.several_stream import MergedStream, PartStream, Usage
+from pymotor.coordinator.flows.together import together
 from pymotor.coordinator.routing import Pair
-
-Result = TypeVar("Result")
 
 _LIMIT = 256
 """Answers in one request."""
@@ -74,7 +69,7 @@ async def several(context: Context, pair: Pair) -> None:
     if view.stream:
         await _streamed(context, pair, parts)
         return
-    bodies = await _together(context, [pull(context.for_part(part), pair, to_bytes) for part in parts])
+    bodies = await together(context.services.loop, [pull(context.for_part(part), pair, to_bytes) for part in parts])
     merged = msgspec.json.encode(merge(view, bodies))
     context.note_commit()
     context.status = 200
@@ -91,26 +86,13 @@ async def _streamed(context: Context, pair: Pair, parts: list[RequestView]) -> N
     merged = MergedStream(context, wants_usage)
     work = [pull(context.for_part(part), pair, PartStream(merged, position)) for position, part in enumerate(parts)]
     try:
-        await _together(context, work)
+        await together(context.services.loop, work)
     except LegFailed as failure:
         if not merged.begun:
             raise
         merged.break_off(failure)
     else:
         merged.end(context.view.n)
-
-
-async def _together(context: Context, work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """The results of all parts; when one fails or the request ends, the others' legs are closed."""
-    tasks = [context.services.loop.create_task(part) for part in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        pending = [task for task in tasks if not task.done()]
-        for task in pending:
-            task.cancel()
-        if pending:
-            await asyncio.wait(pending)
 
 
 def merge(view: RequestView, bodies: list[bytes]) -> Fields:

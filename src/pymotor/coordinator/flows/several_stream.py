@@ -14,10 +14,10 @@ from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.events import DONE, ErrorEvent, has_content, whole_events
 from pymotor.coordinator.api.request_view import Fields
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.legs import Buffers, LegFailed, failed, refused, send
-from pymotor.coordinator.flows.relay import EngineStreamError
+from pymotor.coordinator.flows.legs import Buffers, LegFailed, exchange, refused
+from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Headers, UpstreamError
 from pymotor.coordinator.http.framing import chunk
-from pymotor.coordinator.http.upstream import BadReply, Headers, StaleConnection, UpstreamConnection, UpstreamError
+from pymotor.coordinator.http.upstream import UpstreamConnection
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
@@ -106,6 +106,7 @@ class _PartReceiver:
         self._tail = b""
         self._ends_well = False
         self.done = done
+        self.connection: UpstreamConnection | None = None
         self.status = 0
         self.error_body: list[bytes] = []
 
@@ -173,35 +174,18 @@ class PartStream:
     ) -> None:
         """Send the part's request and merge its events. Raises `LegFailed`."""
         since = monotonic()
-        fresh = False
-        while True:
-            receiver = _PartReceiver(self._merged, self._position, context.services.loop.create_future(), charge)
-            connection = await send(context, "decode", decode, body, receiver, leg_id, fresh=fresh, send_by=fetch_by)
-            try:
-                await _over(receiver, connection)
-            except StaleConnection as error:
-                if fresh:
-                    raise failed(context, "decode", decode, error) from error
-                fresh = True
-                continue
-            except EngineStreamError as error:
-                raise refused(context, "decode", decode, 500, b'{"error":' + error.error + b"}") from error
-            except UpstreamError as error:
-                raise failed(context, "decode", decode, error) from error
-            break
+        loop = context.services.loop
+        receiver = await exchange(
+            context,
+            "decode",
+            decode,
+            body,
+            leg_id,
+            lambda: _PartReceiver(self._merged, self._position, loop.create_future(), charge),
+            send_by=fetch_by,
+        )
         if receiver.status != 200:
             raise refused(context, "decode", decode, receiver.status, b"".join(receiver.error_body))
         seconds = monotonic() - since
         context.services.instruments.leg("decode", decode.instance.name, seconds)
         context.note_leg("decode", decode, seconds)
-
-
-async def _over(receiver: _PartReceiver, connection: UpstreamConnection) -> None:
-    """Wait for the end of the stream; the connection is not used again unless the reply was whole."""
-    whole = False
-    try:
-        await receiver.done
-        whole = True
-    finally:
-        if not whole and not connection.closed:
-            connection.abandon()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from pymotor.coordinator.http.upstream import BadReply, Headers, UpstreamError
+from pymotor.coordinator.http.exchange import BadReply, Headers, UpstreamError
+from pymotor.coordinator.http.upstream import UpstreamConnection
 
 REPLY_LIMIT = 256 * 1024 * 1024
 
@@ -12,13 +13,14 @@ REPLY_LIMIT = 256 * 1024 * 1024
 class WholeReply:
     """Collects a reply; `done` is set when it is whole or has failed."""
 
-    __slots__ = ("_pieces", "_size", "done", "headers", "status")
+    __slots__ = ("_pieces", "_size", "connection", "done", "headers", "status")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.status = 0
         self.headers: Headers = []
         self._pieces: list[bytes] = []
         self._size = 0
+        self.connection: UpstreamConnection | None = None
         self.done: asyncio.Future[None] = loop.create_future()
 
     @property

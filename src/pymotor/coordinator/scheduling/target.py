@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pymotor.coordinator.http.upstream import SharedState, UpstreamPool
+from pymotor.coordinator.http.upstream_pool import SharedState, UpstreamPool
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, TENTHS_PER_HELD_TOKEN, Ledger
 from pymotor.fleet import Endpoint, Instance
 

@@ -1,0 +1,73 @@
+"""What passes between a connection to an engine and who waits for its reply."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class UpstreamError(Exception):
+    """A leg failed in transport; `reason` is one word for metrics."""
+
+    reason = "transport"
+
+
+class ConnectFailed(UpstreamError):
+    """No connection: refused, unreachable or too slow. The engine has not seen the request."""
+
+    reason = "connect"
+
+
+class StaleConnection(UpstreamError):
+    """A kept-alive connection was closed before a byte of the reply came."""
+
+    reason = "stale"
+
+
+class ConnectionBroken(UpstreamError):
+    """The engine closed or reset the connection before the reply was whole."""
+
+    reason = "reset"
+
+
+class BadReply(UpstreamError):
+    """The engine's bytes are not HTTP as they should be."""
+
+    reason = "protocol"
+
+
+class DeadlineExceeded(UpstreamError):
+    """The engine did not answer in time."""
+
+    reason = "timeout"
+
+
+class EngineStreamError(UpstreamError):
+    """The engine sent an error object in a stream before any content."""
+
+    reason = "stream_error"
+
+    def __init__(self, error: bytes) -> None:
+        """`error` is the object's JSON text."""
+        super().__init__(error.decode("utf-8", "replace"))
+        self.error = error
+
+
+class Receiver(Protocol):
+    """Who gets a reply's parts, in this order: head, then chunks or payloads, then complete or failed."""
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """Status and headers, names in lower case."""
+
+    def on_chunk(self, wire: bytes, start: int) -> None:
+        """One whole chunk as it stood on the wire; its payload is `wire[start:-2]`."""
+
+    def on_payload(self, payload: bytes) -> None:
+        """A piece of the body without framing."""
+
+    def on_complete(self) -> None:
+        """The reply is whole."""
+
+    def on_failed(self, error: UpstreamError) -> None:
+        """There will be no more."""

@@ -1,0 +1,76 @@
+"""Heads of engines' replies: parsed by llhttp, and not again while their bytes stay the same.
+
+Hot path. The heads of one engine version differ in `date` and `content-length` only, so that many replies within a
+second share theirs.
+"""
+
+from __future__ import annotations
+
+import httptools
+
+from pymotor.coordinator.http.exchange import BadReply, Headers
+
+_HEADS_KEPT = 1024
+
+
+class _HeadParser:
+    """Collects one reply's head from llhttp."""
+
+    __slots__ = ("headers", "keep_alive", "parser", "status")
+
+    def __init__(self) -> None:
+        self.headers: Headers = []
+        self.status = 0
+        self.keep_alive = True
+        self.parser = httptools.HttpResponseParser(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.status = self.parser.get_status_code()
+        self.keep_alive = self.parser.should_keep_alive()
+
+
+class ReplyHead:
+    """A reply's head, read; shared by all replies whose head has the same bytes, so nothing changes it."""
+
+    __slots__ = ("chunked", "headers", "keep_alive", "length", "status")
+
+    def __init__(self, data: bytes) -> None:
+        """`data` ends in the empty line. Raises `BadReply`."""
+        parser = _HeadParser()
+        try:
+            parser.parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise BadReply(f"not an HTTP reply: {error}") from error
+        self.status = parser.status
+        self.headers = parser.headers
+        # After a 5xx vLLM closes the connection without saying so.
+        self.keep_alive = parser.keep_alive and parser.status < 500
+        self.chunked = False
+        self.length: int | None = 0 if parser.status in (204, 304) else None
+        for name, value in parser.headers:
+            if name == b"content-length" and self.length is None:
+                self.length = int(value)
+            elif name == b"transfer-encoding":
+                self.chunked = value.lower().endswith(b"chunked")
+
+
+class ReplyHeads:
+    """The heads seen lately by one worker."""
+
+    __slots__ = ("_heads",)
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, ReplyHead] = {}
+
+    def read(self, data: bytes) -> ReplyHead:
+        """The head in `data`, which ends in the empty line. Raises `BadReply`."""
+        head = self._heads.get(data)
+        if head is None:
+            head = ReplyHead(data)
+            if len(self._heads) >= _HEADS_KEPT:
+                self._heads.clear()
+            self._heads[data] = head
+        return head
