@@ -195,10 +195,14 @@ class ClientConnection(asyncio.Protocol):
         self._head_done = True
         request.method = parser.get_method()
         request.keep_alive = parser.should_keep_alive()
-        request.http_11 = parser.get_http_version() == "1.1"
+        version = parser.get_http_version()
+        request.http_11 = version == "1.1"
         path, _, request.query = self._url.partition(b"?")
         request.path = path if path.startswith(b"/") else _origin_form(path)
         limits = self._limits
+        if not request.http_11 and version != "1.0":
+            self._refuse(505, "this server speaks HTTP/1.1 and HTTP/1.0")
+            return
         if self._head_size + len(self._url) > limits.head_bytes:
             self._refuse(431, f"the request's headers are larger than {limits.head_bytes} bytes")
             return
