@@ -104,6 +104,7 @@ def _benchmark(arguments: argparse.Namespace, directory: Path) -> int:
         date=f"{datetime.now(timezone.utc):%Y-%m-%d}",
         machine=describe_machine(),
         versions=versions,
+        what_was_on={gateway.name: gateway.what_is_on for gateway in gateways},
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         measurements=[],

@@ -68,15 +68,18 @@ class PyMotor(Gateway):
 
     modes = frozenset({"union", "pd"})
 
-    def __init__(self, workers: int = 1, name: str = "pymotor") -> None:
+    def __init__(self, workers: int = 1, carries_on: bool = False, name: str = "pymotor") -> None:
+        """`carries_on`: token ids of streams are kept, so that another decode can go on with them."""
         self.name = name
         self._workers = workers
+        self._carries_on = carries_on
         self.what_is_on = (
             f"{workers} worker process{'es' if workers > 1 else ''} and the supervisor, all counted",
             "policy `load_balance` with its reservations in shared memory",
             "retries, deadlines, back-pressure, limits of header and body size",
             "refusal of clients' own `kv_transfer_params` and other barred fields",
             "metrics for Prometheus, `Server-Timing` header",
+            f"`recompute_enabled` {'on: token ids of streams are asked for and kept' if carries_on else 'off'}",
         )
 
     def version(self) -> str | None:
@@ -104,7 +107,10 @@ class PyMotor(Gateway):
         transfer = {"kv_connector": "NixlConnector"}
         deploy: dict[str, object] = {"job_id": "gateway-overhead", "hardware_type": "cpu"}
         config: dict[str, object] = {"version": "v2.0", "motor_deploy_config": deploy, "motor_controller_config": {}}
-        config["motor_coordinator_config"] = {"scheduler_config": {"scheduler_type": "load_balance"}}
+        config["motor_coordinator_config"] = {
+            "scheduler_config": {"scheduler_type": "load_balance"},
+            "exception_config": {"recompute_enabled": self._carries_on},
+        }
         if fleet.mode == "union":
             deploy["hybrid_instances_num"] = min(len(fleet.union), CONFIGURABLE)
             config["motor_engine_union_config"] = {"engine_type": "vllm", "engine_config": engine}
@@ -164,7 +170,8 @@ class HAProxy(Gateway):
     name = "haproxy"
     modes = frozenset({"union"})
     what_is_on = (
-        "one thread, `balance leastconn`, connections to servers reused",
+        "one thread, `balance leastconn`, connections to servers reused, events of streams not joined "
+        "(`option http-no-delay`)",
         "no health checks, no log, no look into the body",
     )
 
@@ -181,8 +188,8 @@ class HAProxy(Gateway):
         config = directory / "haproxy.cfg"
         config.write_text(
             "global\n  nbthread 1\n  maxconn 8000\n"
-            "defaults\n  mode http\n  option http-keep-alive\n  http-reuse always\n  timeout connect 5s\n"
-            "  timeout client 600s\n  timeout server 600s\n"
+            "defaults\n  mode http\n  option http-keep-alive\n  option http-no-delay\n  http-reuse always\n"
+            "  timeout connect 5s\n  timeout client 600s\n  timeout server 600s\n"
             f"frontend clients\n  bind 127.0.0.1:{port} backlog 4096\n  default_backend engines\n"
             f"backend engines\n  balance leastconn\n{servers}\n"
         )
@@ -196,6 +203,7 @@ GATEWAYS: dict[str, Gateway] = {
     for gateway in (
         PyMotor(),
         PyMotor(workers=2, name="pymotor-2-workers"),
+        PyMotor(carries_on=True, name="pymotor-carry-on"),
         VllmRouter(),
         VllmRouter(policy="cache_aware", name="vllm-router-cache-aware"),
         HAProxy(),

@@ -19,6 +19,7 @@ from overhead.summary import rounds_of, spread
 COLOURS = {
     "pymotor": "#c2410c",
     "pymotor-2-workers": "#f59e0b",
+    "pymotor-carry-on": "#7c2d12",
     "vllm-router": "#1d4ed8",
     "vllm-router-cache-aware": "#60a5fa",
     "haproxy": "#6b7280",

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from overhead.gateways import GATEWAYS
 from overhead.measure import Measurement
 from overhead.scenarios import SCENARIOS
 from overhead.summary import Spread, Verdict, compare, rounds_of, spread
@@ -27,6 +26,7 @@ class Run(msgspec.Struct, kw_only=True):
     date: str
     machine: dict[str, str]
     versions: dict[str, str]
+    what_was_on: dict[str, tuple[str, ...]] = {}
     rounds: int
     seconds: float
     """For which each measurement loaded its gateway, about."""
@@ -89,14 +89,14 @@ def limits_table(verdicts: Sequence[Verdict]) -> str:
     """PyMotor against vllm-router."""
     rows = []
     for each in verdicts:
-        limit = "" if each.scenario.limit is None else f"{each.scenario.limit:g}"
+        limit = "" if each.limit is None else f"{each.limit:g}"
         word = {None: "", True: "kept", False: "**not kept**"}[each.kept]
         if each.failed:
             word = "**failed: wrong answers**"
         ratio = f"**{each.ratio.median:.2f}** ({each.ratio.low:.2f}-{each.ratio.high:.2f})"
         ours, theirs = _range(each.ours), _range(each.theirs)
-        rows.append((each.scenario.title, f"{each.endpoints:,}", ours, theirs, ratio, limit, word))
-    head = ("request", "endpoints", "PyMotor, µs", "vllm-router, µs", "ratio (min-max of rounds)", "limit", "")
+        rows.append((each.gateway, each.scenario.title, f"{each.endpoints:,}", ours, theirs, ratio, limit, word))
+    head = ("", "request", "endpoints", "ours, µs", "vllm-router, µs", "ratio (min-max of rounds)", "limit", "")
     return _table(head, rows)
 
 
@@ -207,7 +207,7 @@ def _delay_table(measurements: Sequence[Measurement]) -> str:
 
 def _what_was_on(run: Run) -> str:
     return "\n".join(
-        f"- **{name} {version}**: " + "; ".join(GATEWAYS[name].what_is_on) + "."
+        f"- **{name} {version}**: " + "; ".join(run.what_was_on.get(name, ())) + "."
         for name, version in run.versions.items()
     )
 

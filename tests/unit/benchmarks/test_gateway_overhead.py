@@ -94,6 +94,12 @@ class TestVerdicts:
         found = [measurement("pymotor", 1, 50.0), measurement("pymotor", 2, 1.0), measurement("vllm-router", 1, 100.0)]
         assert compare(found)[0].ours.median == 50.0
 
+    def test_keeping_token_ids_has_a_limit_of_its_own(self) -> None:
+        peer = measurement("vllm-router", 1, 100.0, scenario="pd_stream")
+        for gateway, kept in (("pymotor", False), ("pymotor-carry-on", True)):
+            (verdict,) = compare([measurement(gateway, 1, 120.0, scenario="pd_stream"), peer])
+            assert verdict.kept is kept
+
     def test_numbers_of_endpoints_are_not_mixed(self) -> None:
         found = [measurement("pymotor", 1, 50.0), measurement("vllm-router", 1, 100.0, endpoints=1024)]
         assert compare(found) == []
