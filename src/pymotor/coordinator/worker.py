@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -257,6 +258,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     os.set_inheritable(arguments.control_fd, False)
     os.set_inheritable(arguments.ledger_fd, False)
+    # What is loaded by now lives as long as the process; and a request's objects hang together without circles, so
+    # looking for those can be rare. Measured: 5 % of a request's time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     return uvloop.run(run(arguments.control_fd, arguments.ledger_fd))
 
 

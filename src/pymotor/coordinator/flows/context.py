@@ -141,7 +141,7 @@ class Context:
         self.note_commit()
         framed = chunk(events) if self.request.http_11 else events
         if self.opened:
-            self.client.transport.write(framed)
+            self.client.write(framed)
         else:
             self.client.begin_stream(self.services.heads.stream(self.request, content_type, self.legs), framed)
 
@@ -155,8 +155,8 @@ class Context:
         # HTTP/1.0 has no chunks: the end of the connection is the end of the stream.
         client.responding = False
         self.request.keep_alive = False
-        if last and not client.closed:
-            client.transport.write(last)
+        if last:
+            client.write(last)
 
     def note_commit(self) -> None:
         """The first content goes to the client."""

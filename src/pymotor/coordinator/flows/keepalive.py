@@ -31,7 +31,7 @@ class Keepalive:
             return
         comment = chunk(_COMMENT) if context.request.http_11 else _COMMENT
         if context.opened:
-            client.transport.write(comment)
+            client.write(comment)
         else:
             context.opened = True
             client.begin_stream(context.services.heads.stream(context.request, _EVENT_STREAM, ()), comment)

@@ -89,7 +89,11 @@ class Relay:
         """See `Receiver`."""
         if self.committed and self._framed and not self._tail and wire.endswith(b"\n\n\r\n"):
             self._ends_well = wire.endswith(_LAST_ON_WIRE)
-            self._write(wire)
+            try:
+                self._write(wire)
+            except RuntimeError:
+                # uvloop, when the client has just gone: its connection's end cancels this request next.
+                return
         else:
             self.on_payload(wire[start:-2])
 
@@ -111,7 +115,7 @@ class Relay:
             return
         self._ends_well = data.endswith(DONE)
         if self.committed:
-            self._write(chunk(data) if self._framed else data)
+            self._client.write(chunk(data) if self._framed else data)
             return
         try:
             if has_content(data):

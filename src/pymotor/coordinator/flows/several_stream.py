@@ -70,7 +70,7 @@ class MergedStream:
     def _write(self, event: bytes, matters: bool) -> None:
         client = self._context.client
         if self.begun:
-            client.transport.write(chunk(event) if self._context.request.http_11 else event)
+            client.write(chunk(event) if self._context.request.http_11 else event)
             return
         self._held.append(event)
         if not matters:

@@ -19,6 +19,7 @@ IDLE_SECONDS = 120.0
 """A client's idle connection is closed after so long."""
 _LINGER_SECONDS = 5.0
 _QUEUE_LIMIT = 16
+_OF_UPGRADE = frozenset((b"upgrade", b"connection", b"http2-settings"))
 
 
 class ClientRequest:
@@ -83,6 +84,7 @@ class ClientConnection(asyncio.Protocol):
         "_refusal",
         "_request",
         "_task",
+        "_upgrading",
         "_url",
         "closed",
         "deadline",
@@ -116,6 +118,7 @@ class ClientConnection(asyncio.Protocol):
         self._head_done = False
         self._pending = False
         self._discarding = False
+        self._upgrading = False
         self._paused_reading = False
         self._queue: list[ClientRequest] = []
         self._task: asyncio.Task[None] | None = None
@@ -138,8 +141,8 @@ class ClientConnection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(501, "this server does not switch protocols")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._pass_over_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
             if not self._discarding:
@@ -195,6 +198,9 @@ class ClientConnection(asyncio.Protocol):
         self._head_done = True
         request.method = parser.get_method()
         request.keep_alive = parser.should_keep_alive()
+        if parser.should_upgrade():
+            self._upgrading = True
+            return
         version = parser.get_http_version()
         request.http_11 = version == "1.1"
         path, _, request.query = self._url.partition(b"?")
@@ -227,7 +233,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = monotonic() + self._limits.body_idle
 
     def on_message_complete(self) -> None:
-        if self._discarding:
+        if self._discarding or self._upgrading:
             return
         request = self._request
         body = self._body
@@ -246,6 +252,20 @@ class ClientConnection(asyncio.Protocol):
         if len(self._queue) >= _QUEUE_LIMIT and not self._paused_reading:
             self._paused_reading = True
             self.transport.pause_reading()
+
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        """Take a request that offers to switch protocols as one that does not (RFC 9110, section 7.8): Java's client
+        offers HTTP/2 with its first. llhttp stops behind the head of such a request, so the head is read again
+        without the offer."""
+        request = self._request
+        self._upgrading = False
+        if request.method == b"CONNECT":
+            self._refuse(501, "this server is no tunnel")
+            return
+        lines = [b"%b %b HTTP/1.1" % (request.method, self._url)]
+        lines += [b"%b: %b" % header for header in request.headers.items() if header[0] not in _OF_UPGRADE]
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     # -- requests and responses
 
@@ -277,7 +297,7 @@ class ClientConnection(asyncio.Protocol):
 
     def respond(self, head: bytes, body: bytes = b"") -> None:
         """Send a whole response; `head` ends in an empty line and gives the body's length."""
-        if self.closed:
+        if self.transport.is_closing():
             return
         if len(body) < 65536:
             self.transport.write(head + body)
@@ -287,13 +307,17 @@ class ClientConnection(asyncio.Protocol):
     def begin_stream(self, head: bytes, first: bytes) -> None:
         """Send a chunked response's head and the chunks (framed) that are there already."""
         self.responding = True
-        self.transport.write(head + first)
+        self.write(head + first)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of a response that has begun; dropped when the client is gone, which its task learns next."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def end_stream(self, last: bytes = b"") -> None:
         """Send `last`, unframed payload, if any, and the end of a chunked response."""
         self.responding = False
-        if not self.closed:
-            self.transport.write(chunk(last) + LAST_CHUNK if last else LAST_CHUNK)
+        self.write(chunk(last) + LAST_CHUNK if last else LAST_CHUNK)
 
     # -- refusals and deadlines
 

@@ -42,7 +42,7 @@ class UpstreamPool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if connection.closed:
+            if connection.closed or connection.transport.is_closing():
                 continue
             if monotonic() - connection.idle_since < IDLE_SECONDS:
                 connection.reused = True
