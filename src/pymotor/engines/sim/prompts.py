@@ -13,7 +13,7 @@ from pymotor.engines.sim import tokenizer
 from pymotor.engines.sim.errors import RequestError
 from pymotor.engines.sim.fields import Fields, invalid, is_integers
 from pymotor.engines.sim.media import Media, MediaReader
-from pymotor.engines.sim.model import Words, mix
+from pymotor.engines.sim.model import Words
 from pymotor.engines.sim.requests import MediaItem, Sampling
 
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking")
@@ -207,7 +207,7 @@ def _seed(fields: Fields, unpredictable: int) -> int | None:
     fields.number("top_p", 1.0, 0.0, 1.0)
     if temperature < 1e-5 or top_k == 1:
         return None
-    return mix(seed & (2**64 - 1)) if seed is not None else unpredictable
+    return unpredictable if seed is None else seed
 
 
 def _choices(fields: Fields, greedy: bool) -> int:
