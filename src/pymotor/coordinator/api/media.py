@@ -23,6 +23,8 @@ DEFAULT_IMAGE_TOKENS = 1024
 DEFAULT_VIDEO_TOKENS = 8192
 DEFAULT_AUDIO_TOKENS = 512
 _SNIFFED_BYTES = 65536
+_HEADER_CHARACTERS = 64
+_JPEG = b"\xff\xd8"
 
 MODALITIES = {
     "image_url": "image",
@@ -126,9 +128,10 @@ def _url_start(kind: str, raw: msgspec.Raw) -> bytes | None:
 
 
 def _only_quote_is_last(raw: msgspec.Raw, start: int) -> bool:
+    """Whether the string that begins before `start` has no escapes and ends the value."""
     text = bytes(raw)
     quote = text.find(b'"', start)
-    return text[quote + 1 :].strip() in (b"", b"}") and text.find(b"\\", start, quote) < 0
+    return len(text) - quote < 16 and text[quote + 1 :].strip() in (b"", b"}") and text.find(b"\\", start, quote) < 0
 
 
 def check_source(item: MediaItem, allowed_local_media_path: str) -> None:
@@ -170,15 +173,22 @@ def image_size(url: bytes) -> tuple[int, int] | None:
     comma = url.find(b",", 5, 512)
     if comma < 0 or not url[:comma].endswith(b";base64"):
         return None
-    text = url[comma + 1 : comma + 1 + _SNIFFED_BYTES]
+    start = _decoded(url[comma + 1 : comma + 1 + _HEADER_CHARACTERS])
     try:
-        data = base64.b64decode(text[: len(text) // 4 * 4])
-    except (binascii.Error, ValueError):
-        return None
-    try:
-        return _dimensions(data)
+        if start.startswith(_JPEG):
+            # Of a JPEG the size stands behind tables and, often, a preview.
+            return _jpeg(_decoded(url[comma + 1 : comma + 1 + _SNIFFED_BYTES]))
+        return _dimensions(start)
     except (struct.error, IndexError):
         return None
+
+
+def _decoded(text: bytes) -> bytes:
+    """As much of the base64 text as is whole; nothing when it is none."""
+    try:
+        return base64.b64decode(text[: len(text) // 4 * 4])
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def _dimensions(data: bytes) -> tuple[int, int] | None:
@@ -190,8 +200,6 @@ def _dimensions(data: bytes) -> tuple[int, int] | None:
         return width, height
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _webp(data)
-    if data.startswith(b"\xff\xd8"):
-        return _jpeg(data)
     return None
 
 

@@ -207,7 +207,7 @@ class ClientConnection(asyncio.Protocol):
         request.path = path if path.startswith(b"/") else _origin_form(path)
         limits = self._limits
         if not request.http_11 and version != "1.0":
-            self._refuse(505, "this server speaks HTTP/1.1 and HTTP/1.0")
+            self._refuse(400, "this server speaks HTTP/1.1 and HTTP/1.0")
             return
         if self._head_size + len(self._url) > limits.head_bytes:
             self._refuse(431, f"the request's headers are larger than {limits.head_bytes} bytes")
