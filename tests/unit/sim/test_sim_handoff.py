@@ -48,6 +48,12 @@ def fleet(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     )
 
 
+@pytest.fixture(scope="module")
+def hasty(engines: Engines) -> Engine:
+    """A decode engine that does not wait long for a producer."""
+    return engines.start(*nixl_flags("kv_consumer"), "--sim-speed", "0.01")
+
+
 def without_media(fleet: Fleet, content: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each item encoded by a leg of its own and replaced by its metadata."""
     parts = []
@@ -197,6 +203,31 @@ def test_a_dead_producer_is_500_or_200_a_role_and_then_an_error(engines: Engines
     assert events[1].startswith('{"error":{"message":"Internal server error"')
     assert events[2] == "[DONE]"
     assert fleet.decode.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"remote_host": "x" * 300},
+        {"remote_host": "two words"},
+        {"remote_port": 1 << 70},
+        {"remote_port": -1},
+        {"remote_block_ids": [[1 << 70]]},
+        {"remote_block_ids": [[10**9]]},
+        {"remote_engine_id": "somebody-else"},
+    ],
+    ids=str,
+)
+def test_parameters_that_lead_nowhere_are_answered(fleet: Fleet, hasty: Engine, wrong: dict[str, Any]) -> None:
+    params = {**prefill(fleet.prefill, "hello"), **wrong}
+    assert hasty.chat("hello", kv_transfer_params=params).status_code == 500
+
+
+def test_a_client_that_leaves_after_a_long_body_is_noticed(fleet: Fleet) -> None:
+    body = chat_body("who is there?", padding="x" * 3_000_000, stream=True, max_tokens=30_000, ignore_eos=True)
+    with httpx.stream("POST", fleet.plain.url + "/v1/chat/completions", json=body) as response:
+        next(response.iter_lines())
+    eventually(lambda: idle(fleet.plain))
 
 
 def test_a_client_that_leaves_frees_decode_and_prefill(fleet: Fleet) -> None:

@@ -62,7 +62,7 @@ class About:
 
     async def metrics(self, exchange: Exchange) -> None:
         """Prometheus text."""
-        text = self._metrics.render(self._driver)
+        text = self._metrics.render(self._driver.core)
         await exchange.respond(text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     async def models(self, exchange: Exchange) -> None:

@@ -20,6 +20,9 @@ log = logging.getLogger("pymotor.sim")
 
 Sink = Callable[[Output], None]
 
+_STOP_SECONDS = 2.0
+"""How long `stop` waits for transfers that were told to end."""
+
 
 @dataclass(frozen=True)
 class _Listener:
@@ -42,6 +45,8 @@ class EngineDriver:
         self._handoff_faults = HandoffFaults(faults)
         self._listeners: dict[Request, _Listener] = {}
         self._turn: asyncio.Handle | None = None
+        self._woken = False
+        """Whether something changed since the step under way was computed."""
         self._expiry: asyncio.TimerHandle | None = None
         self._fetches: dict[Request, asyncio.Task[None]] = {}
         self._notices: set[asyncio.Task[None]] = set()
@@ -92,7 +97,8 @@ class EngineDriver:
         tasks = [*self._fetches.values(), *self._notices]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
 
     def die(self, reason: str) -> None:
         """The core is lost: all requests fail, and every later one."""
@@ -105,15 +111,19 @@ class EngineDriver:
             self._turn = None
         for fetch in self._fetches.values():
             fetch.cancel()
+        self._fetches.clear()
         for request in list(self._listeners):
             self._send(Output(request, finish_reason="dead"))
 
     def _wake(self) -> None:
+        """See to it that a step is computed after what just changed."""
+        self._woken = True
         if self._turn is None and self.core.has_work and not self.dead:
             self._turn = asyncio.get_running_loop().call_soon(self._step)
 
     def _step(self) -> None:
         loop = asyncio.get_running_loop()
+        self._woken = False
         try:
             if self._faults.take(Stage.STEP):
                 self.core.preempt_youngest()
@@ -121,8 +131,14 @@ class EngineDriver:
         except (EngineDeadError, OSError, ValueError) as error:
             self.die(str(error))  # as in vLLM: what a step raises, a damaged file of a store included, ends the core
             return
+        except Exception as error:
+            log.exception("a step failed")
+            self.die(f"{type(error).__name__}: {error}")  # nobody is left waiting for a core that steps no more
+            return
         for pull in result.pulls:
-            self._fetches[pull.request] = loop.create_task(self._fetch(pull))
+            fetch = loop.create_task(self._fetch(pull))
+            fetch.add_done_callback(self._fetch_ended)
+            self._fetches[pull.request] = fetch
         seconds = result.work.seconds(self.core.profile) * self._speed
         if seconds > 0:
             self._turn = loop.call_later(seconds, self._deliver, result)
@@ -133,7 +149,7 @@ class EngineDriver:
         self._turn = None
         for output in result.outputs:
             self._send(output)
-        if result.progress:
+        if result.progress or self._woken:
             self._wake()
         self._watch_leases()
 
@@ -168,6 +184,13 @@ class EngineDriver:
         if output is not None:
             self._send(output)
         self._wake()
+
+    def _fetch_ended(self, fetch: asyncio.Task[None]) -> None:
+        """A transfer that ended in a way nobody foresaw ends the core, so that its request is not left waiting."""
+        error = None if fetch.cancelled() else fetch.exception()
+        if error is not None:
+            log.error("a transfer failed", exc_info=error)
+            self.die(f"{type(error).__name__}: {error}")
 
     def _watch_leases(self) -> None:
         expires = self.core.next_expiry

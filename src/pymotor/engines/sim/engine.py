@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import hashlib
 import logging
 import os
@@ -35,14 +36,17 @@ from pymotor.fleet.dialects import ECDialect, KVDialect, ec_dialect, handing_con
 log = logging.getLogger("pymotor.sim")
 
 VERSION = "0.32.0+sim"
+STOP_SECONDS = 5.0
 
 
 async def serve(options: EngineOptions) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit status. Raises `OSError` when a port is taken."""
+    """Run until SIGTERM or SIGINT; returns the exit status. Raises `OSError` when a port is taken.
+
+    After the signal the process has `STOP_SECONDS`: then it says where it is stuck and exits with 1. A second signal
+    ends it at once.
+    """
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    _end_on_signals(asyncio.get_running_loop(), stopped)
     engine = SimulatedEngine(options)
     try:
         port = await engine.start()
@@ -51,6 +55,20 @@ async def serve(options: EngineOptions) -> int:
     finally:
         await engine.stop()
     return 0
+
+
+def _end_on_signals(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
+    """Not by the loop's own signal handlers: a loop that is stuck never calls them."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def end(_number: int, _frame: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        faulthandler.dump_traceback_later(STOP_SECONDS, exit=True)
+        loop.call_soon_threadsafe(stopped.set)
+
+    for number in numbers:
+        signal.signal(number, end)
 
 
 class SimulatedEngine:

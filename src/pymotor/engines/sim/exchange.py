@@ -63,6 +63,7 @@ class Exchange:
                 raise ClientGone
             chunks.append(message.get("body", b""))
             more = message.get("more_body", False)
+        self.connection.watch()
         return b"".join(chunks)
 
     async def json(self) -> dict[str, Any]:

@@ -113,6 +113,8 @@ class MediaReader:
             raise MediaUnavailableError(
                 f"The file path {path} must be a subpath of `--allowed-local-media-path {allowed}`."
             )
+        if not resolved.is_file():  # a pipe would block the engine
+            raise MediaUnavailableError(f"{path} is no file.")
         try:
             return resolved.read_bytes()
         except OSError as error:

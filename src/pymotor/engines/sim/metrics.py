@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from pymotor.engines.sim.core import EngineCore
 from pymotor.engines.sim.requests import Output
 from pymotor.telemetry.metrics import CounterChild, Family, HistogramChild, MetricsDump, Registry, Sample, render
-
-if TYPE_CHECKING:
-    from pymotor.engines.sim.driver import EngineDriver
 
 _LABELS = ("model_name", "engine")
 _TOKEN_BOUNDS = tuple(float(step * 10**power) for power in range(6) for step in (1, 2, 5))
@@ -80,9 +76,8 @@ class EngineMetrics:
             if timing.tokens > 1:
                 self._per_token.observe((now - timing.first_token) / (timing.tokens - 1))
 
-    def render(self, driver: EngineDriver) -> str:
+    def render(self, core: EngineCore) -> str:
         """The Prometheus text, with the core's own figures as they are now."""
-        core = driver.core
         totals = core.counters
         pool, cache = core.pool, core.encoder_cache
         families = [

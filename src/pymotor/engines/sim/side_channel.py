@@ -22,6 +22,10 @@ from pymotor.engines.sim.requests import KVSource, Pull
 log = logging.getLogger("pymotor.sim")
 
 _LONGEST = 1 << 30
+_STOP_SECONDS = 2.0
+_UNREACHABLE = (OSError, OverflowError, UnicodeError, asyncio.IncompleteReadError, RuntimeError)
+"""What connections raise: uvloop a `RuntimeError` when written to after they were lost, and names that are no
+names a `UnicodeError`."""
 
 
 class TransferError(Exception):
@@ -43,35 +47,42 @@ class SideChannel:
         self._read_blocks = read_blocks
         self._end_lease = end_lease
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (a free one for port 0). Raises `OSError` when it is taken."""
-        self._server = await asyncio.start_server(self._serve, host, port)
+        self._server = await asyncio.start_server(self._accept, host, port)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
     async def stop(self) -> None:
         """Close the listener and every connection."""
-        if self._server is not None:
-            self._server.close()
-            for writer in list(self._connections):
-                writer.transport.abort()
-            self._server = None
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        connections = dict(self._connections)
+        for task, writer in connections.items():
+            task.cancel()
+            writer.transport.abort()
+        if connections:
+            await asyncio.wait(connections, timeout=_STOP_SECONDS)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
         try:
             while True:
-                message = await _receive(reader)
-                reply = self._answer(message)
+                reply = self._answer(await _receive(reader))
                 if reply is not None:
                     writer.write(_framed(reply))
                     await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError, TransferError):
-            pass
+        except (*_UNREACHABLE, msgspec.DecodeError, TransferError) as error:
+            log.debug("a consumer of KV is gone: %s", error)
         finally:
-            self._connections.discard(writer)
             writer.close()
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any] | None:
@@ -87,7 +98,7 @@ class SideChannel:
             return {"ok": False, "reason": f"KV layout is {self._layout}, not {message.get('layout')}"}
         try:
             words = self._read_blocks(tuple(int(block) for block in message["blocks"]))
-        except (IndexError, KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             return {"ok": False, "reason": f"no such blocks: {error}"}
         return {"ok": True, "data": words.tobytes()}
 
@@ -102,7 +113,7 @@ async def fetch(pull: Pull, layout: str, timeout: float) -> Words:
         return await asyncio.wait_for(_fetch(source, layout), timeout)
     except asyncio.TimeoutError as error:
         raise TransferError(f"{source.host}:{source.port} does not answer") from error
-    except (OSError, OverflowError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
+    except (*_UNREACHABLE, KeyError, ValueError, msgspec.DecodeError) as error:
         raise TransferError(f"{source.host}:{source.port}: {error}") from error
 
 
@@ -110,7 +121,7 @@ async def give_up(source: KVSource, timeout: float = 5.0) -> None:
     """Tell a producer that nobody will fetch this; a producer that cannot be told lets its lease run out."""
     try:
         await asyncio.wait_for(_give_up(source), timeout)
-    except (asyncio.TimeoutError, OSError, OverflowError) as error:
+    except (asyncio.TimeoutError, *_UNREACHABLE) as error:
         log.info("could not tell %s:%s to free %s: %s", source.host, source.port, source.request_id, error)
 
 

@@ -42,6 +42,11 @@ class Connection(HttpToolsProtocol):
         else:
             super().data_received(data)
 
+    def watch(self) -> None:
+        """Go on reading, so that a client that leaves is noticed: uvicorn pauses after a long piece of a body."""
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
     def doom(self) -> None:
         """Close without a word after this response: when the client sends again, or soon.
 
