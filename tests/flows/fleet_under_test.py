@@ -309,15 +309,11 @@ class Gateway:
         """Stand before these engines from now on. Workers learn of it a moment later: wait for what is expected."""
         self.names = list(names)
         self.write_fleet()
-        wait_until(
-            lambda: self.fleet()["version"] == self._version, f"version {self._version} of the fleet is taken"
-        )
+        wait_until(lambda: self.fleet()["version"] == self._version, f"version {self._version} of the fleet is taken")
 
     def fleet(self) -> dict[str, Any]:
         """`GET /instances`."""
-        found: dict[str, Any] = (
-            plain_http.get(f"{self.management_url}/instances", timeout=5).raise_for_status().json()
-        )
+        found: dict[str, Any] = plain_http.get(f"{self.management_url}/instances", timeout=5).raise_for_status().json()
         return found
 
     def loads(self) -> dict[str, tuple[float, int]]:

@@ -43,9 +43,7 @@ class RawConnection:
     def reply(self, *, head_only: bool = False) -> RawReply:
         """The next response; `head_only` for an answer to HEAD. Raises `ConnectionError` when there is none."""
         head = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
-        headers = {
-            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)
-        }
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
         status = int(head[0].split(" ")[1])
         if head_only or status in (100, 204):
             body = b""

@@ -101,9 +101,7 @@ async def crowd(port: int, total: int, seed: int) -> Counter[str]:
     """All lanes at once; what became of the requests."""
     wire = bodies()
     lanes = [Lane(port, random.Random(f"{seed} {number}"), wire) for number in range(LANES)]
-    await asyncio.gather(
-        *(lane.run(total // LANES + (number < total % LANES)) for number, lane in enumerate(lanes))
-    )
+    await asyncio.gather(*(lane.run(total // LANES + (number < total % LANES)) for number, lane in enumerate(lanes)))
     return sum((lane.outcomes for lane in lanes), Counter())
 
 

@@ -69,9 +69,7 @@ def configured(engines: Engines) -> Iterator[dict[str, Gateway]]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_random_requests_through_every_other_fleet(
-    engines: Engines, configured: dict[str, Gateway], way: str
-) -> None:
+def test_random_requests_through_every_other_fleet(engines: Engines, configured: dict[str, Gateway], way: str) -> None:
     config, names, text_legs, media_legs = WAYS[way]
     gateway = configured[config]
     gateway.use(*names)

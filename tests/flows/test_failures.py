@@ -222,9 +222,7 @@ def test_an_instance_taken_away_finishes_its_streams(mended: Engines, make_gatew
         gateway.use(*(name for name in EPD if name != gone))
         text = "".join(rest)
     assert read_stream(text, reply.headers).comparable == plain_answer(mended, body).comparable
-    wait_until(
-        lambda: gone not in {name for _, name in ask_one(gateway.url, text_chat()).legs}, f"{gone} gets no more"
-    )
+    wait_until(lambda: gone not in {name for _, name in ask_one(gateway.url, text_chat()).legs}, f"{gone} gets no more")
     for _ in range(6):
         assert ask_one(gateway.url, text_chat()).legs[-1][1] != gone
     gateway.wait_until_idle()
@@ -257,9 +255,7 @@ def test_rubbish_in_the_fleets_file_changes_nothing(mended: Engines, make_gatewa
         gateway.fleet_file.write_bytes(rubbish)
         assert ask_one(gateway.url, text_chat()).status == 200
     gateway.use("prefill-1", "decode-0")
-    wait_until(
-        lambda: ("prefill", "prefill-1") in ask_one(gateway.url, text_chat()).legs, "a good file is read again"
-    )
+    wait_until(lambda: ("prefill", "prefill-1") in ask_one(gateway.url, text_chat()).legs, "a good file is read again")
 
 
 # A worker dies.

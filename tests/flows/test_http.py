@@ -288,9 +288,7 @@ def test_cors_preflight_for_pages_that_may(strict: Gateway) -> None:
     assert allowed.status_code in (200, 204)
     assert allowed.headers["access-control-allow-origin"] == "https://chat.example.org"
     assert "POST" in allowed.headers["access-control-allow-methods"]
-    other = plain_http.options(
-        f"{strict.url}/v1/chat/completions", headers={"Origin": "https://evil.example", **asked}
-    )
+    other = plain_http.options(f"{strict.url}/v1/chat/completions", headers={"Origin": "https://evil.example", **asked})
     assert "access-control-allow-origin" not in other.headers
     for stream in (False, True):
         said = plain_http.post(

@@ -75,8 +75,6 @@ def test_equal_images_go_to_the_same_encoder(gateway: Gateway) -> None:
     """Affinity: its cache is worth something."""
     encoders = set()
     for turn in range(4):
-        body = text_chat(
-            messages=[{"role": "user", "content": [image_part(540), {"type": "text", "text": f"{turn}"}]}]
-        )
+        body = text_chat(messages=[{"role": "user", "content": [image_part(540), {"type": "text", "text": f"{turn}"}]}])
         encoders |= {name for leg, name in ask_one(gateway.url, body).legs if leg == "encode"}
     assert len(encoders) == 1

@@ -68,9 +68,7 @@ class Shell:
         return status
 
     def ask(self) -> httpx.Response:
-        return httpx.post(
-            f"{self.url}/v1/chat/completions", json=first_request("qwenvl", with_image=True), timeout=30
-        )
+        return httpx.post(f"{self.url}/v1/chat/completions", json=first_request("qwenvl", with_image=True), timeout=30)
 
     def processes(self) -> list[str]:
         """Command lines of all processes that were started with this state directory."""
@@ -205,9 +203,7 @@ def test_a_lost_engine_is_told_and_the_rest_goes_on(shell: Shell, tmp_path: Path
     snapshot_file = shell.home / str(shell.port) / "fleet.json"
 
     def lost() -> bool:
-        states = {
-            instance.name: instance.state for instance in decode_snapshot(snapshot_file.read_bytes()).instances
-        }
+        states = {instance.name: instance.state for instance in decode_snapshot(snapshot_file.read_bytes()).instances}
         return states["prefill-1"] is InstanceState.GONE and states["prefill-0"] is InstanceState.ACTIVE
 
     wait_for(lost, "fleet.json has prefill-1 gone")

@@ -71,9 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "on the images and the text, and are the same for the same seed. Needs neither torch nor transformers. "
         "A directory that holds the same model already is left as it is."
     )
-    parser.add_argument(
-        "directory", type=Path, metavar="DIR", help="where to write the checkpoint; made if missing"
-    )
+    parser.add_argument("directory", type=Path, metavar="DIR", help="where to write the checkpoint; made if missing")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
     parser.add_argument(
         "--force",

@@ -147,8 +147,7 @@ class Registry:
                 labels=histogram.labels,
                 bounds=histogram.bounds,
                 samples=tuple(
-                    Sample(labels, child.total, tuple(child.counts))
-                    for labels, child in histogram._children.items()
+                    Sample(labels, child.total, tuple(child.counts)) for labels, child in histogram._children.items()
                 ),
             )
             for histogram in self._histograms
@@ -172,9 +171,7 @@ def merge(dumps: Iterable[MetricsDump]) -> MetricsDump:
                 else:
                     samples[sample.labels] = sample
     return MetricsDump(
-        tuple(
-            msgspec.structs.replace(family, samples=tuple(sums[name].values())) for name, family in families.items()
-        )
+        tuple(msgspec.structs.replace(family, samples=tuple(sums[name].values())) for name, family in families.items())
     )
 
 

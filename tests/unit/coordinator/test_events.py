@@ -24,9 +24,7 @@ def chat_event(delta: dict[str, object], finish: str | None = None, **more: obje
 ROLE = chat_event({"role": "assistant", "content": ""})
 
 
-@pytest.mark.parametrize(
-    "silent", [ROLE, ROLE * 2, b": keep-alive\n\n", chat_event({"content": None}), chat_event({})]
-)
+@pytest.mark.parametrize("silent", [ROLE, ROLE * 2, b": keep-alive\n\n", chat_event({"content": None}), chat_event({})])
 def test_what_nobody_waits_for(silent: bytes) -> None:
     assert not has_content(silent)
 
@@ -48,9 +46,7 @@ def test_an_error_before_content(error: object) -> None:
         with pytest.raises(ErrorEvent) as caught:
             has_content(stream)
         assert json.loads(caught.value.error) == error
-    assert has_content(chat_event({"content": "x"}) + event(error=error)), (
-        "after content it is the stream's own end"
-    )
+    assert has_content(chat_event({"content": "x"}) + event(error=error)), "after content it is the stream's own end"
 
 
 @given(

@@ -20,13 +20,7 @@ SIDE = st.integers(1, 16383)
 def png(width: int, height: int) -> bytes:
     """A PNG's signature and header chunk."""
     data = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", 13)
-        + b"IHDR"
-        + data
-        + struct.pack(">I", zlib.crc32(b"IHDR" + data))
-    )
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + data + struct.pack(">I", zlib.crc32(b"IHDR" + data))
 
 
 def gif(width: int, height: int) -> bytes:
@@ -51,9 +45,7 @@ def webp_extended(width: int, height: int) -> bytes:
 def webp_lossless(width: int, height: int) -> bytes:
     """A WebP with a VP8L chunk."""
     bits = (width - 1) | (height - 1) << 14
-    return (
-        b"RIFF" + struct.pack("<I", 30) + b"WEBPVP8L" + struct.pack("<I", 10) + b"\x2f" + bits.to_bytes(4, "little")
-    )
+    return b"RIFF" + struct.pack("<I", 30) + b"WEBPVP8L" + struct.pack("<I", 10) + b"\x2f" + bits.to_bytes(4, "little")
 
 
 def webp_lossy(width: int, height: int) -> bytes:

@@ -83,9 +83,7 @@ def test_media_are_found_where_they_stand() -> None:
     image = {"type": "image_url", "image_url": {"url": "https://a/x"}}
     audio = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
     content = [{"type": "text", "text": "x"}, image, "bare text", audio]
-    view = read(
-        {"model": "m", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": content}]}
-    )
+    view = read({"model": "m", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": content}]})
     assert [(item.message, item.position, item.modality) for item in view.media] == [
         (1, 1, "image"),
         (1, 3, "audio"),
