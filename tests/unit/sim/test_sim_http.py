@@ -188,6 +188,7 @@ def test_metrics_have_vllms_names(engine: Engine) -> None:
         ({"stream": "yes please"}, 400, "Bad Request", "body.stream"),
         ({"max_tokens": 513}, 400, "BadRequestError", "max_tokens"),
         ({"n": 2}, 400, "BadRequestError", None),
+        ({"stop": list("abcde")}, 400, "Bad Request", "body.stop"),
         ({"stop": ["x", ""]}, 400, "BadRequestError", None),
         ({"temperature": 9}, 400, "BadRequestError", "temperature"),
         ({"stream_options": {"include_usage": True}}, 400, "BadRequestError", "stream_options"),

@@ -16,6 +16,7 @@ from pymotor.engines.sim.media import Media, MediaReader
 from pymotor.engines.sim.model import Words
 from pymotor.engines.sim.requests import MediaItem, Sampling
 
+_MOST_STOPS = 4
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking")
 
 
@@ -171,6 +172,8 @@ class PromptBuilder:
             raise RequestError("Stream options can only be defined when `stream=True`.", param="stream_options")
         include_usage = options.boolean("include_usage")
         stops = fields.strings("stop")
+        if chat and len(stops) > _MOST_STOPS:
+            raise invalid("stop", f"List should have at most {_MOST_STOPS} items after validation")
         if "" in stops:
             raise RequestError("stop cannot contain an empty string.")
         seed = _seed(fields, unpredictable)
