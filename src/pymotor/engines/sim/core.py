@@ -158,6 +158,8 @@ class EngineCore:
         if self.counters.preemptions == preemptions:
             self._schedule_waiting(budget, batch, result)
         for request, count in batch:
+            if request.scheduled is None:
+                request.scheduled = now
             self._compute(request, count, result.work)
             if request.computed == request.length:
                 self._sample(request, now, result)

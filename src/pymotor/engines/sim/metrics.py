@@ -40,6 +40,7 @@ class EngineMetrics:
         self._between = seconds("vllm:inter_token_latency_seconds", "Time between two tokens.")
         self._per_token = seconds("vllm:request_time_per_output_token_seconds", "Mean time per output token.")
         self._whole = seconds("vllm:e2e_request_latency_seconds", "Time of a request from end to end.")
+        self._queue = seconds("vllm:request_queue_time_seconds", "Time until a request was in a batch.")
         self._prefill = seconds("vllm:request_prefill_time_seconds", "Time until a request's first token.")
         self._decode = seconds("vllm:request_decode_time_seconds", "Time from first to last token.")
         self._request_prompt = tokens("vllm:request_prompt_tokens", "Prompt tokens of a request.")
@@ -68,6 +69,8 @@ class EngineMetrics:
         reason = output.finish_reason or "stop"
         self._success.child(*self._labels, "error" if reason == "dead" else reason).value += 1
         self._whole.observe(now - timing.submitted)
+        scheduled = output.request.scheduled
+        self._queue.observe((now if scheduled is None else scheduled) - timing.submitted)
         self._request_prompt.observe(len(output.request.tokens))
         self._request_output.observe(timing.tokens)
         if timing.first_token is not None:

@@ -81,6 +81,8 @@ class Request:
     ready_media: int = 0
     """Items whose embeddings are in `inputs`, in order."""
     preemptions: int = 0
+    scheduled: float | None = None
+    """When it was in a batch for the first time, in the clock that `step` is given."""
 
     @property
     def length(self) -> int:
