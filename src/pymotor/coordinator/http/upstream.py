@@ -226,15 +226,17 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Stop reading: the client is slower than the engine. Its silence then is not the engine's."""
-        self.paused = True
-        self.transport.pause_reading()
+        if not self.transport.is_closing():
+            self.paused = True
+            self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
         if self.paused:
             self.paused = False
             self.stirred = True
-            self.transport.resume_reading()
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
