@@ -27,3 +27,9 @@ def vllm_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnginesUn
 
     with running_engines("vllm", tmp_path_factory.mktemp("vllm"), vllm_python_or_skip()) as engines:
         yield engines
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Real vLLM last: its four engines need most of the machine, and nothing else should run beside them. Of its tests
+    those of bad handoffs at the very end: an engine whose peer died can keep a processor busy until it is restarted."""
+    items.sort(key=lambda item: (item.get_closest_marker("vllm") is not None, "test_handoffs" in item.nodeid))
