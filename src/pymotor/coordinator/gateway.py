@@ -74,7 +74,7 @@ class Gateway:
             context = Context(services, client, request, view, label)
             if view.stream and services.settings.stream_keepalive:
                 keepalive = Keepalive(context, services.settings.stream_keepalive)
-            await dispatch(context, self._routes(view.model))
+            await dispatch(context, partial(self._routes, view.model))
             status = context.status
         except ApiError as error:
             status = self._refuse(client, request, context, error)

@@ -21,6 +21,7 @@ def first_request(model: str, *, with_image: bool) -> dict[str, Any]:
             {"role": "user", "content": [image, text] if with_image else "Say hello."},
         ],
         "max_tokens": 24,
+        "temperature": 0,
     }
 
 

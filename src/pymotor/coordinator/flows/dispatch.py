@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 from pymotor.coordinator.api.errors import ApiError, ServiceUnavailable
 from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.encode import ENCODE
 from pymotor.coordinator.flows.hybrid import hybrid
 from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.pull import pull, to_client
@@ -55,13 +57,14 @@ def _least_loaded_single(context: Context, singles: tuple[Single, ...]) -> Singl
     return min(singles, key=lambda single: services.ledger.load(services.choose(single.targets, context.avoid).row))
 
 
-async def dispatch(context: Context, routes: Routes) -> None:
-    """Answer the request, trying again where a failure allows it. Raises `ApiError`, and `LegFailed` for a reply of
+async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
+    """Answer the request, trying again where a failure allows it; `routes` are asked for at each try, since the fleet
+    may have changed. Raises `ApiError`, and `LegFailed` for a reply of
     an engine that the client is to see."""
     settings = context.services.settings
     retries = 0
     while True:
-        way = choose_way(context, routes)
+        way = choose_way(context, routes())
         try:
             if isinstance(way, Single):
                 await hybrid(context, way)
@@ -76,7 +79,7 @@ async def dispatch(context: Context, routes: Routes) -> None:
             if retries >= allowed:
                 raise failure.as_api_error() from failure
             context.avoid |= {failure.target.endpoint_id}
-            context.legs.clear()
+            context.legs[:] = [noted for noted in context.legs if noted[0] == ENCODE]
             await asyncio.sleep(min(_LONGEST_DELAY, settings.retry_delay * 2**retries) * random.random())
             retries += 1
         else:

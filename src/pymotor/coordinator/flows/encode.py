@@ -20,6 +20,8 @@ from pymotor.coordinator.routing import Encoders
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
+ENCODE = "encode"
+"""The legs' name; what they brought stays good when a later leg is tried again."""
 _CHAT_PATH = b"/v1/chat/completions"
 _PROCESSOR_FIELDS = ("mm_processor_kwargs", "media_io_kwargs")
 
@@ -135,7 +137,7 @@ async def _encode_item(context: Context, encoders: Encoders, item: MediaItem) ->
         check_source(item, target.instance.allowed_local_media_path)
         reservation = Reservation(target, item.tokens)
         try:
-            reply = await whole_leg(context, "encode", target, buffers, services.ids.next(), path=_CHAT_PATH)
+            reply = await whole_leg(context, ENCODE, target, buffers, services.ids.next(), path=_CHAT_PATH)
         except LegFailed as error:
             failure = error
             excluded.add(index)
