@@ -20,7 +20,8 @@ from pymotor.coordinator.flows.dispatch import dispatch, passed_on
 from pymotor.coordinator.flows.keepalive import Keepalive
 from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.responses import JSON
-from pymotor.coordinator.http.server import ClientConnection, ClientRequest
+from pymotor.coordinator.http.client_request import ClientRequest
+from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.routing import FleetView, Routes
 
 logger = logging.getLogger(__name__)

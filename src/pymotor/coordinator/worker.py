@@ -33,7 +33,8 @@ from pymotor.coordinator.control import (
 from pymotor.coordinator.flows.context import Services
 from pymotor.coordinator.flows.responses import ResponseHeads
 from pymotor.coordinator.gateway import Gateway
-from pymotor.coordinator.http.server import ClientConnection, Limits
+from pymotor.coordinator.http.client_request import Limits
+from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.http.upstream_pool import SharedState
 from pymotor.coordinator.instruments import Instruments
 from pymotor.coordinator.routing import FleetView

@@ -11,8 +11,9 @@ import msgspec
 
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.flows.responses import ResponseHeads
+from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.http.framing import chunk
-from pymotor.coordinator.http.server import ClientConnection, ClientRequest
+from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.instruments import Instruments
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.target import Group, Policy, Target

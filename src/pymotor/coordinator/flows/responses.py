@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from http import HTTPStatus
 
-from pymotor.coordinator.http.server import ClientRequest
+from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.settings import CorsSettings
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
