@@ -1,7 +1,8 @@
 """Prefill, then decode, which fetches the KV cache (`pull`) or finds it in a store both know (`store`).
 
-The CPCD order of PyMotor. Prefill runs with one token to generate and answers with `kv_transfer_params`, which
-decode gets unchanged. Protocol: vLLM's NixlConnector; vLLM-Ascend's MooncakeConnectorV1 speaks the same.
+What PyMotor's users know as CPCD: the Coordinator calls prefill, then decode. Prefill runs with one token to generate
+and answers with `kv_transfer_params`, which decode gets unchanged. Protocol: vLLM's NixlConnector; vLLM-Ascend's
+MooncakeConnectorV1 speaks the same.
 """
 
 from __future__ import annotations
