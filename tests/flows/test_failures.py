@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import plain_http
 import psutil
 import pytest
@@ -19,6 +21,8 @@ from answers import CHAT, Answer, ask_one, events_of, read_stream
 from fleet_under_test import PLAIN, Engines, Gateway
 from images import text_chat, vision_chat
 from processes import wait_until
+
+from pymotor.fleet import EndpointState, InstanceState
 
 MakeGateway = Callable[..., Gateway]
 QUICK = {"exception_config": {"retry_delay": 0.02}}
@@ -225,6 +229,26 @@ def test_an_instance_taken_away_finishes_its_streams(mended: Engines, make_gatew
     wait_until(lambda: gone not in {name for _, name in ask_one(gateway.url, text_chat()).legs}, f"{gone} gets no more")
     for _ in range(6):
         assert ask_one(gateway.url, text_chat()).legs[-1][1] != gone
+    gateway.wait_until_idle()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_is_not_left_waiting_for_an_engine_known_to_be_unhealthy(
+    mended: Engines, make_gateway: MakeGateway, stream: bool
+) -> None:
+    gateway = make_gateway(mended, "prefill-0", "decode-0")
+    mended["decode-0"].fail("hang")
+    body = text_chat(stream=stream)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = pool.submit(ask_one, gateway.url, body)
+        wait_until(lambda: gateway.loads()["decode-0/0"][1] == 1, "the request waits for decode")
+        sick = msgspec.structs.replace(mended["decode-0"].instance().endpoints[0], state=EndpointState.UNHEALTHY)
+        gateway.changes["decode-0"] = {"state": InstanceState.INACTIVE, "endpoints": (sick,)}
+        gateway.use("prefill-0", "decode-0", "decode-1")
+        answer = waiting.result(30)
+    assert answer.status == 200
+    assert answer.legs[-1] == ("decode", "decode-1")
+    assert answer.comparable == plain_answer(mended, body).comparable
     gateway.wait_until_idle()
 
 

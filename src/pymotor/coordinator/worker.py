@@ -42,6 +42,7 @@ from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
 from pymotor.coordinator.scheduling.round_robin import RoundRobin
 from pymotor.coordinator.scheduling.target import Policy, Target
+from pymotor.fleet import EndpointState
 from pymotor.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Targets:
                     target = Target(endpoint, instance, self._ledger, row, generation, self._shared)
                     self._take_row(target)
                 target.instance = instance
+                target.pool.suspect = endpoint.state in (EndpointState.UNHEALTHY, EndpointState.GONE)
                 found[endpoint.id] = target
         for endpoint_id, target in self._by_id.items():
             if found.get(endpoint_id) is not target:

@@ -214,6 +214,9 @@ class UpstreamConnection(asyncio.Protocol):
         if self.stirred or self.paused:
             self.stirred = False
             self.deadline = min(now + self.idle_seconds, self.whole_by)
+        elif self._pool.suspect:
+            self._fail(DeadlineExceeded("the engine is unhealthy and silent"))
+            return
         if now >= self.deadline:
             self._fail(DeadlineExceeded("no answer in time"))
 

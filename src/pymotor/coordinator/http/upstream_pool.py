@@ -27,7 +27,7 @@ class SharedState:
 class UpstreamPool:
     """Connections to one engine server."""
 
-    __slots__ = ("_closed", "_host", "_idle", "_port", "busy", "shared")
+    __slots__ = ("_closed", "_host", "_idle", "_port", "busy", "shared", "suspect")
 
     def __init__(self, host: str, port: int, shared: SharedState) -> None:
         self._host = host
@@ -36,6 +36,8 @@ class UpstreamPool:
         self._closed = False
         self.shared = shared
         self.busy = shared.busy
+        self.suspect = False
+        """Whether the fleet says that the engine is unhealthy: then a silent exchange is not waited for."""
 
     def take_idle(self) -> UpstreamConnection | None:
         """The most recently used idle connection that is surely still open at the other end, if any."""
