@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-import pytest
+import jsonschema
 from configs import SEEDS, separate, with_changes
 
 
@@ -41,7 +41,6 @@ def test_unknown_file_is_wrong_usage():
 
 
 def test_the_schema_judges_as_we_do():
-    jsonschema = pytest.importorskip("jsonschema")
     user = jsonschema.Draft202012Validator(schema())
     user.validate(json.loads((SEEDS / "epd_user_config.json").read_text(encoding="utf-8")))
     user.validate(separate())
