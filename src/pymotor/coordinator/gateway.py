@@ -12,9 +12,8 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from pymotor.coordinator.api.errors import ApiError, ServiceUnavailable, invalid
-from pymotor.coordinator.api.events import DONE
 from pymotor.coordinator.api.media import barred
-from pymotor.coordinator.api.request_view import read_request
+from pymotor.coordinator.api.surface import GENERATING, Surface
 from pymotor.coordinator.flows.context import Context, Services
 from pymotor.coordinator.flows.dispatch import dispatch, passed_on
 from pymotor.coordinator.flows.keepalive import Keepalive
@@ -30,9 +29,6 @@ CLIENT_WENT_AWAY = 499
 _RETRY_AFTER = b"Retry-After: 1\r\n"
 _MODEL_PATH = b"/v1/models/"
 _BARRED_HEADER = b"x-data-parallel-rank"
-
-_GENERATING = {b"/v1/chat/completions": True, b"/v1/completions": False}
-"""Path of each request that generates, and whether it is a chat."""
 
 
 class Gateway:
@@ -56,12 +52,14 @@ class Gateway:
 
     async def handle(self, client: ClientConnection, request: ClientRequest) -> None:
         """Answer one request, whatever happens."""
-        chat = _GENERATING.get(request.path)
-        if chat is None or request.method != b"POST":
+        surface = GENERATING.get(request.path)
+        if surface is None or request.method != b"POST":
             self._answer_plain(client, request)
             return
+        await self._generate(client, request, surface)
+
+    async def _generate(self, client: ClientConnection, request: ClientRequest, surface: Surface) -> None:
         services = self._services
-        label = request.path.decode()
         status = CLIENT_WENT_AWAY
         context: Context | None = None
         keepalive: Keepalive | None = None
@@ -71,18 +69,18 @@ class Gateway:
             if not request.headers.get(b"content-type", b"").lower().startswith(JSON):
                 # Also keeps web pages from calling without a CORS preflight.
                 raise invalid("the Content-Type must be application/json")
-            view = read_request(request.body, chat=chat, trusted=services.settings.trust_client_fields)
-            context = Context(services, client, request, view, label)
+            view = surface.read(surface, request.body, services.settings.trust_client_fields)
+            context = Context(services, client, request, view)
             if view.stream and services.settings.stream_keepalive:
                 keepalive = Keepalive(context, services.settings.stream_keepalive)
             await dispatch(context, partial(self._routes, view.model))
             status = context.status
         except ApiError as error:
-            status = self._refuse(client, request, context, error)
+            status = self._refuse(client, request, surface, context, error)
         except LegFailed as failure:
             status, body = passed_on(failure)
             if context is not None and context.opened:
-                self._refuse(client, request, context, failure.as_api_error())
+                self._refuse(client, request, surface, context, failure.as_api_error())
             else:
                 client.respond(services.heads.whole(request, status, JSON, len(body)), body)
         except asyncio.CancelledError:
@@ -91,11 +89,11 @@ class Gateway:
         except Exception:
             logger.exception("a request failed for no reason foreseen")
             told = ApiError(500, "the gateway failed on this request; its log says why", code="internal_error")
-            status = self._refuse(client, request, context, told)
+            status = self._refuse(client, request, surface, context, told)
         finally:
             if keepalive is not None:
                 keepalive.stop()
-            services.instruments.request(label, status, monotonic() - request.received_at)
+            services.instruments.request(surface.label, status, monotonic() - request.received_at)
 
     def _routes(self, model: str) -> Routes:
         fleet = self._fleet
@@ -112,15 +110,20 @@ class Gateway:
         return routes
 
     def _refuse(
-        self, client: ClientConnection, request: ClientRequest, context: Context | None, error: ApiError
+        self,
+        client: ClientConnection,
+        request: ClientRequest,
+        surface: Surface,
+        context: Context | None,
+        error: ApiError,
     ) -> int:
         if context is not None and context.committed:
             # The head is out: the connection breaks off, which no client takes for the end.
             return error.status
         if context is not None and context.opened:
-            context.end_stream(error.event() + DONE)
+            context.end_stream(context.view.surface.broken_off(error))
             return error.status
-        body = error.body()
+        body = surface.refusal(error)
         extra = _RETRY_AFTER if error.status in (429, 503) else b""
         client.respond(self._services.heads.whole(request, error.status, JSON, len(body), (), extra), body)
         return error.status
@@ -144,9 +147,9 @@ class Gateway:
             if status == 503:
                 extra = _RETRY_AFTER
         else:
-            allowed = b"POST" if path in _GENERATING else b"GET, HEAD" if answer is not None else None
+            allowed = b"POST" if path in GENERATING else b"GET, HEAD" if answer is not None else None
             status, body, extra = _no_such(method, path, allowed)
-        label = path.decode("latin-1") if path in self._plain or path in _GENERATING else "other"
+        label = path.decode("latin-1") if path in self._plain or path in GENERATING else "other"
         self._services.instruments.request(label, status, monotonic() - request.received_at)
         head = heads.whole(request, status, JSON, len(body), (), extra)
         client.respond(head, b"" if method == b"HEAD" else body)

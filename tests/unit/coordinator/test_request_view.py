@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymotor.coordinator.api.errors import ApiError
-from pymotor.coordinator.api.request_view import RequestView, assemble, body_of, message_fields, read_request
+from pymotor.coordinator.api.request_view import RequestView, assemble, body_of, message_fields
+from pymotor.coordinator.api.surface import CHAT, COMPLETIONS
 
 JSON_VALUES = st.recursive(
     st.none()
@@ -30,7 +31,8 @@ OTHER_FIELDS = st.dictionaries(st.text(max_size=12).filter(lambda name: name not
 
 def read(body: object, *, chat: bool = True, trusted: bool = False) -> RequestView:
     """The view of a body given as JSON."""
-    return read_request(json.dumps(body).encode(), chat=chat, trusted=trusted)
+    surface = CHAT if chat else COMPLETIONS
+    return surface.read(surface, json.dumps(body).encode(), trusted)
 
 
 def joined(pieces: list[bytes | memoryview]) -> object:
@@ -112,7 +114,8 @@ def test_barred_fields_unless_trusted(name: str) -> None:
 def assert_read_or_refused(data: bytes, chat: bool) -> None:
     """Nothing but a 400 is raised."""
     try:
-        view = read_request(data, chat=chat, trusted=False)
+        surface = CHAT if chat else COMPLETIONS
+        view = surface.read(surface, data, False)
     except ApiError as error:
         assert error.status == 400  # noqa: PT017  anything else must not be raised
     else:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymotor.coordinator.api.errors import ApiError
-from pymotor.coordinator.api.request_view import read_request
+from pymotor.coordinator.api.surface import COMPLETIONS
 from pymotor.coordinator.flows.several import merge, parts_of
 
 
@@ -28,7 +28,7 @@ def test_choices_are_prompt_times_n_plus_k(prompts: int, n: int, seed: int | Non
     }
     if seed is not None:
         body["seed"] = seed
-    view = read_request(json.dumps(body).encode(), chat=False, trusted=False)
+    view = COMPLETIONS.read(COMPLETIONS, json.dumps(body).encode(), False)
     parts = [sent(part) for part in parts_of(view)]
     assert not any("n" in part for part in parts)
     if prompts > 1:
@@ -61,5 +61,5 @@ def test_choices_are_prompt_times_n_plus_k(prompts: int, n: int, seed: int | Non
 def test_too_many_answers_are_refused() -> None:
     body = {"model": "m", "prompt": ["x"] * 100, "n": 100}
     with pytest.raises(ApiError) as caught:
-        parts_of(read_request(json.dumps(body).encode(), chat=False, trusted=False))
+        parts_of(COMPLETIONS.read(COMPLETIONS, json.dumps(body).encode(), False))
     assert caught.value.status == 400

@@ -6,11 +6,15 @@ Hot path. Top-level values stay raw slices of the body; only what decides the wa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, invalid
 from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, Part, barred, media_kind
+
+if TYPE_CHECKING:
+    from pymotor.coordinator.api.surface import Surface
 
 BARRED_FIELDS = (
     "kv_transfer_params",
@@ -57,7 +61,6 @@ class RequestView:
     __slots__ = (
         "answer_tokens",
         "body",
-        "chat",
         "fields",
         "media",
         "model",
@@ -66,14 +69,15 @@ class RequestView:
         "prompts",
         "size",
         "stream",
+        "surface",
     )
 
-    def __init__(self, fields: Fields, body: Sequence[bytes | memoryview], chat: bool) -> None:
+    def __init__(self, fields: Fields, body: Sequence[bytes | memoryview], surface: Surface) -> None:
         self.fields = fields
         self.body = body
         """The whole as it can be sent on unchanged."""
         self.size = sum(map(len, body))
-        self.chat = chat
+        self.surface = surface
         self.model = ""
         self.stream = False
         self.n = 1
@@ -85,11 +89,25 @@ class RequestView:
         """The prompts of a completions request with several; empty for one."""
 
 
-def read_request(body: bytes, *, chat: bool, trusted: bool) -> RequestView:
-    """Read a chat completions or completions body.
+def read_chat(surface: Surface, body: bytes, trusted: bool) -> RequestView:
+    """Read a chat completions body.
 
     `trusted` lets fields through that clients may not send otherwise. Raises `ApiError` (400).
     """
+    view = _read_generating(surface, body, trusted)
+    _read_messages(view, trusted)
+    return view
+
+
+def read_completion(surface: Surface, body: bytes, trusted: bool) -> RequestView:
+    """Read a completions body; see `read_chat`."""
+    view = _read_generating(surface, body, trusted)
+    _read_prompt(view)
+    return view
+
+
+def _read_generating(surface: Surface, body: bytes, trusted: bool) -> RequestView:
+    """What chat completions and completions have in common."""
     try:
         fields = _fields_decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -98,7 +116,7 @@ def read_request(body: bytes, *, chat: bool, trusted: bool) -> RequestView:
         raise invalid(f"the request body is not valid JSON: {error}") from error
     if not trusted and not _BARRED_SET.isdisjoint(fields):
         raise barred(next(name for name in BARRED_FIELDS if name in fields))
-    view = RequestView(fields, (body,), chat)
+    view = RequestView(fields, (body,), surface)
     view.model = _model(fields)
     if "stream" in fields:
         view.stream = bool(_decode(_flag_decoder, fields, "stream", "a boolean"))
@@ -116,10 +134,6 @@ def read_request(body: bytes, *, chat: bool, trusted: bool) -> RequestView:
                 break
     if "vllm_xargs" in fields and not trusted:
         _check_extra_arguments(fields["vllm_xargs"])
-    if chat:
-        _read_messages(view, trusted)
-    else:
-        _read_prompt(view)
     return view
 
 

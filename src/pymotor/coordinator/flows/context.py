@@ -85,6 +85,7 @@ class Context:
         "committed",
         "encoded",
         "engine_path",
+        "forwarded",
         "label",
         "legs",
         "opened",
@@ -102,15 +103,16 @@ class Context:
         client: ClientConnection,
         request: ClientRequest,
         view: RequestView,
-        label: str,
     ) -> None:
-        """`label` is the path as metrics name it."""
         self.services = services
         self.client = client
         self.request = request
         self.view = view
-        self.label = label
-        self.engine_path = request.path
+        self.label = view.surface.label
+        """The path as metrics name it."""
+        self.engine_path = view.surface.path
+        self.forwarded = b""
+        """Lines of the client's head that engines get too."""
         self.started_at = request.received_at
         self.whole_by = request.received_at + services.settings.infer_timeout
         self.avoid: frozenset[str] = frozenset()
@@ -127,8 +129,9 @@ class Context:
 
     def for_part(self, view: RequestView) -> Context:
         """The same request reduced to one of its several answers; legs are noted together."""
-        part = Context(self.services, self.client, self.request, view, self.label)
+        part = Context(self.services, self.client, self.request, view)
         part.avoid = self.avoid
+        part.forwarded = self.forwarded
         part.legs = self.legs
         part.encoded = self.encoded
         return part

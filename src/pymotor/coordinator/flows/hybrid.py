@@ -5,20 +5,23 @@ from __future__ import annotations
 from pymotor.coordinator.api.request_view import Fields, body_of
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import EncodedMedia, encode_media
-from pymotor.coordinator.flows.last_leg import answer
+from pymotor.coordinator.flows.last_leg import Finish, Result
+from pymotor.coordinator.flows.reservations import reserve_whole
 from pymotor.coordinator.routing import Single
-from pymotor.coordinator.scheduling.target import Reservation
 from pymotor.fleet import Role
 
 _LEG_NAMES = {Role.UNION: "union", Role.PREFILL: "prefill", Role.DECODE: "decode"}
 
 
-async def hybrid(context: Context, single: Single) -> None:
-    """Answer the request through one of `single`'s endpoints. Raises `LegFailed`, `ApiError`."""
+async def hybrid(context: Context, single: Single, finish: Finish[Result]) -> Result:
+    """Send the request to one of `single`'s endpoints; `finish` runs that leg and its result is the result.
+
+    Raises `LegFailed`, `ApiError`.
+    """
     services = context.services
     view = context.view
-    target = services.choose(single.targets, context.avoid)
-    reservation = Reservation(target, view.prompt_tokens + view.answer_tokens, view.prompt_tokens)
+    reservation = reserve_whole(context, single.targets)
+    target = reservation.target
     try:
         buffers = view.body
         if view.media:
@@ -26,7 +29,7 @@ async def hybrid(context: Context, single: Single) -> None:
             fields = reader_fields(context, media)
             if fields is not view.fields:
                 buffers = body_of(fields)
-        await answer(context, _LEG_NAMES[single.role], target, buffers, services.ids.next())
+        return await finish(context, _LEG_NAMES[single.role], target, buffers, services.ids.next(), None, None)
     finally:
         reservation.end()
 

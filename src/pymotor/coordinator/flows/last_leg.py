@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import TypeVar
 
 import msgspec
 
-from pymotor.coordinator.api.events import DONE
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.legs import Buffers, exchange, refused, whole_leg
 from pymotor.coordinator.flows.relay import Relay
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.scheduling.target import Reservation, Target
+
+Result = TypeVar("Result")
+Finish = Callable[[Context, str, Target, Buffers, bytes, "Reservation | None", "float | None"], Awaitable[Result]]
+"""Runs a request's last leg: the leg's name, endpoint, body and id, a reservation to be ended with the first content
+(prefill's, whose KV cache has been fetched then), and the `monotonic()` time by which the request must have been
+sent. `answer` is the one whose reply is the client's answer."""
 
 _HANDOFF_KEYS = ("kv_transfer_params", "ec_transfer_params")
 
@@ -22,9 +29,8 @@ async def answer(
     target: Target,
     buffers: Buffers,
     leg_id: bytes,
-    *,
-    first_content: Reservation | None = None,
-    send_by: float | None = None,
+    first_content: Reservation | None,
+    send_by: float | None,
 ) -> None:
     """Send the request and bring its reply to the client, streamed or whole.
 
@@ -46,6 +52,22 @@ async def answer(
         heads.whole(context.request, reply.status, content_type, len(body), context.legs),
         body,
     )
+
+
+async def to_bytes(
+    context: Context,
+    leg: str,
+    target: Target,
+    buffers: Buffers,
+    leg_id: bytes,
+    first_content: Reservation | None,
+    send_by: float | None,
+) -> bytes:
+    """A `Finish` that returns the whole reply's body. Raises `LegFailed`."""
+    reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by)
+    if first_content is not None:
+        first_content.end()
+    return reply.body
 
 
 async def _streamed(
@@ -88,7 +110,7 @@ def _answer_whole(
     context.status = relay.status
     if context.opened:
         context.begin_stream(JSON, b"data: " + body.replace(b"\n", b"") + b"\n\n")
-        context.end_stream(DONE)
+        context.end_stream(context.view.surface.closing or b"")
         return
     context.note_commit()
     heads = context.services.heads

@@ -180,7 +180,12 @@ async def _send(
         pool.put_back(connection)
         raise LegFailed(leg, target, "expired", "the KV cache it should fetch may be gone by now")
     length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
-    head = b"%b%b\r\nContent-Length: %d\r\n\r\n" % (head_start(target, path or context.engine_path), leg_id, length)
+    head = b"%b%b\r\n%bContent-Length: %d\r\n\r\n" % (
+        head_start(target, path or context.engine_path),
+        leg_id,
+        context.forwarded,
+        length,
+    )
     whole: Buffers = (head + buffers[0],) if len(buffers) == 1 and length < _JOINED_BYTES else (head, *buffers)
     connection.send(
         whole,

@@ -11,7 +11,7 @@ import asyncio
 from time import monotonic
 
 from pymotor.coordinator.api.errors import ApiError
-from pymotor.coordinator.api.events import DONE, ErrorEvent, has_content, whole_events
+from pymotor.coordinator.api.events import ErrorEvent, whole_events
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Headers, UpstreamError
 from pymotor.coordinator.http.framing import chunk
@@ -20,7 +20,6 @@ from pymotor.coordinator.scheduling.target import Reservation, Target
 
 _EVENT_STREAM = b"text/event-stream"
 _HELD_LIMIT = 16 * 1024 * 1024
-_LAST_ON_WIRE = DONE + b"\r\n"
 
 
 class Relay:
@@ -34,8 +33,10 @@ class Relay:
         "_framed",
         "_held",
         "_held_size",
+        "_last_on_wire",
         "_leg",
         "_since",
+        "_surface",
         "_tail",
         "_target",
         "_write",
@@ -57,6 +58,8 @@ class Relay:
         self._leg = leg
         self._target = target
         self._first_content = first_content
+        surface = self._surface = context.view.surface
+        self._last_on_wire = None if surface.closing is None else surface.closing + b"\r\n"
         self._framed = context.request.http_11
         self._held: list[bytes] = []
         self._held_size = 0
@@ -87,8 +90,9 @@ class Relay:
 
     def on_chunk(self, wire: bytes, start: int) -> None:
         """See `Receiver`."""
-        if self.committed and self._framed and not self._tail and wire.endswith(b"\n\n\r\n"):
-            self._ends_well = wire.endswith(_LAST_ON_WIRE)
+        last = self._last_on_wire
+        if last is not None and self.committed and self._framed and not self._tail and wire.endswith(b"\n\n\r\n"):
+            self._ends_well = wire.endswith(last)
             try:
                 self._write(wire)
             except RuntimeError:
@@ -113,12 +117,12 @@ class Relay:
                 self._give_up(BadReply("an event of the stream is larger than 16 MiB"))
         if not data:
             return
-        self._ends_well = data.endswith(DONE)
+        self._ends_well = self._surface.ends(data)
         if self.committed:
             self._client.write(chunk(data) if self._framed else data)
             return
         try:
-            if has_content(data):
+            if self._surface.has_content(data):
                 self._commit(data)
             else:
                 self._hold(data, self._held)
@@ -196,7 +200,7 @@ class Relay:
             f"{self._leg} on {self._target.instance.name} broke off: {error}",
             code="stream_interrupted",
         )
-        context.end_stream(told.event() + DONE)
+        context.end_stream(self._surface.broken_off(told))
         context.status = 502
         self.done.set_result(None)
 

@@ -14,8 +14,9 @@ from pymotor.coordinator.api.errors import UNREADABLE, invalid
 from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import encode_media
+from pymotor.coordinator.flows.last_leg import to_bytes
 from pymotor.coordinator.flows.legs import LegFailed
-from pymotor.coordinator.flows.pull import pull, to_bytes
+from pymotor.coordinator.flows.pull import pull
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.flows.several_stream import MergedStream, PartStream, Usage
 from pymotor.coordinator.flows.together import together
@@ -51,7 +52,7 @@ def _part(view: RequestView, prompt: msgspec.Raw | None, number: int, prompts: i
         if isinstance(seed, int):
             # vLLM gives the k-th of n answers the seed + k.
             fields["seed"] = msgspec.Raw(msgspec.json.encode(seed + number))
-    part = RequestView(fields, body_of(fields), view.chat)
+    part = RequestView(fields, body_of(fields), view.surface)
     part.model = view.model
     part.stream = view.stream
     part.prompt_tokens = view.prompt_tokens // prompts + 1

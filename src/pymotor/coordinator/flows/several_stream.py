@@ -99,7 +99,9 @@ class MergedStream:
 class _PartReceiver:
     """Receives one part's stream; `done` is set when it is over."""
 
-    def __init__(self, merged: MergedStream, position: int, done: asyncio.Future[None], charge: Reservation) -> None:
+    def __init__(
+        self, merged: MergedStream, position: int, done: asyncio.Future[None], charge: Reservation | None
+    ) -> None:
         self._merged = merged
         self._position = position
         self._charge = charge
@@ -138,7 +140,7 @@ class _PartReceiver:
         except msgspec.MsgspecError as error:
             self.done.set_exception(BadReply(f"an event is not a completion: {error}"))
         else:
-            if self._charge.open and self._merged.begun:
+            if self._charge is not None and self._charge.open and self._merged.begun:
                 self._charge.end()
 
     def on_complete(self) -> None:
@@ -166,10 +168,11 @@ class PartStream:
     async def __call__(
         self,
         context: Context,
-        decode: Target,
+        leg: str,
+        target: Target,
         body: Buffers,
         leg_id: bytes,
-        charge: Reservation,
+        charge: Reservation | None,
         fetch_by: float | None,
     ) -> None:
         """Send the part's request and merge its events. Raises `LegFailed`."""
@@ -177,15 +180,15 @@ class PartStream:
         loop = context.services.loop
         receiver = await exchange(
             context,
-            "decode",
-            decode,
+            leg,
+            target,
             body,
             leg_id,
             lambda: _PartReceiver(self._merged, self._position, loop.create_future(), charge),
             send_by=fetch_by,
         )
         if receiver.status != 200:
-            raise refused(context, "decode", decode, receiver.status, b"".join(receiver.error_body))
+            raise refused(context, leg, target, receiver.status, b"".join(receiver.error_body))
         seconds = monotonic() - since
-        context.services.instruments.leg("decode", decode.instance.name, seconds)
-        context.note_leg("decode", decode, seconds)
+        context.services.instruments.leg(leg, target.instance.name, seconds)
+        context.note_leg(leg, target, seconds)

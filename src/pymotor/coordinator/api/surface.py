@@ -1,0 +1,71 @@
+"""The paths of the API that generate: how their requests are read, and how their answers, streams and failures look.
+
+Flows and relays know a `Surface` only, so that a path is described in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pymotor.coordinator.api.errors import ApiError
+from pymotor.coordinator.api.events import DONE, has_content
+from pymotor.coordinator.api.request_view import RequestView, read_chat, read_completion
+
+_ONE_TOKEN = b'"stream":false,"max_tokens":1,"min_tokens":1'
+_PREFILL_WITHOUT = frozenset((
+    "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens", "n", "best_of", "logprobs",
+    "top_logprobs", "prompt_logprobs", "echo", "stop", "stop_token_ids", "include_stop_str_in_output",
+    "return_token_ids", "use_beam_search", "kv_transfer_params", "suffix",
+))  # fmt: skip
+"""What would let prefill end by anything but length, or answer more than anybody reads."""
+
+
+class Surface:
+    """One path. The instances below are constants; a subclass differs in how streams look."""
+
+    __slots__ = ("label", "one_token", "path", "prefill_without", "read", "takes_embeds")
+
+    closing: bytes | None = DONE
+    """What a stream's last event is, word for word, or None where that has to be looked for in the event."""
+
+    def __init__(
+        self,
+        path: str,
+        read: Callable[[Surface, bytes, bool], RequestView],
+        *,
+        one_token: bytes = _ONE_TOKEN,
+        prefill_without: frozenset[str] = _PREFILL_WITHOUT,
+        takes_embeds: bool = False,
+    ) -> None:
+        """`read(surface, body, trusted)` reads a request's body and raises `ApiError` (400). `one_token` are the
+        members that end prefill's leg after one token, `prefill_without` the fields it must not get.
+        `takes_embeds`: whether metadata of encoded media can stand in a request in place of the media."""
+        self.path = path.encode()
+        self.label = path
+        self.read = read
+        self.one_token = one_token
+        self.prefill_without = prefill_without
+        self.takes_embeds = takes_embeds
+
+    def has_content(self, events: bytes) -> bool:
+        """Whether whole events hold something a client waits for. Raises `ErrorEvent` when an error comes first."""
+        return has_content(events)
+
+    def ends(self, events: bytes) -> bool:
+        """Whether whole events end a stream as it should end."""
+        return events.endswith(DONE)
+
+    def broken_off(self, error: ApiError) -> bytes:
+        """Events that end a stream which cannot go on."""
+        return error.event() + DONE
+
+    def refusal(self, error: ApiError) -> bytes:
+        """The body of a response that is an error."""
+        return error.body()
+
+
+CHAT = Surface("/v1/chat/completions", read_chat, takes_embeds=True)
+COMPLETIONS = Surface("/v1/completions", read_completion)
+
+GENERATING: Mapping[bytes, Surface] = {surface.path: surface for surface in (CHAT, COMPLETIONS)}
+"""By path."""

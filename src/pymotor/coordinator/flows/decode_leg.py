@@ -1,0 +1,26 @@
+"""What decode gets of a request whose prompt prefill has computed."""
+
+from __future__ import annotations
+
+from pymotor.coordinator.api.request_view import assemble
+from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.encode import EncodedMedia
+from pymotor.coordinator.flows.legs import Buffers
+
+DECODE = "decode"
+_WITHOUT = frozenset(("kv_transfer_params",))
+
+
+def decode_body(context: Context, media: EncodedMedia | None, params: bytes | None) -> Buffers:
+    """The request with `kv_transfer_params`, JSON text, or as the client sent it where there are none.
+
+    Decode needs no media when it gets the KV cache of it. When it has to compute, it does; metadata alone would then
+    kill the engine.
+    """
+    view = context.view
+    fields = view.fields
+    if params is None:
+        return view.body
+    if media is not None and context.services.settings.forward_media != "always":
+        fields = media.fields_with_metadata()
+    return assemble(fields, b'"kv_transfer_params":' + params, _WITHOUT, view.size)
