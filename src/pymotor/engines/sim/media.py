@@ -69,6 +69,9 @@ class MediaReader:
         if kind in ("image_url", "video_url", "audio_url"):
             modality = str(kind)[:5]
             content = self._content(_url(part, str(kind)))
+        elif kind == "input_image":
+            modality = "image"
+            content = self._content(_url(part, "image_url"))
         elif kind == "input_audio":
             modality = "audio"
             content = _input_audio(part.get("input_audio"))

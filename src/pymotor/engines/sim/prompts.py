@@ -1,4 +1,4 @@
-"""From request bodies to prompts: chat template, tokens, media in their places, sampling."""
+"""From request bodies to what the engine is asked: prompts and sampling, checked as vLLM checks them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from pymotor.engines.sim import tokenizer
+from pymotor.engines.sim.chat_template import Prompt, render
 from pymotor.engines.sim.errors import RequestError
 from pymotor.engines.sim.fields import Fields, invalid, is_integers
 from pymotor.engines.sim.media import Media, MediaReader
-from pymotor.engines.sim.model import Words
-from pymotor.engines.sim.requests import MediaItem, Sampling
+from pymotor.engines.sim.requests import Sampling
 
 _MOST_STOPS = 4
-_TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids with placeholders, and what stands at them."""
-
-    tokens: Words
-    media: tuple[MediaItem, ...] = ()
-    text: str | None = None
-    """The prompt as text where it came as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +55,7 @@ class PromptBuilder:
     def chat(self, body: Mapping[str, Any], unpredictable: int) -> Generation:
         """A chat completion. `unpredictable` seeds what has no seed of its own. Raises `RequestError`."""
         fields = Fields(body)
-        prompt = self.chat_prompt(fields)
+        prompt = self.checked(self.chat_prompt(fields))
         max_tokens = fields.integer("max_completion_tokens")
         if max_tokens is None:
             max_tokens = fields.integer("max_tokens")
@@ -82,30 +70,28 @@ class PromptBuilder:
     def completion(self, body: Mapping[str, Any], unpredictable: int) -> Generation:
         """A completion of one or several prompts. Raises `RequestError`."""
         fields = Fields(body)
-        prompts = tuple(self._plain(prompt) for prompt in _prompts(body.get("prompt")))
+        prompts = tuple(self.plain(prompt) for prompt in _prompts(body.get("prompt")))
         max_tokens = fields.integer("max_tokens", 16)
         logprobs = fields.integer("logprobs", None, -1)
         return self._generation(fields, False, prompts, max_tokens, logprobs, unpredictable)
 
-    def chat_prompt(self, fields: Fields) -> Prompt:
-        """The prompt of a chat: each message between role marks, tools before all, then the assistant's turn."""
+    def chat_prompt(self, fields: Fields, *, generation_prompt: bool = True) -> Prompt:
+        """The prompt of a chat, however long. `generation_prompt`: whether the assistant's turn is begun by default."""
         messages = fields.body.get("messages")
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise invalid("messages", "Input should be a valid list" if "messages" in fields.body else "Field required")
         if not messages:
             raise RequestError("`messages` must not be empty.")
-        media = self._all_media(messages, fields)
-        pieces = _Pieces()
-        tools = fields.body.get("tools")
-        if tools:
-            pieces.turn("system", [msgspec.json.encode(tools).decode()])
-        items = iter(media)
-        for message in messages:
-            pieces.turn(_role(message), _content(message, items))
-        if fields.boolean("add_generation_prompt", True):
-            pieces.token(tokenizer.IM_START)
-            pieces.text("assistant\n")
-        return self._checked(pieces.prompt())
+        continue_final = fields.boolean("continue_final_message")
+        if continue_final and fields.boolean("add_generation_prompt"):
+            raise RequestError("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+        return render(
+            messages,
+            fields.body.get("tools"),
+            self._all_media(messages, fields),
+            generation_prompt=fields.boolean("add_generation_prompt", generation_prompt),
+            continue_final=continue_final,
+        )
 
     def _all_media(self, messages: Sequence[Mapping[str, Any]], fields: Fields) -> list[Media]:
         processor_kwargs = fields.mapping("mm_processor_kwargs") or {}
@@ -125,15 +111,17 @@ class PromptBuilder:
                 )
         return media
 
-    def _plain(self, prompt: str | list[int]) -> Prompt:
+    def plain(self, prompt: str | list[int]) -> Prompt:
+        """A prompt of text or token ids."""
         if isinstance(prompt, str):
-            return self._checked(Prompt(tokenizer.encode(prompt), text=prompt))
+            return self.checked(Prompt(tokenizer.encode(prompt), text=prompt))
         wrong = next((token for token in prompt if not 0 <= token < tokenizer.VOCABULARY), None)
         if wrong is not None:
             raise RequestError(f"Token id {wrong} is out of vocabulary", param="prompt")
-        return self._checked(Prompt(np.array(prompt, dtype=np.uint64)))
+        return self.checked(Prompt(np.array(prompt, dtype=np.uint64)))
 
-    def _checked(self, prompt: Prompt) -> Prompt:
+    def checked(self, prompt: Prompt) -> Prompt:
+        """The prompt, if it leaves room for an answer. Raises `RequestError`."""
         count, limit = len(prompt.tokens), self._max_model_len
         if count == 0:
             raise RequestError("The decoder prompt cannot be empty", param="prompt")
@@ -233,82 +221,3 @@ def _prompts(value: Any) -> list[str | list[int]]:
     if value is None or value in ("", []):
         raise RequestError("Either prompt or prompt_embeds must be provided and non-empty.", param="prompt")
     raise invalid("prompt", "Input should be a string, a list of strings, token ids or lists of token ids")
-
-
-def _role(message: Mapping[str, Any]) -> str:
-    role = message.get("role")
-    if not isinstance(role, str):
-        raise invalid("messages", "Field required: role")
-    return role
-
-
-def _content(message: Mapping[str, Any], media: Any) -> list[str | Media]:
-    content = message.get("content")
-    pieces: list[str | Media] = []
-    if isinstance(content, str):
-        pieces.append(content)
-    elif isinstance(content, list):
-        pieces.extend(_part(part, media) for part in content)
-    elif content is not None:
-        raise invalid("messages", "Input should be a valid string or list: content")
-    if message.get("tool_calls"):
-        pieces.append(msgspec.json.encode(message["tool_calls"]).decode())
-    return pieces
-
-
-def _part(part: Any, media: Any) -> str | Media:
-    if isinstance(part, str):
-        return part
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in _TEXT_PARTS:
-        text = part.get("text", part.get(kind))
-        if not isinstance(text, str):
-            raise invalid("messages", "Input should be a valid string: text")
-        return text
-    if kind in ("image_url", "video_url", "audio_url", "input_audio", "image_embeds", "video_embeds", "audio_embeds"):
-        item: Media = next(media)
-        return item
-    raise RequestError(f"Unknown part type: {kind}", param="messages")
-
-
-class _Pieces:
-    """A prompt in the making."""
-
-    def __init__(self) -> None:
-        self._pieces: list[Words] = []
-        self._media: list[MediaItem] = []
-        self._length = 0
-
-    def text(self, text: str) -> None:
-        self._add(tokenizer.encode(text))
-
-    def token(self, token: int) -> None:
-        self._add(np.array([token], dtype=np.uint64))
-
-    def turn(self, role: str, content: Sequence[str | Media]) -> None:
-        self.token(tokenizer.IM_START)
-        self.text(f"{role}\n")
-        for piece in content:
-            if isinstance(piece, str):
-                self.text(piece)
-            else:
-                self._place(piece)
-        self.token(tokenizer.IM_END)
-        self.text("\n")
-
-    def prompt(self) -> Prompt:
-        return Prompt(np.concatenate(self._pieces), tuple(self._media))
-
-    def _place(self, media: Media) -> None:
-        self.token(tokenizer.VISION_START)
-        self._media.append(
-            MediaItem(
-                media.identifier, media.modality, self._length, media.tokens, media.metadata, media.content_digest
-            )
-        )
-        self._add(np.full(media.tokens, tokenizer.PAD[media.modality], dtype=np.uint64))
-        self.token(tokenizer.VISION_END)
-
-    def _add(self, piece: Words) -> None:
-        self._pieces.append(piece)
-        self._length += len(piece)
