@@ -8,8 +8,8 @@ from collections import deque
 
 from pymotor.engines.sim.driver import EngineDriver
 from pymotor.engines.sim.prompts import Generation
-from pymotor.engines.sim.replies import Choice
 from pymotor.engines.sim.requests import Output, Request
+from pymotor.engines.sim.writers import Choice
 
 
 class ClientGone(Exception):

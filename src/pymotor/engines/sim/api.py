@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from pymotor.engines.sim.about import About
+from pymotor.engines.sim.answering import DEAD_MESSAGE, Answering, BrokenOffError
 from pymotor.engines.sim.answers import ClientGone
-from pymotor.engines.sim.completions import DEAD_MESSAGE, Completions
+from pymotor.engines.sim.completions import Completions
 from pymotor.engines.sim.control import Control
 from pymotor.engines.sim.errors import MediaUnavailableError, RequestError, error_body
 from pymotor.engines.sim.exchange import Exchange, Receive, Send
@@ -25,6 +26,7 @@ class Application:
     def __init__(
         self,
         about: About,
+        answering: Answering,
         completions: Completions,
         control: Control | None,
         *,
@@ -33,7 +35,7 @@ class Application:
     ) -> None:
         self._echo_request_id = echo_request_id
         self._api_keys = [key.encode() for key in api_keys]
-        self._completions = completions
+        self._answering = answering
         self._routes: dict[tuple[str, str], Handler] = {
             ("GET", "/health"): about.health,
             ("GET", "/ping"): about.health,
@@ -71,6 +73,8 @@ class Application:
                 exchange.connection.doom()
         except EngineDeadError:
             await exchange.respond(error_body(DEAD_MESSAGE, "InternalServerError", None, 500), 500)
+        except BrokenOffError:
+            exchange.connection.break_off()
         except ClientGone:
             exchange.connection.abandon()
 
@@ -88,4 +92,4 @@ class Application:
         return scheme.lower() == "bearer" and any(known)
 
     async def _load(self, exchange: Exchange) -> None:
-        await exchange.respond(msgspec.json.encode({"server_load": self._completions.active}))
+        await exchange.respond(msgspec.json.encode({"server_load": self._answering.active}))

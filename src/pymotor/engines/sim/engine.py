@@ -16,6 +16,7 @@ from typing import Any
 
 from pymotor.engines.sim import tokenizer
 from pymotor.engines.sim.about import About, Served
+from pymotor.engines.sim.answering import Answering
 from pymotor.engines.sim.api import Application
 from pymotor.engines.sim.completions import Completions
 from pymotor.engines.sim.control import Control
@@ -104,9 +105,11 @@ class SimulatedEngine:
         embeds_enabled = options.enable_mm_embeds or _consumes_embeddings(options) or bool(options.kv_transfer)
         media = MediaReader(options.model, options.allowed_local_media_path, embeds_enabled)
         prompts = PromptBuilder(media, options.max_model_len)
+        answering = Answering(served, driver, faults, self._refuse)
         application = Application(
             About(served, driver, prompts, metrics),
-            Completions(served, driver, prompts, faults, self._refuse),
+            answering,
+            Completions(answering, prompts),
             Control(driver, faults) if options.control else None,
             api_keys=options.api_keys,
             echo_request_id=options.request_id_headers,

@@ -1,64 +1,29 @@
-"""Bodies and events of answers, field by field as vLLM 0.32 writes them (nulls where it writes nulls)."""
+"""Chat and text completions, field by field as vLLM 0.32 writes them (nulls where it writes nulls)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from pymotor.engines.sim import tokenizer
+from pymotor.engines.sim.errors import error_body
 from pymotor.engines.sim.model import mix
 from pymotor.engines.sim.prompts import Generation
 from pymotor.engines.sim.requests import Output
+from pymotor.engines.sim.writers import Choice
 
 _encode = msgspec.json.Encoder().encode
-DONE = b"data: [DONE]\n\n"
+_DONE = b"data: [DONE]\n\n"
 
 
-def event(body: Any) -> bytes:
-    """A server-sent event with a JSON body."""
+def _event(body: Any) -> bytes:
     return b"data: " + _encode(body) + b"\n\n"
 
 
-@dataclass
-class Choice:
-    """One answer in the making."""
-
-    index: int
-    prompt_index: int
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    sent: int = 0
-    """Characters of `text` that a stream has sent."""
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-    cached_tokens: int | None = None
-
-    def take(self, output: Output, held: int) -> str:
-        """Add an output; returns the text that may be sent now, all but the last `held` characters.
-
-        These are held back until the end because they may become part of a stop string.
-        """
-        if output.token is not None:
-            self.tokens.append(output.token)
-            if output.token < tokenizer.FIRST_SPECIAL:
-                self.text += chr(output.token)
-        if output.finish_reason is not None:
-            self.finish_reason, self.stop_reason = output.finish_reason, output.stop_reason
-            self.cached_tokens = output.request.cached_tokens
-            if output.stop_reason in output.request.sampling.stop:
-                self.text = output.request.text
-            held = 0
-        until = max(self.sent, len(self.text) - held)
-        delta = self.text[self.sent : until]
-        self.sent = until
-        return delta
-
-
-class Writer:
-    """Writes one request's answer. `fingerprint` is the engine's `system_fingerprint`."""
+class OpenAIWriter:
+    """Chat and text completions. `fingerprint` is the engine's `system_fingerprint`."""
 
     def __init__(
         self, generation: Generation, identifier: str, model: str, created: int, fingerprint: str, details: bool
@@ -73,8 +38,12 @@ class Writer:
 
     # Streams.
 
+    def greeting(self) -> list[bytes]:
+        """Nothing."""
+        return []
+
     def opening(self) -> list[bytes]:
-        """The events before any token: a role for each choice of a chat."""
+        """A role for each choice of a chat."""
         generation = self.generation
         if not generation.chat:
             return []
@@ -92,13 +61,13 @@ class Writer:
                 body["usage"] = _usage(len(prompt.tokens), 0)
             body["prompt_token_ids"] = prompt.tokens.tolist() if generation.return_token_ids else None
             body["prompt_text"] = None
-            events.append(event(body))
+            events.append(_event(body))
         return events
 
-    def delta(self, choice: Choice, text: str, output: Output) -> bytes | None:
-        """The event of one output, None when there is nothing to tell."""
+    def delta(self, choice: Choice, text: str, output: Output) -> list[bytes]:
+        """One event, none for an engine that only encodes."""
         if output.token is None and not choice.tokens:
-            return None
+            return []
         new = [] if output.token is None else [output.token]
         first = len(choice.tokens) == len(new)
         generation = self.generation
@@ -131,17 +100,21 @@ class Writer:
             body["usage"] = _usage(len(generation.prompts[choice.prompt_index].tokens), len(choice.tokens))
         if choice.finish_reason is not None and not generation.include_usage:
             body["system_fingerprint"] = self._fingerprint
-        return event(body)
+        return [_event(body)]
 
     def closing(self, choices: Sequence[Choice]) -> list[bytes]:
-        """The events after all choices ended well, without `[DONE]`."""
+        """The usage where it is wanted, and `[DONE]`."""
         if not self.generation.include_usage:
-            return []
+            return [_DONE]
         body = self._chunk([])
         usage = self._total(choices)
         body["usage"] = {name: value for name, value in usage.items() if value is not None}
         body["system_fingerprint"] = self._fingerprint
-        return [event(body)]
+        return [_event(body), _DONE]
+
+    def failure(self, message: str) -> list[bytes]:
+        """An error object as an event, and `[DONE]`."""
+        return [b"data: " + error_body(message, "InternalServerError", None, 500) + b"\n\n", _DONE]
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -154,10 +127,8 @@ class Writer:
 
     # Whole answers.
 
-    def whole(
-        self, choices: Sequence[Choice], kv_params: dict[str, Any] | None, ec_params: dict[str, Any] | None
-    ) -> bytes:
-        """The body of an answer that is not streamed."""
+    def whole(self, choices: Sequence[Choice]) -> bytes:
+        """The body of an answer that is not streamed. Transfer parameters are those of the first choice."""
         generation = self.generation
         tokens_wanted = generation.return_token_ids
         body: dict[str, Any] = {
@@ -174,8 +145,8 @@ class Writer:
             body["prompt_logprobs"] = None
             body["prompt_token_ids"] = generation.prompts[0].tokens.tolist() if tokens_wanted else None
             body["prompt_text"] = None
-        body["kv_transfer_params"] = kv_params
-        body["ec_transfer_params"] = ec_params
+        body["kv_transfer_params"] = choices[0].kv_transfer_params
+        body["ec_transfer_params"] = choices[0].ec_transfer_params
         body["metrics"] = None
         return _encode(body)
 

@@ -61,6 +61,12 @@ class Connection(HttpToolsProtocol):
             self.cycle.disconnected = True
         self.transport.abort()
 
+    def break_off(self) -> None:
+        """Close after what was written, in the middle of a response."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        self.transport.close()
+
     def reset(self) -> None:
         """Drop the connection so that the client sees a reset, not an end."""
         raw = self.transport.get_extra_info("socket")
