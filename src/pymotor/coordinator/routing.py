@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from pymotor.coordinator.scheduling.encoder_choice import EncoderChoice
 from pymotor.coordinator.scheduling.target import Group, Target
 from pymotor.fleet import (
@@ -161,7 +163,8 @@ def _alike(instances: Sequence[Instance]) -> list[list[Instance]]:
     """Instances grouped by whom they can hand over to and take from."""
     groups: dict[tuple[object, ...], list[Instance]] = {}
     for instance in instances:
-        groups.setdefault((instance.pairing, instance.kv, _taking(instance.ec)), []).append(instance)
+        kv = msgspec.structs.replace(instance.kv, bootstrap="") if instance.kv is not None else None
+        groups.setdefault((instance.pairing, kv, _taking(instance.ec)), []).append(instance)
     return list(groups.values())
 
 

@@ -30,17 +30,19 @@ def plan_sglang(request: PlanRequest) -> InstancePlan:
         stated = options.get("disaggregation_bootstrap_port")
         preferred = stated if isinstance(stated, int) else sglang.BOOTSTRAP_PORT
         options["disaggregation_mode"] = mode
-        options["disaggregation_bootstrap_port"] = host.take_port(preferred)
+        bootstrap_port = host.take_port(preferred)
+        options["disaggregation_bootstrap_port"] = bootstrap_port
         kv = KVTransfer(
             connector=f"sglang-{backend}",
             dialect=KVDialect(request.section.kv_dialect or KVDialect.PAIRED),
             produces=request.role is Role.PREFILL,
             consumes=request.role is Role.DECODE,
+            bootstrap=f"http://{host.address_in_url}:{bootstrap_port}" if request.role is Role.PREFILL else "",
         )
     port = host.take_port(request.section.motor_nodemanger_config.endpoint_config.base_port or None)
     words = option_words({"model_path": model, **options, "host": host.address, "port": port}, sglang.STYLE)
     devices = () if request.hardware == "cpu" else host.take_devices(request.sizes.devices)
-    endpoint = Endpoint(id=f"{request.name}/0", url=f"http://{host.address}:{port}")
+    endpoint = Endpoint(id=f"{request.name}/0", url=f"http://{host.address_in_url}:{port}")
     server = ServerPlan(
         name=request.name,
         endpoint=endpoint,

@@ -12,14 +12,16 @@ from pymotor.engines import vllm
 from pymotor.engines.command_line import option_words
 from pymotor.engines.devices import device_environment, take_devices
 from pymotor.engines.plan import InstancePlan, PlanError, ServerPlan
-from pymotor.engines.ports import InstancePorts, PortRun, Ranks, events_config, take_ports
+from pymotor.engines.ports import BOOTSTRAP_VARIABLE, InstancePorts, PortRun, Ranks, events_config, take_ports
 from pymotor.engines.request import PlanRequest, token_count
 from pymotor.engines.transfer import (
     Placement,
     Sizes,
     as_object,
+    bootstrap_server,
     complete_ec,
     complete_kv,
+    ec_control_address,
     ec_transfer,
     kv_transfer,
     shared_path,
@@ -58,6 +60,9 @@ class _Rank:
     kv: dict[str, Any] | None
     ec: dict[str, Any] | None
     """The transfer settings as they were completed."""
+    kv_bootstrap: str
+    ec_address: str
+    """Where the gateway and other engines find the rank for a handoff."""
     warnings: tuple[str, ...]
 
 
@@ -74,8 +79,9 @@ def plan_vllm(request: PlanRequest) -> InstancePlan:
         identity=f"{request.name}-{request.host.new_id()}",
     )
     servers = [_server(request, settings, layout, rank) for rank in range(ranks.servers)]
-    kv_config, ec_config = servers[0].kv, servers[0].ec
-    kv = kv_transfer(kv_config, request.role, request.section.kv_dialect) if kv_config is not None else None
+    first = servers[0]
+    kv_config, ec_config, section = first.kv, first.ec, request.section
+    kv = kv_transfer(kv_config, request.role, section.kv_dialect, first.kv_bootstrap) if kv_config is not None else None
     options = request.options
     instance = Instance(
         name=request.name,
@@ -85,7 +91,7 @@ def plan_vllm(request: PlanRequest) -> InstancePlan:
         engine_version=request.engine_version,
         endpoints=tuple(server.plan.endpoint for server in servers),
         kv=kv,
-        ec=ec_transfer(ec_config, request.section.ec_dialect) if ec_config is not None else None,
+        ec=ec_transfer(ec_config, section.ec_dialect, first.ec_address) if ec_config is not None else None,
         pairing=_pairing(request, model, kv, kv_config),
         max_model_len=token_count(options.get("max_model_len")),
         kv_capacity_tokens=_kv_capacity(options),
@@ -138,6 +144,7 @@ def _server(request: PlanRequest, settings: _Settings, layout: _Layout, rank: in
     if options.get("tool_call_parser"):
         options.setdefault("enable_auto_tool_choice", True)
     options |= _rank_options(request, layout, rank)
+    kv_bootstrap, ec_address = _found_at(request, layout, rank, kv, ec)
     port = request.host.take_port(request.section.motor_nodemanger_config.endpoint_config.base_port or None)
     command_line = option_words({**options, "host": request.host.address, "port": port}, vllm.STYLE)
     plan = ServerPlan(
@@ -146,11 +153,24 @@ def _server(request: PlanRequest, settings: _Settings, layout: _Layout, rank: in
             id=f"{request.name}/{rank}",
             url=f"http://{request.host.address_in_url}:{port}",
             data_parallel_rank=rank if several and layout.ranks.joined else None,
+            kv_bootstrap=kv_bootstrap if several else "",
+            ec_address=ec_address if several else "",
         ),
         argv=_command(request, layout.model) + command_line.words,
         env=_environment(request, layout, rank),
     )
-    return _Rank(plan, kv, ec, warnings + command_line.warnings)
+    return _Rank(plan, kv, ec, kv_bootstrap, ec_address, warnings + command_line.warnings)
+
+
+def _found_at(
+    request: PlanRequest, layout: _Layout, rank: int, kv: dict[str, Any] | None, ec: dict[str, Any] | None
+) -> tuple[str, str]:
+    """Bootstrap server and control address of the rank's server; empty where its connectors have none."""
+    host, ports = request.host.address_in_url, layout.ports
+    run = ports.environment.get(BOOTSTRAP_VARIABLE)
+    bootstrap = bootstrap_server(kv, host, run.base(layout.ranks, rank) if run else None) if kv is not None else ""
+    address = ec_control_address(ec, host, ports.ec.port(rank) if ports.ec else None) if ec is not None else ""
+    return bootstrap, address
 
 
 def _transfer_settings(

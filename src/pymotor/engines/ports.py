@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from pymotor.config.engine import positive_integer
 from pymotor.engines.request import PlanRequest
-from pymotor.engines.transfer import KV_PORT_CONNECTORS, LOOKUP_PORT_KEYS, connectors_of
+from pymotor.engines.transfer import BOOTSTRAP_CONNECTOR, KV_PORT_CONNECTORS, LOOKUP_PORT_KEYS, connectors_of
 
 NIXL_SIDE_PORT = 5600
 EC_SIDE_PORT = 5601
 MOONCAKE_BOOTSTRAP_PORT = 8998
+BOOTSTRAP_VARIABLE = "VLLM_MOONCAKE_BOOTSTRAP_PORT"
 LLMDATADIST_RPC_PORT = 5557
 KV_PORT = 14579
 EC_PORT = 14579
@@ -39,10 +40,16 @@ class PortRun(NamedTuple):
 
     first: int
     step: int
+    counted: bool = True
+    """Whether joined ranks count up from a common port by themselves."""
 
     def base(self, ranks: Ranks, rank: int) -> int:
         """The port that is told to this rank's server."""
-        return self.first if ranks.joined else self.first + rank * self.step
+        return self.first if ranks.joined and self.counted else self.port(rank)
+
+    def port(self, rank: int) -> int:
+        """The first port on which this rank listens."""
+        return self.first + rank * self.step
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,8 @@ def take_ports(
 
     environment: dict[str, PortRun] = {}
     for variable, default, step in _side_channels(connectors, str(ec.get("ec_connector")), sizes.tensor):
-        environment[variable] = run(step, request.variables.get(variable), default)
+        taken = run(step, request.variables.get(variable), default)
+        environment[variable] = taken._replace(counted=variable != BOOTSTRAP_VARIABLE)
     rank_devices = sizes.tensor * sizes.pipeline * sizes.prefill_context
     takes_lookups = bool(connectors & LOOKUP_PORT_KEYS.keys())
     publishes = events is not None and events.get("publisher") != "null"
@@ -111,8 +119,8 @@ def _side_channels(connectors: set[str], ec_connector: str, tensor: int) -> list
     wanted = []
     if any(name.startswith("Nixl") for name in connectors):
         wanted.append(("VLLM_NIXL_SIDE_CHANNEL_PORT", NIXL_SIDE_PORT, 1))
-    if "MooncakeConnector" in connectors:
-        wanted.append(("VLLM_MOONCAKE_BOOTSTRAP_PORT", MOONCAKE_BOOTSTRAP_PORT, tensor))
+    if BOOTSTRAP_CONNECTOR in connectors:
+        wanted.append((BOOTSTRAP_VARIABLE, MOONCAKE_BOOTSTRAP_PORT, tensor))
     if "LLMDataDistCMgrConnector" in connectors:
         wanted.append(("VLLM_ASCEND_LLMDD_RPC_PORT", LLMDATADIST_RPC_PORT, tensor))
     if ec_connector == "ECCPUConnector":

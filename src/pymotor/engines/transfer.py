@@ -27,6 +27,9 @@ SIZED_CONNECTORS = frozenset({"MooncakeConnectorV1", "MooncakeHybridConnector", 
 KV_PORT_CONNECTORS = SIZED_CONNECTORS
 """Connectors that listen on `kv_port`, one port for each rank from there up."""
 
+BOOTSTRAP_CONNECTOR = "MooncakeConnector"
+"""The connector whose prefill engines run a bootstrap server that tells their engine ids."""
+
 STORE_CONNECTORS = frozenset({"ECExampleConnector", "ECSharedStorageConnector"})
 """EC connectors that meet in a directory."""
 
@@ -148,9 +151,12 @@ def complete_ec(config: Mapping[str, Any], placement: Placement) -> Completed:
     return Completed(completed, warnings)
 
 
-def kv_transfer(config: Mapping[str, Any], role: Role, stated_dialect: str | None) -> KVTransfer | None:
+def kv_transfer(
+    config: Mapping[str, Any], role: Role, stated_dialect: str | None, bootstrap: str = ""
+) -> KVTransfer | None:
     """How the instance with this completed setting hands KV over; None for a union engine that does not, because
-    its connector only extends its cache. Raises PlanError for another engine's unknown connector."""
+    its connector only extends its cache. `bootstrap`: see `bootstrap_server`. Raises PlanError for another engine's
+    unknown connector."""
     connector = str(handing_connector(config).get("kv_connector"))
     dialect = kv_dialect(connector, stated_dialect)
     if dialect is None and role is Role.UNION:
@@ -167,11 +173,31 @@ def kv_transfer(config: Mapping[str, Any], role: Role, stated_dialect: str | Non
         produces=kv_role in ("kv_producer", "kv_both"),
         consumes=kv_role in ("kv_consumer", "kv_both"),
         handoff_seconds=_lease_seconds(config, connector),
+        bootstrap=bootstrap,
     )
 
 
-def ec_transfer(config: Mapping[str, Any], stated_dialect: str | None) -> ECTransfer:
-    """How the instance with this completed setting hands embeddings over. Raises PlanError likewise."""
+def bootstrap_server(config: Mapping[str, Any], host: str, port: int | None) -> str:
+    """`http://host:port` where a vLLM MooncakeConnector that makes KV is asked for its engine ids; empty for others.
+    `host`, as URLs want it, and `port` are the server's own, unless the setting names another."""
+    handing = handing_connector(config)
+    if handing.get("kv_connector") != BOOTSTRAP_CONNECTOR or config.get("kv_role") == "kv_consumer":
+        return ""
+    stated = _mapping(handing.get("kv_connector_extra_config")).get("bootstrap_server_address")
+    if stated:
+        return f"http://{stated}"
+    return f"http://{host}:{port}" if port is not None else ""
+
+
+def ec_control_address(config: Mapping[str, Any], host: str, port: int | None) -> str:
+    """`tcp://host:port` where embeddings for a consumer are announced; empty for a setting that is not pushed to."""
+    pushed_to = config.get("ec_role") != "ec_producer" and ec_dialect(str(config.get("ec_connector"))) is ECDialect.PUSH
+    return f"tcp://{host}:{port}" if pushed_to and port is not None else ""
+
+
+def ec_transfer(config: Mapping[str, Any], stated_dialect: str | None, address: str = "") -> ECTransfer:
+    """How the instance with this completed setting hands embeddings over; `address`: see `ec_control_address`. Raises
+    PlanError likewise."""
     connector = str(config.get("ec_connector"))
     dialect = ec_dialect(connector, stated_dialect)
     if dialect is None:
@@ -187,6 +213,7 @@ def ec_transfer(config: Mapping[str, Any], stated_dialect: str | None) -> ECTran
         produces=role in ("ec_producer", "ec_both"),
         consumes=role in ("ec_consumer", "ec_both"),
         store=store or None if dialect is ECDialect.STORE else None,
+        address=address,
     )
 
 

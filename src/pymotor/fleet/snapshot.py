@@ -43,6 +43,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     data_parallel_rank: int | None = None
     """The rank behind this URL, or None where the engine balances its ranks itself."""
     state: EndpointState = EndpointState.STARTING
+    kv_bootstrap: str = ""
+    """Where it has a bootstrap server of its own, like `KVTransfer.bootstrap`; read by `Instance.bootstrap_of`."""
+    ec_address: str = ""
+    """Where it has a control address of its own, like `ECTransfer.address`; read by `Instance.ec_address_of`."""
 
 
 class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +59,9 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
     consumes: bool
     handoff_seconds: float | None = None
     """How long prefill keeps KV that was not fetched; None: for ever."""
+    bootstrap: str = ""
+    """`http://host:port` of prefill's bootstrap server (vLLM's MooncakeConnector, SGLang); empty for other
+    connectors, and for decode."""
 
 
 class ECTransfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +73,8 @@ class ECTransfer(msgspec.Struct, frozen=True, kw_only=True):
     consumes: bool
     store: str | None = None
     """Where they meet: the shared directory of a store, None for other dialects."""
+    address: str = ""
+    """`tcp://host:port` where a consumer that is pushed to takes reservations; empty for other dialects."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +107,18 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     def serves(self) -> bool:
         """Whether new legs may go to it."""
         return self.state is InstanceState.ACTIVE
+
+    def bootstrap_of(self, endpoint_id: str) -> str:
+        """The bootstrap server for KV made by this endpoint, or an empty string where there is none."""
+        if self.kv is None:
+            return ""
+        return next((own.kv_bootstrap for own in self.endpoints if own.id == endpoint_id), "") or self.kv.bootstrap
+
+    def ec_address_of(self, endpoint_id: str) -> str:
+        """Where embeddings for this endpoint are announced, or an empty string where nothing is pushed to it."""
+        if self.ec is None:
+            return ""
+        return next((own.ec_address for own in self.endpoints if own.id == endpoint_id), "") or self.ec.address
 
 
 class FleetSnapshot(msgspec.Struct, frozen=True, kw_only=True):

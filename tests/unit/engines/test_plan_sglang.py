@@ -62,6 +62,8 @@ def test_prefill_and_decode_are_started_with_sglangs_names() -> None:
     assert prefill.servers[0].env == {"CUDA_VISIBLE_DEVICES": "0,1"}
     assert prefill.instance.kv is not None
     assert prefill.instance.kv.dialect is KVDialect.PAIRED
+    assert prefill.instance.bootstrap_of("prefill-0/0") == "http://127.0.0.1:9998"
+    assert decode.instance.bootstrap_of("decode-0/0") == ""
     assert can_hand_over_kv(prefill.instance, decode.instance)
 
 

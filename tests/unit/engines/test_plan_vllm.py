@@ -390,5 +390,44 @@ def test_encoder_and_reader_by_mooncake_have_their_own_ports() -> None:
     ]
     assert [found["ec_port"] for found in settings] == [15000, 15001]
     assert settings[0]["ec_ip"] == "127.0.0.1"
+    made = plan(config, "prefill").instance
+    assert made.ec is not None
+    assert made.ec.address == "tcp://127.0.0.1:15000"
+    assert made.ec_address_of("prefill-0/0") == made.ec.address
+    encoder = plan(config, "encode").instance.ec
+    assert encoder is not None
+    assert encoder.address == ""
     assert files("ec_producer")["ec_role"] == settings[0]["ec_role"]
     assert engine_options()["model"] == MODEL
+
+
+def mooncake(config: dict[str, Any], **extra: object) -> dict[str, Any]:
+    setting = {"kv_connector": "MooncakeConnector", "kv_connector_extra_config": extra}
+    options_of(config, "prefill")["kv_transfer_config"] = setting
+    options_of(config, "decode")["kv_transfer_config"] = setting
+    return config
+
+
+def test_prefills_bootstrap_server_is_told() -> None:
+    host = vllm_host()
+    first, second = (plan(mooncake(epd()), "prefill", number, host).instance for number in range(2))
+    assert (first.bootstrap_of("prefill-0/0"), second.bootstrap_of("prefill-1/0")) == (
+        "http://127.0.0.1:8998",
+        "http://127.0.0.1:9000",
+    )
+    decode = plan(mooncake(epd()), "decode", host=host).instance
+    assert decode.bootstrap_of("decode-0/0") == ""
+    elsewhere = plan(mooncake(epd(), bootstrap_server_address="10.0.0.9:7000"), "prefill").instance
+    assert elsewhere.bootstrap_of("prefill-0/0") == "http://10.0.0.9:7000"
+
+
+@pytest.mark.parametrize("experts", [True, False])
+def test_each_ranks_server_has_its_own_bootstrap_server(experts: bool) -> None:
+    config = mooncake(epd())
+    options_of(config, "prefill").update(data_parallel_size=2, tensor_parallel_size=1)
+    host = vllm_host()
+    host.experts = experts
+    made = plan(config, "prefill", host=host)
+    told = [f"http://127.0.0.1:{server.env['VLLM_MOONCAKE_BOOTSTRAP_PORT']}" for server in made.servers]
+    assert told == [made.instance.bootstrap_of(server.endpoint.id) for server in made.servers]
+    assert len(set(told)) == 2
