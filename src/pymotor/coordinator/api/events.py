@@ -5,6 +5,9 @@ from __future__ import annotations
 import msgspec
 
 DONE = b"data: [DONE]\n\n"
+_LAST = b"[DONE]"
+_DONE_ENDS = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
+_DONE_LINES = (b"data: [DONE]", b"data:[DONE]")
 
 
 class _Choice(msgspec.Struct):
@@ -37,12 +40,11 @@ def has_content(events: bytes) -> bool:
     vLLM sends status 200 and an event that only names the role even for a request that then fails.
     Raises `ErrorEvent` when an error object comes first.
     """
-    for event in events.split(b"\n\n"):
-        start = event.find(b"data:")
-        if start < 0:
+    for event in events_of(events):
+        data = data_of(event)
+        if not data:
             continue
-        data = event[start + 5 :].strip()
-        if data == b"[DONE]":
+        if data == _LAST:
             return True
         try:
             parsed = _decoder.decode(data)
@@ -66,9 +68,29 @@ def _choice_matters(choice: _Choice) -> bool:
 
 
 def whole_events(data: bytes) -> int:
-    """How many bytes of `data`, from its start, are whole events."""
+    """How many bytes of `data`, from its start, are whole events; lines end in LF or CRLF."""
     end = data.rfind(b"\n\n")
-    if end >= 0:
-        end += 2
-    other = data.rfind(b"\r\n\r\n")
-    return max(end, other + 4 if other >= 0 else 0, 0)
+    other = data.rfind(b"\n\r\n")
+    return other + 3 if other > end else end + 2 if end >= 0 else 0
+
+
+def events_of(events: bytes) -> list[bytes]:
+    """Whole events taken apart, their lines ended by LF."""
+    if b"\r" in events:
+        events = events.replace(b"\r\n", b"\n")
+    return events.split(b"\n\n")
+
+
+def data_of(event: bytes) -> bytes:
+    """The data of one event as `events_of` gives it; empty when it has none."""
+    if event.startswith(b"data:") and b"\n" not in event:
+        return event[5:].strip()
+    return b"\n".join([line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]).strip()
+
+
+def ends_with_done(events: bytes) -> bool:
+    """Whether the last of whole events is OpenAI's end of a stream."""
+    if not events.endswith(_DONE_ENDS):
+        return False
+    line = events.rstrip(b"\r\n").rpartition(b"\n")[2]
+    return line in _DONE_LINES

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pymotor.coordinator.api.errors import ApiError
-from pymotor.coordinator.api.events import DONE, has_content
+from pymotor.coordinator.api.events import DONE, ends_with_done, has_content
 from pymotor.coordinator.api.request_view import RequestView, read_chat, read_completion
 
 _ONE_TOKEN = b'"stream":false,"max_tokens":1,"min_tokens":1'
@@ -53,7 +53,7 @@ class Surface:
 
     def ends(self, events: bytes) -> bool:
         """Whether whole events end a stream as it should end."""
-        return events.endswith(DONE)
+        return ends_with_done(events)
 
     def broken_off(self, error: ApiError) -> bytes:
         """Events that end a stream which cannot go on."""

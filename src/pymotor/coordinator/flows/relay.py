@@ -33,8 +33,8 @@ class Relay:
         "_framed",
         "_held",
         "_held_size",
-        "_last_on_wire",
         "_leg",
+        "_passes_on",
         "_since",
         "_surface",
         "_tail",
@@ -59,7 +59,7 @@ class Relay:
         self._target = target
         self._first_content = first_content
         surface = self._surface = context.view.surface
-        self._last_on_wire = None if surface.closing is None else surface.closing + b"\r\n"
+        self._passes_on = surface.closing is not None
         self._framed = context.request.http_11
         self._held: list[bytes] = []
         self._held_size = 0
@@ -90,9 +90,9 @@ class Relay:
 
     def on_chunk(self, wire: bytes, start: int) -> None:
         """See `Receiver`."""
-        last = self._last_on_wire
-        if last is not None and self.committed and self._framed and not self._tail and wire.endswith(b"\n\n\r\n"):
-            self._ends_well = wire.endswith(last)
+        # An event that ends in a brace is none of those that end a stream by their words.
+        if self._passes_on and self.committed and self._framed and not self._tail and wire.endswith(b"}\n\n\r\n"):
+            self._ends_well = False
             try:
                 self._write(wire)
             except RuntimeError:
@@ -115,6 +115,7 @@ class Relay:
             data = data[:end]
             if len(self._tail) > _HELD_LIMIT:
                 self._give_up(BadReply("an event of the stream is larger than 16 MiB"))
+                return
         if not data:
             return
         self._ends_well = self._surface.ends(data)

@@ -11,7 +11,15 @@ from time import monotonic
 import msgspec
 
 from pymotor.coordinator.api.errors import ApiError
-from pymotor.coordinator.api.events import DONE, ErrorEvent, has_content, whole_events
+from pymotor.coordinator.api.events import (
+    DONE,
+    ErrorEvent,
+    data_of,
+    ends_with_done,
+    events_of,
+    has_content,
+    whole_events,
+)
 from pymotor.coordinator.api.request_view import Fields
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.legs import Buffers, LegFailed, exchange, refused
@@ -47,9 +55,8 @@ class MergedStream:
 
     def take(self, position: int, event: bytes) -> None:
         """An event of the part at `position`. Raises `ErrorEvent` when it is an error object."""
-        start = event.find(b"data:")
-        data = event[start + 5 :].strip() if start >= 0 else b"[DONE]"
-        if data == b"[DONE]":
+        data = data_of(event)
+        if data in (b"", b"[DONE]"):
             return
         matters = has_content(event)
         fields = _fields_decoder.decode(data)
@@ -130,9 +137,9 @@ class _PartReceiver:
         data = self._tail + payload
         end = whole_events(data)
         self._tail = data[end:]
-        self._ends_well = data[:end].endswith(DONE)
+        self._ends_well = ends_with_done(data[:end])
         try:
-            for event in data[:end].replace(b"\r\n", b"\n").split(b"\n\n"):
+            for event in events_of(data[:end]):
                 if event:
                     self._merged.take(self._position, event)
         except ErrorEvent as error:

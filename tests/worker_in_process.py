@@ -1,0 +1,97 @@
+"""A gateway worker inside the test's own process and event loop, with real sockets toward clients and engines.
+
+For tests that decide byte by byte what arrives when, or that send so many requests that processes of their own would
+cost more than the requests. Run them with `uvloop.run`, since workers do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from pymotor.coordinator.control import FleetUpdate, WorkerStart
+from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.settings import Settings
+from pymotor.coordinator.worker import Worker
+from pymotor.fleet import Endpoint, EndpointState, FleetSnapshot, Instance, InstanceState, Role
+
+MODEL = "tiny"
+
+
+class WorkerInProcess:
+    """One worker before union engines at these ports. Use as an asynchronous context manager."""
+
+    def __init__(self, engine_ports: list[int], settings: Settings | None = None) -> None:
+        self.port = _unused_port()
+        self.settings = settings or Settings(max_retry=0, retry_delay=0.0)
+        self._engine_ports = engine_ports
+        self._descriptor = -1
+        self._ledger: Ledger
+        self._sweeping: asyncio.Task[None]
+        self.worker: Worker
+
+    async def __aenter__(self) -> WorkerInProcess:
+        rows = max(1, len(self._engine_ports))
+        self._descriptor = Ledger.allocate(columns=1, rows=rows)
+        self._ledger = Ledger(self._descriptor, columns=1, rows=rows, column=0)
+        start = WorkerStart(
+            settings=self.settings, host="127.0.0.1", port=self.port, column=0, columns=1, ledger_rows=rows
+        )
+        self.worker = Worker(start, self._ledger, asyncio.get_running_loop())
+        instances = [_union(number, port) for number, port in enumerate(self._engine_ports)]
+        rows_of = {instance.endpoints[0].id: (number, 1) for number, instance in enumerate(instances)}
+        self.worker.set_fleet(FleetUpdate(snapshot=FleetSnapshot(version=1, instances=tuple(instances)), rows=rows_of))
+        await self.worker.listen()
+        self._sweeping = asyncio.get_running_loop().create_task(self.worker.sweep())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sweeping.cancel()
+        await self.worker.drain(0.0)
+        await asyncio.sleep(0)
+        os.close(self._descriptor)
+
+    def loads(self) -> list[tuple[int, int]]:
+        """Load and requests in flight of each engine, as the ledger has them."""
+        return [self._ledger.own(row) for row in range(len(self._engine_ports))]
+
+    async def until_idle(self) -> None:
+        """Wait until the ledger is exactly zero and no leg has a connection in hand. Raises `AssertionError`."""
+        await until(
+            lambda: not any(map(any, self.loads())) and not self.worker._upstream.busy,
+            "the ledger is zero and no leg is left",
+        )
+
+
+def _unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _union(number: int, port: int) -> Instance:
+    endpoint = Endpoint(id=f"union-{number}/0", url=f"http://127.0.0.1:{port}", state=EndpointState.READY)
+    return Instance(
+        name=f"union-{number}",
+        role=Role.UNION,
+        models=(MODEL,),
+        engine="sim",
+        state=InstanceState.ACTIVE,
+        endpoints=(endpoint,),
+        pairing=MODEL,
+    )
+
+
+async def until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+    """Wait until `condition()` is true. Raises `AssertionError` that says `what` did not happen."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(0.005)
