@@ -65,8 +65,8 @@ class Answering:
         if rank is not None and rank.strip().isdecimal() and int(rank) >= ranks:
             raise RequestError(f"data_parallel_rank {int(rank)} is out of range [0, {ranks}).")
 
-    async def answer(self, exchange: Exchange, engine_id: str, writer: Writer, struck: Struck) -> list[Choice]:
-        """Generate and write; returns what was written. `engine_id` names the request in the engine."""
+    async def answer(self, exchange: Exchange, engine_id: str, writer: Writer, struck: Struck) -> None:
+        """Generate and write. `engine_id` names the request in the engine."""
         generation = writer.generation
         answer = Answer(self.driver, generation, engine_id, self.served.max_model_len)
         connection = exchange.connection
@@ -83,7 +83,6 @@ class Answering:
         finally:
             self.active -= 1
             connection.on_lost = None
-        return answer.choices
 
     async def _strike(self, exchange: Exchange, struck: Struck) -> None:
         """The faults that strike before the request is looked at."""

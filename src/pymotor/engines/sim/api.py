@@ -15,7 +15,9 @@ from pymotor.engines.sim.completions import Completions
 from pymotor.engines.sim.control import Control
 from pymotor.engines.sim.errors import MediaUnavailableError, RequestError, error_body
 from pymotor.engines.sim.exchange import Exchange, Receive, Send
+from pymotor.engines.sim.messages import Messages
 from pymotor.engines.sim.requests import EngineDeadError
+from pymotor.engines.sim.responses_api import Responses
 
 Handler = Callable[[Exchange], Awaitable[None]]
 
@@ -28,6 +30,8 @@ class Application:
         about: About,
         answering: Answering,
         completions: Completions,
+        messages: Messages,
+        responses: Responses,
         control: Control | None,
         *,
         api_keys: Sequence[str] = (),
@@ -48,6 +52,11 @@ class Application:
             ("POST", "/detokenize"): about.detokenize,
             ("POST", "/v1/chat/completions"): completions.chat,
             ("POST", "/v1/completions"): completions.completion,
+            ("POST", "/v1/messages"): messages.create,
+            ("POST", "/v1/messages/count_tokens"): messages.count_tokens,
+            ("POST", "/v1/responses"): responses.create,
+            ("GET", "/v1/responses/{id}"): responses.retrieve,
+            ("POST", "/v1/responses/{id}/cancel"): responses.cancel,
         }
         if control is not None:
             self._routes |= {
@@ -65,7 +74,7 @@ class Application:
             if not self._authorized(exchange):
                 await exchange.respond(b'{"error":"Unauthorized"}', 401)
                 return
-            handler = self._routes.get((exchange.method, exchange.path))
+            handler = self._routes.get((exchange.method, _route(exchange.path)))
             await (self._no_route(exchange) if handler is None else handler(exchange))
         except RequestError as error:
             await exchange.respond(error_body(str(error), error.kind, error.param, error.status), error.status)
@@ -79,7 +88,7 @@ class Application:
             exchange.connection.abandon()
 
     async def _no_route(self, exchange: Exchange) -> None:
-        allowed = sorted(method for method, path in self._routes if path == exchange.path)
+        allowed = sorted(method for method, path in self._routes if path == _route(exchange.path))
         status, detail = (405, "Method Not Allowed") if allowed else (404, "Not Found")
         headers = [(b"allow", ", ".join(allowed).encode())] if allowed else []
         await exchange.respond(msgspec.json.encode({"detail": detail}), status, more_headers=headers)
@@ -93,3 +102,12 @@ class Application:
 
     async def _load(self, exchange: Exchange) -> None:
         await exchange.respond(msgspec.json.encode({"server_load": self._answering.active}))
+
+
+def _route(path: str) -> str:
+    """The path with the id of a response left open."""
+    parts = path.split("/")
+    if len(parts) > 3 and parts[:3] == ["", "v1", "responses"] and parts[3]:
+        parts[3] = "{id}"
+        return "/".join(parts)
+    return path

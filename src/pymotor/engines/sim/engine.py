@@ -26,9 +26,12 @@ from pymotor.engines.sim.driver import EngineDriver
 from pymotor.engines.sim.faults import Faults
 from pymotor.engines.sim.handoff_faults import FaultyEmbeddingStore
 from pymotor.engines.sim.media import MediaReader
+from pymotor.engines.sim.messages import Messages
 from pymotor.engines.sim.metrics import EngineMetrics
 from pymotor.engines.sim.options import EngineOptions, OptionError
 from pymotor.engines.sim.prompts import PromptBuilder
+from pymotor.engines.sim.responses_api import Responses
+from pymotor.engines.sim.responses_store import VARIABLE, ResponsesStore
 from pymotor.engines.sim.side_channel import SideChannel
 from pymotor.engines.sim.stores import DirectoryEmbeddingStore, DirectoryKVStore
 from pymotor.engines.sim.transport import HTTPServer
@@ -80,6 +83,7 @@ class SimulatedEngine:
         self._side_channel: SideChannel | None = None
         self._driver: EngineDriver | None = None
         self._server: HTTPServer | None = None
+        self._responses_store = ResponsesStore(enabled=os.environ.get(VARIABLE, "0") == "1")
 
     async def start(self) -> int:
         """Listen; returns the HTTP port. Raises `OSError` when a port is taken, `OptionError` for a connector
@@ -110,6 +114,8 @@ class SimulatedEngine:
             About(served, driver, prompts, metrics),
             answering,
             Completions(answering, prompts),
+            Messages(answering, prompts),
+            Responses(answering, prompts, self._responses_store),
             Control(driver, faults) if options.control else None,
             api_keys=options.api_keys,
             echo_request_id=options.request_id_headers,
@@ -121,6 +127,7 @@ class SimulatedEngine:
         """End everything at once."""
         if self._server is not None:
             self._server.close()
+        await self._responses_store.stop()
         if self._side_channel is not None:
             await self._side_channel.stop()
         if self._driver is not None:

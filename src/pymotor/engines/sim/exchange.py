@@ -42,6 +42,11 @@ class Exchange:
         return str(self._scope["path"])
 
     @property
+    def query(self) -> str:
+        """What stands after the question mark."""
+        return str(self._scope.get("query_string", b""), "latin-1")
+
+    @property
     def connection(self) -> Connection:
         """The client's connection."""
         return cast(Connection, self._scope["state"]["connection"])

@@ -60,13 +60,13 @@ class Writer(Protocol):
     def opening(self) -> list[bytes]:
         """The events that go out with the engine's first sign of life."""
 
-    def delta(self, choice: Choice, text: str, output: Output) -> list[bytes]:
+    def delta(self, choice: Choice, text: str, output: Output, /) -> list[bytes]:
         """The events of one output, of which `text` may be told; none when there is nothing to tell."""
 
     def closing(self, choices: Sequence[Choice]) -> list[bytes]:
         """The events after all choices ended well."""
 
-    def failure(self, message: str) -> list[bytes] | None:
+    def failure(self, message: str, /) -> list[bytes] | None:
         """The events of an answer that fails in mid-stream, the last ones; None where the connection is just cut."""
 
     def whole(self, choices: Sequence[Choice]) -> bytes:
