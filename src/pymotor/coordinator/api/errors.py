@@ -25,13 +25,30 @@ _TYPES = {
 }
 
 
+_CODES = {
+    400: "invalid_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "request_too_large",
+    429: "too_many_requests",
+    431: "headers_too_large",
+    500: "internal_error",
+    501: "not_implemented",
+    502: "engine_error",
+    503: "service_unavailable",
+    504: "engine_timeout",
+}
+"""What `code` says where nothing more precise is known. All codes are words: docs/api.md has the table."""
+
+
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     """The `error` object of the OpenAI API."""
 
     message: str
     type: str
     param: str | None = None
-    code: str | int | None = None
+    code: str
 
 
 class ApiError(Exception):
@@ -50,7 +67,10 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.detail = ErrorDetail(
-            message=message, type=kind or _TYPES.get(status, "api_error"), param=param, code=code or status
+            message=message,
+            type=kind or _TYPES.get(status, "api_error"),
+            param=param,
+            code=code or _CODES.get(status, "error"),
         )
 
     def body(self) -> bytes:

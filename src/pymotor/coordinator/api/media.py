@@ -1,4 +1,4 @@
-"""Media items in a chat request: what they are, what they weigh, where they may come from.
+"""Media items in a request: what they are, what they weigh, where they may come from.
 
 The gateway never opens a file or fetches a URL: a size comes from the bytes of a data URL or is estimated.
 """
@@ -33,7 +33,9 @@ MODALITIES = {
     "audio_url": "audio",
     "input_audio": "audio",
 }
-"""Modality of each kind of content part that carries media."""
+"""Modality of each kind of content part of chat completions that carries media."""
+_SOURCE_KEYS = {"input_image": "image_url", "image": "source"}
+"""The key of a part whose value names the media, where it is not the part's kind."""
 
 BARRED_PART_KEYS = frozenset(("uuid", "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds", "image_pil"))
 """They name cache entries of all users, or tensors to load, and can kill an engine."""
@@ -48,24 +50,36 @@ Part = dict[str, msgspec.Raw]
 
 
 class MediaItem:
-    """One content part that carries media."""
+    """One content part that carries media. Paths whose parts look otherwise than chat's have a subclass."""
 
-    __slots__ = ("key", "kind", "message", "modality", "part", "position", "tokens", "url")
+    __slots__ = ("key", "kind", "message", "modality", "part", "position", "size", "tokens", "url")
 
     def __init__(self, message: int, position: int, kind: str, part: Part) -> None:
-        """`message` and `position` say where it stands; `kind` is the part's type."""
+        """`message` and `position` say where it stands; `kind` is the part's type. Raises `ApiError` (400)."""
         self.message = message
         self.position = position
         self.kind = kind
-        self.modality = MODALITIES[kind]
+        self.modality = MODALITIES.get(kind, kind)
         self.part = part
-        raw = memoryview(part[kind])
-        self.url = _url_start(kind, part[kind])
+        raw = part[_SOURCE_KEYS.get(kind, kind)]
+        self.url = self._read_source(raw)
         """The first bytes of its URL (all, unless it is a large data URL), or None for inline audio."""
-        self.key = xxhash.xxh3_64_intdigest(raw)
+        source = memoryview(raw)
+        self.size = len(source)
+        """Bytes of the request that are the media, not text."""
+        self.key = xxhash.xxh3_64_intdigest(source)
         """Hash of what it is, the gateway's own; for affinity, never for correctness."""
         self.tokens = _tokens(self.modality, self.url)
         """What it is expected to cost an encoder, in tokens."""
+
+    def _read_source(self, raw: msgspec.Raw) -> bytes | None:
+        """The start of the URL in the value that names the media."""
+        return _url_start(self.kind, raw)
+
+    @property
+    def chat_part(self) -> Part:
+        """The part as chat completions have it: what an encoder is asked with. May copy the media."""
+        return self.part
 
     def same_as(self, other: MediaItem) -> bool:
         """Whether both parts say the same, so that one encoding serves both."""
@@ -88,8 +102,9 @@ def media_kind(part: Part, trusted: bool) -> str | None:
             raise barred(kind)
         if kind not in MODALITIES:
             return None
-        if kind not in part:
-            raise invalid(f"a content part of type {kind} must have the key {kind}", "messages")
+        source = _SOURCE_KEYS.get(kind, kind)
+        if source not in part:
+            raise invalid(f"a content part of type {kind} must have the key {source}", "messages")
         return kind
     return next((kind for kind in MODALITIES if kind in part), None)
 

@@ -186,7 +186,7 @@ def _read_messages(view: RequestView, trusted: bool) -> None:
                 if item is not None:
                     view.media.append(item)
                     media_tokens += item.tokens
-                    text_bytes -= len(memoryview(item.part[item.kind]))
+                    text_bytes -= item.size
     view.prompt_tokens = text_bytes // BYTES_A_TOKEN + 1 + media_tokens
 
 
