@@ -169,6 +169,13 @@ class EncodeConfig(Section):
     fallback: Literal["inline", "fail"] = Field(
         "inline", description="When no encoder can: media go to prefill, or the request fails."
     )
+    reuse_seconds: NotNegative = Field(
+        60.0, description="Seconds for which an item in a data URL is known to be in the store of embeddings; 0: off."
+    )
+    reuse_bytes: Count = Field(67108864, description="Bytes of such items that each worker remembers at most.")
+    hedge_after: NotNegative = Field(
+        0.0, description="Seconds of silence after which a second encoder gets the item too; 0: off."
+    )
 
 
 class CORSConfig(Section):

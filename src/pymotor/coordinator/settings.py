@@ -32,6 +32,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Prompts of at least so many tokens go through prefill and decode where union instances stand beside them."""
     forward_media: str = "prefill"
     encode_fallback: str = "inline"
+    reuse_seconds: float = 60.0
+    """How long an encoded item is known to be in the store; 0: off."""
+    reuse_bytes: int = 64 * 1024 * 1024
+    hedge_after: float = 0.0
+    """After how much silence of an encoder a second one gets the item; 0: off."""
     first_token_timeout: float = 600.0
     infer_timeout: float = 3600.0
     connect_timeout: float = 5.0
@@ -61,6 +66,9 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None) -> Set
         prefill_threshold=scheduler.prefill_threshold,
         forward_media=encode.forward_media,
         encode_fallback=encode.fallback,
+        reuse_seconds=float(encode.reuse_seconds),
+        reuse_bytes=encode.reuse_bytes,
+        hedge_after=float(encode.hedge_after),
         first_token_timeout=float(exceptions.first_token_timeout),
         infer_timeout=float(exceptions.infer_timeout),
         max_retry=exceptions.max_retry,
