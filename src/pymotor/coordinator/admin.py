@@ -166,7 +166,7 @@ class Overview:
             state=endpoint.state,
             data_parallel_rank=endpoint.data_parallel_rank,
             in_flight=self._ledger.in_flight(row),
-            load_tokens=self._ledger.load(row) / TENTHS_PER_ACTIVE_TOKEN,
+            load_tokens=self._ledger.charged(row) / TENTHS_PER_ACTIVE_TOKEN,
         )
 
 

@@ -26,7 +26,7 @@ def fleet_metrics(fleet: KnownFleet, ledger: Ledger) -> MetricsDump:
             labels = (instance.name, endpoint.id, instance.role.value)
             row = fleet.row(endpoint)
             in_flight.append(Sample(labels, float(ledger.in_flight(row))))
-            load.append(Sample(labels, ledger.load(row) / TENTHS_PER_ACTIVE_TOKEN))
+            load.append(Sample(labels, ledger.charged(row) / TENTHS_PER_ACTIVE_TOKEN))
     return MetricsDump(
         (
             _gauge("pymotor_endpoint_in_flight", "Legs under way at an endpoint.", _ENDPOINT_LABELS, in_flight),

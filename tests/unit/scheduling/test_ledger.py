@@ -21,7 +21,7 @@ LOADS = st.integers(min_value=0, max_value=10**12)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Legs begin, ease and end on several workers; a plain dictionary says what must be in the ledger."""
+    """Legs begin, grow, ease and end on several workers; a plain dictionary says what must be in the ledger."""
 
     legs = Bundle("legs")
 
@@ -29,34 +29,47 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self._scope = shared_ledgers(COLUMNS, ROWS)
         self.ledgers = self._scope.__enter__()
-        self.running: dict[int, tuple[int, int, int]] = {}
+        self.running: dict[int, tuple[int, int, int, int]] = {}
+        self.others = [(0, 0)] * ROWS
         self.number = 0
 
     def teardown(self) -> None:
         self._scope.__exit__(None, None, None)
 
-    @rule(target=legs, column=st.integers(0, COLUMNS - 1), row=st.integers(0, ROWS - 1), load=LOADS)
-    def begin(self, column: int, row: int, load: int) -> int:
-        self.ledgers[column].begin(row, load)
+    @rule(target=legs, column=st.integers(0, COLUMNS - 1), row=st.integers(0, ROWS - 1), load=LOADS, kv=LOADS)
+    def begin(self, column: int, row: int, load: int, kv: int) -> int:
+        self.ledgers[column].begin(row, load, kv)
         self.number += 1
-        self.running[self.number] = (column, row, load)
+        self.running[self.number] = (column, row, load, kv)
         return self.number
+
+    @rule(leg=legs, load=LOADS, kv=LOADS)
+    def grow(self, leg: int, load: int, kv: int) -> None:
+        if leg in self.running:
+            column, row, former_load, former_kv = self.running[leg]
+            self.ledgers[column].grow(row, load, kv)
+            self.running[leg] = (column, row, former_load + load, former_kv + kv)
 
     @rule(leg=legs, part=st.fractions(0, 1))
     def ease(self, leg: int, part: float) -> None:
         if leg not in self.running:  # forgotten when its worker died
             return
-        column, row, load = self.running[leg]
+        column, row, load, kv = self.running[leg]
         gone = int(load * part)
         self.ledgers[column].ease(row, gone)
-        self.running[leg] = (column, row, load - gone)
+        self.running[leg] = (column, row, load - gone, kv)
 
     @rule(leg=consumes(legs))
     def end(self, leg: int) -> None:
         if leg not in self.running:
             return
-        column, row, load = self.running.pop(leg)
-        self.ledgers[column].end(row, load)
+        column, row, load, kv = self.running.pop(leg)
+        self.ledgers[column].end(row, load, kv)
+
+    @rule(row=st.integers(0, ROWS - 1), load=LOADS, kv=LOADS)
+    def other_gateways_send_requests(self, row: int, load: int, kv: int) -> None:
+        self.ledgers[-1].set_others(row, load, kv)
+        self.others[row] = (load, kv)
 
     @rule(column=st.integers(0, COLUMNS - 1))
     def worker_dies(self, column: int) -> None:
@@ -71,16 +84,23 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def every_view_shows_the_exact_sum(self) -> None:
         loads = [0] * ROWS
+        promised = [0] * ROWS
         counts = [0] * ROWS
         own = [[(0, 0) for _ in range(ROWS)] for _ in range(COLUMNS)]
-        for column, row, load in self.running.values():
+        for column, row, load, kv in self.running.values():
             loads[row] += load
+            promised[row] += kv
             counts[row] += 1
             own[column][row] = (own[column][row][0] + load, own[column][row][1] + 1)
+        with_others = [load + other for load, (other, _) in zip(loads, self.others, strict=True)]
+        rows = np.arange(ROWS)
         for view in self.ledgers:
-            assert view.loads(np.arange(ROWS)).tolist() == loads
-            assert [view.load(row) for row in range(ROWS)] == loads
+            assert view.loads(rows).tolist() == with_others
+            assert [view.load(row) for row in range(ROWS)] == with_others
+            assert [view.charged(row) for row in range(ROWS)] == loads
             assert [view.in_flight(row) for row in range(ROWS)] == counts
+            assert view.requests(rows).tolist() == counts
+            assert [view.kv(row) - self.others[row][1] for row in range(ROWS)] == promised
         for column in range(COLUMNS):
             assert [self.ledgers[column].own(row) for row in range(ROWS)] == own[column]
 

@@ -16,7 +16,7 @@ from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.instruments import Instruments
 from pymotor.coordinator.scheduling.ledger import Ledger
-from pymotor.coordinator.scheduling.target import Group, Policy, Target
+from pymotor.coordinator.scheduling.target import Group, Policy, Reservation, Target
 from pymotor.coordinator.settings import Settings
 
 
@@ -80,6 +80,7 @@ class Context:
     """One client's request on its way."""
 
     __slots__ = (
+        "answering",
         "avoid",
         "client",
         "committed",
@@ -115,6 +116,8 @@ class Context:
         """Lines of the client's head that engines get too."""
         self.started_at = request.received_at
         self.whole_by = request.received_at + services.settings.infer_timeout
+        self.answering: Reservation | None = None
+        """The newest reservation for the leg that generates the answer; what is generated makes it grow."""
         self.avoid: frozenset[str] = frozenset()
         """Endpoints that failed this request."""
         self.encoded: list[Encoded | None] | None = None

@@ -1,12 +1,22 @@
 """Who gets each leg of a flow, and what it is charged with.
 
 Choice and charge are one act: between them nobody else may be given the same idle endpoint.
+
+| leg | work until it is done | work to the end | KV cache held |
+|---|---|---|---|
+| prefill | the prompt's tokens | | the prompt's, until decode has it |
+| decode | | the answer expected | the prompt's and the answer's so far |
+| union, or half a pair | the prompt's tokens, until the first content | the answer expected | as decode |
+
+The answer expected is `max_tokens` where that is small; nobody reaches a large one.
 """
 
 from __future__ import annotations
 
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.scheduling.target import Group, Reservation
+
+EXPECTED_ANSWER_TOKENS = 256
 
 
 def reserve_prefill(context: Context, group: Group) -> Reservation:
@@ -16,13 +26,24 @@ def reserve_prefill(context: Context, group: Group) -> Reservation:
 
 
 def reserve_decode(context: Context, group: Group) -> Reservation:
-    """The prompt's KV cache and the answer."""
+    """The prompt's KV cache and the answer's, which grows."""
     view = context.view
-    return Reservation(context.services.choose(group, context.avoid), view.prompt_tokens + view.answer_tokens)
+    target = context.services.choose(group, context.avoid)
+    expected = _expected_answer(context)
+    reservation = Reservation(target, 0, view.prompt_tokens, answer_tokens=expected)
+    context.answering = reservation
+    return reservation
 
 
 def reserve_whole(context: Context, group: Group) -> Reservation:
     """Prompt and answer at one endpoint: union, or what is left of a pair."""
-    view = context.view
+    tokens = context.view.prompt_tokens
     target = context.services.choose(group, context.avoid)
-    return Reservation(target, view.prompt_tokens + view.answer_tokens, view.prompt_tokens)
+    reservation = Reservation(target, tokens, tokens, answer_tokens=_expected_answer(context))
+    context.answering = reservation
+    return reservation
+
+
+def _expected_answer(context: Context) -> int:
+    view = context.view
+    return min(view.answer_tokens, EXPECTED_ANSWER_TOKENS) * view.n

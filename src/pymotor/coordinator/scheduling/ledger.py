@@ -1,8 +1,17 @@
 """The ledger: what every endpoint has been charged with, shared by all workers without a lock.
 
-Shared memory holds one column for each worker and, in it, one row for each endpoint. A worker writes only its
-own column and reads the sum over all columns, so no write can be lost and no process has to be asked. Figures
-are integers: what is added is taken away exactly, and an idle fleet's ledger is zero.
+Shared memory holds one column for each worker and one for the supervisor and, in each, planes of one figure for each
+endpoint (a row). A worker writes only its own column and reads the sum over all columns, so no write can be lost and
+no process has to be asked. Figures are integers: what is added is taken away exactly, and an idle fleet's ledger is
+zero.
+
+| plane | in a worker's column | in the supervisor's |
+|---|---|---|
+| load | what its legs are charged with | what other gateways' requests are estimated at |
+| in flight | its legs | always 0 |
+| KV | tokens of KV cache promised to its legs (decode only) | tokens that other gateways' requests hold |
+| capacity | | tokens of KV cache that fit, as the engine says; 0: not known |
+| block | | tokens of a KV block; 0: not known |
 
 Load is kept in tenths of a token: `active tokens + 0.3 * held KV tokens`, the priority of the queues in the
 vLLM-Ascend proxies, becomes `10 * active + 3 * held`.
@@ -22,36 +31,66 @@ TENTHS_PER_ACTIVE_TOKEN = 10
 TENTHS_PER_HELD_TOKEN = 3
 
 _CELL_BYTES = 8
+_LOAD, _IN_FLIGHT, _KV, _CAPACITY, _BLOCK, _LINE = range(6)
+LINE_PLANES = 3
+"""Planes behind these are for `admission`, which says what is in them."""
+_PLANES = _LINE + LINE_PLANES
 
 
 class Ledger:
-    """One worker's view of the shared memory; `column=None` reads only (the supervisor)."""
+    """One worker's view of the shared memory; `column=None` is the supervisor's."""
 
-    __slots__ = ("_columns", "_in_flight", "_loads", "_mapping", "_own_in_flight", "_own_loads", "_rows", "_view")
+    __slots__ = (
+        "_all",
+        "_block",
+        "_capacity",
+        "_columns",
+        "_in_flight_cells",
+        "_kv_cells",
+        "_load_cells",
+        "_mapping",
+        "_others_load",
+        "_own_in_flight",
+        "_own_kv",
+        "_own_loads",
+        "_rows",
+        "_view",
+    )
 
     def __init__(self, descriptor: int, *, columns: int, rows: int, column: int | None) -> None:
         """Map the memory behind `descriptor`, which `allocate` made for the same `columns` and `rows`."""
         self._columns = columns
         self._rows = rows
-        self._mapping = mmap.mmap(descriptor, columns * 2 * rows * _CELL_BYTES)
+        self._mapping = mmap.mmap(descriptor, _size(columns, rows))
         self._view = memoryview(self._mapping).cast("q")
-        cells: npt.NDArray[np.int64] = np.frombuffer(self._mapping, dtype=np.int64).reshape(columns, 2, rows)
-        self._loads = cells[:, 0, :]
-        self._in_flight = cells[:, 1, :]
-        first = 0 if column is None else column * 2 * rows
-        self._own_loads = self._view[first : first + rows]
-        self._own_in_flight = self._view[first + rows : first + 2 * rows]
+        self._all: npt.NDArray[np.int64] = np.frombuffer(self._mapping, dtype=np.int64).reshape(
+            columns + 1, _PLANES, rows
+        )
+        every = range(columns + 1)
+        self._load_cells = [self._cells(number, _LOAD) for number in every]
+        self._in_flight_cells = [self._cells(number, _IN_FLIGHT) for number in every[:-1]]
+        self._kv_cells = [self._cells(number, _KV) for number in every]
+        own = columns if column is None else column
+        self._own_loads = self._load_cells[own]
+        self._own_in_flight = self._cells(own, _IN_FLIGHT)
+        self._own_kv = self._kv_cells[own]
+        self._others_load = self._load_cells[columns]
+        self._capacity = self._cells(columns, _CAPACITY)
+        self._block = self._cells(columns, _BLOCK)
+
+    def _cells(self, column: int, plane: int) -> memoryview:
+        first = (column * _PLANES + plane) * self._rows
+        return self._view[first : first + self._rows]
 
     @staticmethod
     def allocate(*, columns: int, rows: int) -> int:
         """Make zeroed shared memory; returns a descriptor that a child process may inherit."""
-        size = columns * 2 * rows * _CELL_BYTES
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("pymotor-ledger")
         else:
             descriptor, path = tempfile.mkstemp(prefix="pymotor-ledger")
             os.unlink(path)
-        os.ftruncate(descriptor, size)
+        os.ftruncate(descriptor, _size(columns, rows))
         return descriptor
 
     @property
@@ -64,51 +103,121 @@ class Ledger:
         """How many endpoints fit."""
         return self._rows
 
-    def begin(self, row: int, load: int) -> None:
-        """A leg starts: `load` tenths of a token more, one request more."""
+    # -- what a worker writes
+
+    def begin(self, row: int, load: int, kv: int = 0) -> None:
+        """A leg starts: `load` tenths of a token more, `kv` tokens of KV cache promised, one request more."""
         self._own_loads[row] += load
         self._own_in_flight[row] += 1
+        if kv:
+            self._own_kv[row] += kv
+
+    def grow(self, row: int, load: int, kv: int = 0) -> None:
+        """A running leg turns out to cost so much more."""
+        self._own_loads[row] += load
+        if kv:
+            self._own_kv[row] += kv
 
     def ease(self, row: int, load: int) -> None:
         """A part of a running leg's load is done with."""
         self._own_loads[row] -= load
 
-    def end(self, row: int, load: int) -> None:
-        """A leg is over: what is left of its load goes, and the request with it."""
+    def end(self, row: int, load: int, kv: int = 0) -> None:
+        """A leg is over: what is left of its load and promise goes, and the request with it."""
         self._own_loads[row] -= load
         self._own_in_flight[row] -= 1
+        if kv:
+            self._own_kv[row] -= kv
+
+    def clear_own_row(self, row: int) -> None:
+        """Forget this worker's figures at a row that now belongs to another endpoint."""
+        self._own_loads[row] = 0
+        self._own_in_flight[row] = 0
+        self._own_kv[row] = 0
+
+    # -- what everybody reads
 
     def load(self, row: int) -> int:
-        """Tenths of a token charged to `row` by all workers."""
+        """Tenths of a token at `row`: charged by all workers, and estimated of other gateways."""
         if self._columns == 1:
-            return self._own_loads[row]
-        return int(self._loads[:, row].sum())
+            total: int = self._load_cells[0][row] + self._others_load[row]
+            return total
+        return _total(self._load_cells, row)
+
+    def charged(self, row: int) -> int:
+        """Tenths of a token charged to `row` by all workers of this Coordinator."""
+        return _total(self._load_cells, row) - self.others(row)
+
+    def others(self, row: int) -> int:
+        """Tenths of a token that other gateways' requests at `row` are estimated at."""
+        found: int = self._others_load[row]
+        return found
 
     def in_flight(self, row: int) -> int:
         """Requests that all workers have at `row` now."""
-        return int(self._in_flight[:, row].sum())
+        return _total(self._in_flight_cells, row)
+
+    def kv(self, row: int) -> int:
+        """Tokens of KV cache at `row` that are promised by all workers or held by other gateways' requests."""
+        return _total(self._kv_cells, row)
+
+    def capacity(self, row: int) -> int:
+        """Tokens of KV cache that fit at `row`, as its engine says; 0: not known."""
+        found: int = self._capacity[row]
+        return found
+
+    def block(self, row: int) -> int:
+        """Tokens of a KV block at `row`, as its engine says; 0: not known."""
+        found: int = self._block[row]
+        return found
 
     def own(self, row: int) -> tuple[int, int]:
         """This worker's own load and requests at `row`."""
         return self._own_loads[row], self._own_in_flight[row]
 
     def loads(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-        """Tenths of a token at each of `rows`, summed over all workers."""
-        if self._columns == 1:
-            taken: npt.NDArray[np.int64] = self._loads[0].take(rows)
-            return taken
-        summed: npt.NDArray[np.int64] = self._loads.take(rows, axis=1).sum(axis=0)
+        """As `load`, for each of `rows`."""
+        return self._sums(_LOAD, rows)
+
+    def requests(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+        """As `in_flight`, for each of `rows`."""
+        return self._sums(_IN_FLIGHT, rows)
+
+    def _sums(self, plane: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+        summed: npt.NDArray[np.int64] = self._all[:, plane].take(rows, axis=1).sum(axis=0)
         return summed
 
-    def clear_own_row(self, row: int) -> None:
-        """Forget this worker's figures at a row that now belongs to another endpoint."""
-        self._own_loads[row] = 0
-        self._own_in_flight[row] = 0
+    # -- what only the supervisor writes
+
+    def set_others(self, row: int, load: int, kv: int) -> None:
+        """What other gateways' requests at `row` are estimated to weigh, and the KV cache they hold."""
+        self._load_cells[self._columns][row] = load
+        self._kv_cells[self._columns][row] = kv
+
+    def set_capacity(self, row: int, tokens: int, block: int) -> None:
+        """What fits into the KV cache of the endpoint at `row`; zeros for an endpoint nothing is known of."""
+        self._block[row] = block
+        self._capacity[row] = tokens
 
     def clear_column(self, column: int) -> None:
-        """Forget what a worker that died had charged; only for the supervisor, before it starts another."""
-        self._loads[column, :] = 0
-        self._in_flight[column, :] = 0
+        """Forget what a worker that died had charged; before another is started."""
+        self._all[column] = 0
+
+    def line(self, column: int, plane: int) -> memoryview:
+        """The cells of `column` in one of the `LINE_PLANES`, one for each row; only that worker may write them."""
+        return self._cells(column, _LINE + plane)
+
+
+def _size(columns: int, rows: int) -> int:
+    return (columns + 1) * _PLANES * rows * _CELL_BYTES
+
+
+def _total(cells: list[memoryview], row: int) -> int:
+    # Quicker than numpy for as many workers as there are.
+    total = 0
+    for column in cells:
+        total += column[row]
+    return total
 
 
 class RowBook:

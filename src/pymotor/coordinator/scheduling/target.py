@@ -58,22 +58,55 @@ class Target:
 class Reservation:
     """A charge held on an endpoint from the choice of it until the end of the leg; `end` is called exactly once."""
 
-    __slots__ = ("_held", "_load", "_open", "target")
+    __slots__ = ("_kv", "_load", "_open", "_spare", "_work", "target")
 
-    def __init__(self, target: Target, active_tokens: int, held_tokens: int = 0) -> None:
-        """Charge `active_tokens` of work and `held_tokens` of KV cache."""
+    def __init__(
+        self,
+        target: Target,
+        active_tokens: int,
+        held_tokens: int = 0,
+        *,
+        answer_tokens: int = 0,
+        kv_tokens: int = 0,
+        spare_tokens: int = 0,
+    ) -> None:
+        """Charge `active_tokens` of work that is over before the leg is, `answer_tokens` of work until its end, and
+        `held_tokens` of KV cache. `kv_tokens` of KV cache are promised to the leg; `spare_tokens` of them are for
+        what it generates."""
         self.target = target
-        self._held = held_tokens * TENTHS_PER_HELD_TOKEN
-        self._load = active_tokens * TENTHS_PER_ACTIVE_TOKEN + self._held
+        self._work = active_tokens * TENTHS_PER_ACTIVE_TOKEN
+        self._load = self._work + answer_tokens * TENTHS_PER_ACTIVE_TOKEN + held_tokens * TENTHS_PER_HELD_TOKEN
+        self._kv = kv_tokens
+        self._spare = spare_tokens
         self._open = True
-        target.ledger.begin(target.row, self._load)
+        if not target.retired:
+            target.ledger.begin(target.row, self._load, kv_tokens)
 
     def worked(self) -> None:
-        """The work is done; only the KV cache is still held."""
+        """The work on the prompt is done; the KV cache is still held, and what the answer costs is still to come."""
+        work = self._work
+        if not work or not self._open:
+            return
+        self._work = 0
+        self._load -= work
         target = self.target
         if not target.retired:
-            target.ledger.ease(target.row, self._load - self._held)
-        self._load = self._held
+            target.ledger.ease(target.row, work)
+
+    def grow(self, tokens: int) -> None:
+        """So many more tokens are held in the KV cache. After the end: nothing."""
+        if not self._open:
+            return
+        load = tokens * TENTHS_PER_HELD_TOKEN
+        self._load += load
+        kv = 0
+        if self._kv:
+            kv = max(0, tokens - self._spare)
+            self._spare = max(0, self._spare - tokens)
+            self._kv += kv
+        target = self.target
+        if not target.retired:
+            target.ledger.grow(target.row, load, kv)
 
     def end(self) -> None:
         """Release all that is left. Raises `RuntimeError` the second time."""
@@ -82,7 +115,7 @@ class Reservation:
         self._open = False
         target = self.target
         if not target.retired:
-            target.ledger.end(target.row, self._load)
+            target.ledger.end(target.row, self._load, self._kv)
 
     @property
     def open(self) -> bool:
