@@ -22,7 +22,8 @@ PIXELS_A_SIDE = 32
 DEFAULT_IMAGE_TOKENS = 1024
 DEFAULT_VIDEO_TOKENS = 8192
 DEFAULT_AUDIO_TOKENS = 512
-_SNIFFED_BYTES = 65536
+SNIFFED_BYTES = 65536
+"""So much of a data URL is looked at."""
 _HEADER_CHARACTERS = 64
 _JPEG = b"\xff\xd8"
 
@@ -34,7 +35,7 @@ MODALITIES = {
     "input_audio": "audio",
 }
 """Modality of each kind of content part of chat completions that carries media."""
-_SOURCE_KEYS = {"input_image": "image_url", "image": "source"}
+_SOURCE_KEYS = {"input_image": "image_url"}
 """The key of a part whose value names the media, where it is not the part's kind."""
 
 BARRED_PART_KEYS = frozenset(("uuid", "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds", "image_pil"))
@@ -61,8 +62,8 @@ class MediaItem:
         self.kind = kind
         self.modality = MODALITIES.get(kind, kind)
         self.part = part
-        raw = part[_SOURCE_KEYS.get(kind, kind)]
-        self.url = self._read_source(raw)
+        raw = self._source()
+        self.url = self._url_start(raw)
         """The first bytes of its URL (all, unless it is a large data URL), or None for inline audio."""
         source = memoryview(raw)
         self.size = len(source)
@@ -72,9 +73,13 @@ class MediaItem:
         self.tokens = _tokens(self.modality, self.url)
         """What it is expected to cost an encoder, in tokens."""
 
-    def _read_source(self, raw: msgspec.Raw) -> bytes | None:
-        """The start of the URL in the value that names the media."""
-        return _url_start(self.kind, raw)
+    def _source(self) -> msgspec.Raw:
+        """The value that names the media."""
+        return self.part[_SOURCE_KEYS.get(self.kind, self.kind)]
+
+    def _url_start(self, source: msgspec.Raw) -> bytes | None:
+        """See `url`."""
+        return _url_start(self.kind, source)
 
     @property
     def chat_part(self) -> Part:
@@ -83,11 +88,7 @@ class MediaItem:
 
     def same_as(self, other: MediaItem) -> bool:
         """Whether both parts say the same, so that one encoding serves both."""
-        return self.key == other.key and self.kind == other.kind and _equal(self.part, other.part)
-
-
-def _equal(one: Part, other: Part) -> bool:
-    return one.keys() == other.keys() and all(memoryview(one[name]) == memoryview(other[name]) for name in one)
+        return self.key == other.key and self.kind == other.kind and self.part == other.part
 
 
 def media_kind(part: Part, trusted: bool) -> str | None:
@@ -127,7 +128,7 @@ def _url_start(kind: str, raw: msgspec.Raw) -> bytes | None:
         start = opening.end() - len(b"data:")
         # Base64 needs no escapes: a quote before the last one means that there is more than a URL.
         if _only_quote_is_last(raw, start):
-            return bytes(view[start : start + _SNIFFED_BYTES])
+            return bytes(view[start : start + SNIFFED_BYTES])
     try:
         if kind == "input_audio":
             _objects.decode(raw)
@@ -192,7 +193,7 @@ def image_size(url: bytes) -> tuple[int, int] | None:
     try:
         if start.startswith(_JPEG):
             # Of a JPEG the size stands behind tables and, often, a preview.
-            return _jpeg(_decoded(url[comma + 1 : comma + 1 + _SNIFFED_BYTES]))
+            return _jpeg(_decoded(url[comma + 1 : comma + 1 + SNIFFED_BYTES]))
         return _dimensions(start)
     except (struct.error, IndexError):
         return None
