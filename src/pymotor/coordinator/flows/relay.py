@@ -20,6 +20,8 @@ from pymotor.coordinator.scheduling.target import Reservation, Target
 
 _EVENT_STREAM = b"text/event-stream"
 _HELD_LIMIT = 16 * 1024 * 1024
+_GROWTH = 64
+"""After so many events the endpoint is charged with the KV cache that they hold; an event is taken for a token."""
 
 
 class Relay:
@@ -39,6 +41,7 @@ class Relay:
         "_surface",
         "_tail",
         "_target",
+        "_ungrown",
         "_write",
         "body",
         "committed",
@@ -65,6 +68,7 @@ class Relay:
         self._held_size = 0
         self._tail = b""
         self._ends_well = False
+        self._ungrown = 0
         self._since = monotonic()
         self.committed = False
         self.connection: UpstreamConnection | None = None
@@ -93,6 +97,9 @@ class Relay:
         # An event that ends in a brace is none of those that end a stream by their words.
         if self._passes_on and self.committed and self._framed and not self._tail and wire.endswith(b"}\n\n\r\n"):
             self._ends_well = False
+            self._ungrown += 1
+            if self._ungrown >= _GROWTH:
+                self._grow()
             try:
                 self._write(wire)
             except RuntimeError:
@@ -120,6 +127,9 @@ class Relay:
             return
         self._ends_well = self._surface.ends(data)
         if self.committed:
+            self._ungrown += data.count(b"\n\n")
+            if self._ungrown >= _GROWTH:
+                self._grow()
             self._client.write(chunk(data) if self._framed else data)
             return
         try:
@@ -152,6 +162,12 @@ class Relay:
         else:
             self.done.set_exception(error)
 
+    def _grow(self) -> None:
+        answering = self._context.answering
+        if answering is not None:
+            answering.grow(self._ungrown)
+        self._ungrown = 0
+
     # -- toward the client
 
     def _hold(self, data: bytes, pieces: list[bytes]) -> None:
@@ -165,6 +181,8 @@ class Relay:
         self.committed = True
         if self._first_content is not None:
             self._first_content.end()
+        if context.answering is not None:
+            context.answering.worked()
         context.note_leg(self._leg, self._target, monotonic() - self._since)
         held = self._held
         if held:
