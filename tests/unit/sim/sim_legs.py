@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,25 @@ class Engine:
         return state
 
 
+def idle(engine: Engine) -> bool:
+    """Whether the engine holds nothing for anybody."""
+    kept = ("dead", "blocks", "ports", "preemptions", "embedding_tokens")
+    return not any(value for name, value in engine.state().items() if name not in kept)
+
+
+@contextmanager
+def unread(engine: Engine, body: dict[str, Any], name: str = "") -> Iterator[None]:
+    """A chat whose answer nobody reads; at the end its client is gone."""
+    url = httpx.URL(engine.url)
+    data = json.dumps(body).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nx-request-id: {name}\r\n"
+    )
+    with socket.create_connection((url.host, url.port or 0)) as connection:
+        connection.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
+        yield
+
+
 class Engines:
     """Starts engines and ends them all."""
 
@@ -97,6 +118,10 @@ def ec_flags(role: str, directory: Path) -> list[str]:
 def nixl_flags(role: str, **extra: Any) -> list[str]:
     config = {"kv_connector": "NixlConnector", "kv_role": role, "kv_connector_extra_config": extra}
     return ["--kv-transfer-config", json.dumps(config)]
+
+
+def kv_flags(connector: str, role: str, **fields: Any) -> list[str]:
+    return ["--kv-transfer-config", json.dumps({"kv_connector": connector, "kv_role": role, **fields})]
 
 
 def store_flags(directory: Path) -> list[str]:

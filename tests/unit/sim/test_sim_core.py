@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pymotor.engines.sim import model
 from pymotor.engines.sim.core import EngineCore
 from pymotor.engines.sim.core_types import CoreOptions
+from pymotor.engines.sim.handoffs import KVSource
 from pymotor.engines.sim.requests import EngineDeadError, MediaItem, Output, Request, Sampling, Status
 from pymotor.engines.sim.times import Profile
 
@@ -170,7 +171,8 @@ def hand_over(tokens: list[int], producer: EngineCore, consumer: EngineCore) -> 
     second = request("d", tokens, ignore_eos=True)
     second.kv_transfer_params = params
     consumer.add(second)
-    (pull,) = consumer.step(0.0).pulls
+    (pull,) = consumer.step(0.0).awaited
+    assert isinstance(pull.source, KVSource)
     assert pull.source.request_id == "p"
     return second, list(pull.source.blocks)
 
@@ -233,8 +235,8 @@ def test_a_lease_keeps_blocks_until_it_ends_and_a_late_reader_sees_the_next_owne
 def test_a_fetched_lease_is_over_at_once_and_ending_it_twice_is_harmless() -> None:
     producer, consumer = engine(PRODUCER), engine(ROOMY)
     hand_over([1] * 40, producer, consumer)
-    producer.end_lease("p")
-    producer.end_lease("p")
+    producer.leases.end("p")
+    producer.leases.end("p")
     assert producer.idle
 
 

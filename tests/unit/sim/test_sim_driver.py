@@ -52,7 +52,7 @@ async def test_blocks_freed_while_a_step_without_progress_takes_its_time_wake_wh
         ended = submit(driver, request("waiting", 40, (image,)))
         await asyncio.wait_for(until(lambda: driver.core.encoder_cache.used_tokens), ENDS)
         assert not driver.core.running  # the image was encoded, but there is no room for KV
-        driver.end_lease("leased")
+        driver.transfers.end_lease("leased")
         assert (await asyncio.wait_for(ended, ENDS)).finish_reason == "length"
         assert driver.core.idle
     finally:

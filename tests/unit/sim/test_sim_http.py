@@ -310,8 +310,8 @@ def test_the_shim_runs_vllm_serve_word_for_word(tmp_path: Path) -> None:
         (["m", "--sim-profile", "/nowhere.json"], "/nowhere.json"),
         (["m", "--num-gpu-blocks-override", "4"], "raise --num-gpu-blocks-override"),
         (
-            ["m", "--kv-transfer-config", '{"kv_connector":"MooncakeConnector","kv_role":"kv_both"}'],
-            "MooncakeConnector",
+            ["m", "--kv-transfer-config", '{"kv_connector":"MoRIIOConnector","kv_role":"kv_both"}'],
+            "MoRIIOConnector",
         ),
         (["m", "--ec-transfer-config", '{"ec_connector":"ECExampleConnector"}'], "ec_role"),
     ],

@@ -6,7 +6,9 @@ import asyncio
 import os
 from collections import deque
 
+from pymotor.engines.sim import handoffs
 from pymotor.engines.sim.driver import EngineDriver
+from pymotor.engines.sim.errors import RequestError
 from pymotor.engines.sim.prompts import Generation
 from pymotor.engines.sim.requests import Output, Request
 from pymotor.engines.sim.writers import Choice
@@ -32,7 +34,7 @@ class Answer:
             name = identifier if generation.chat else f"{identifier}-{prompt_index}"
             for number in range(generation.n):
                 child = name if generation.n == 1 else f"{number}_{name}"
-                params = generation.kv_transfer_params
+                params = handoffs.of_prompt(generation.kv_transfer_params, child, prompt_index)
                 self.choices.append(Choice(len(self.choices), prompt_index))
                 self.requests.append(
                     Request(
@@ -40,7 +42,7 @@ class Answer:
                         tokens=prompt.tokens,
                         sampling=generation.sampling_for(prompt, number, max_model_len),
                         media=prompt.media,
-                        kv_transfer_params=None if params is None else dict(params),
+                        kv_transfer_params=params,
                     )
                 )
         self.unfinished = len(self.choices)
@@ -49,6 +51,9 @@ class Answer:
         try:
             for choice, request in zip(self.choices, self.requests, strict=True):
                 self._driver.submit(request, lambda output, choice=choice: self._put((choice, output)))  # type: ignore[misc]
+        except handoffs.HandoffError as error:
+            self.__exit__()
+            raise RequestError(str(error)) from error
         except BaseException:
             self.__exit__()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import msgspec
@@ -16,9 +17,10 @@ from pymotor.engines.sim.fields import Fields
 class Control:
     """Faults and state of one engine."""
 
-    def __init__(self, driver: EngineDriver, faults: Faults) -> None:
+    def __init__(self, driver: EngineDriver, faults: Faults, ports: Mapping[str, int]) -> None:
         self._driver = driver
         self._faults = faults
+        self._ports = ports
 
     async def show_faults(self, exchange: Exchange) -> None:
         """The faults that can still strike."""
@@ -42,20 +44,23 @@ class Control:
         await self.show_faults(exchange)
 
     async def state(self, exchange: Exchange) -> None:
-        """What is held at this moment; all zero but totals when nobody asks for anything."""
+        """What is held at this moment; all zero but totals, sizes and ports when nobody asks."""
         core = self._driver.core
         state = {
             "dead": self._driver.dead,
             "running": len(core.running),
             "waiting": len(core.waiting),
             "waiting_for_kv": len(core.fetching),
-            "transfers": self._driver.transfers,
+            "transfers": self._driver.transfers.count,
+            "offers": self._driver.transfers.rendezvous.offers,
+            "waiting_for_offers": self._driver.transfers.rendezvous.waiting,
             "blocks_used": core.pool.used_count,
             "blocks": core.pool.count,
             "leases": len(core.leases),
             "embeddings_held": core.encoder_cache.held,
             "embedding_tokens": core.encoder_cache.used_tokens,
             "preemptions": core.counters.preemptions,
+            "ports": self._ports,
         }
         await exchange.respond(msgspec.json.encode(state))
 

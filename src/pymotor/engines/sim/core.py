@@ -1,7 +1,8 @@
 """The engine core: continuous batching over paged KV, one pure `step` at a time.
 
 The core knows neither sockets nor clocks. Time is handed in, embeddings and stored KV come through two small
-interfaces, and KV from other engines is asked for by a `Pull` in a step's result and handed in afterwards.
+interfaces; a step says which requests wait for KV of other engines and whose KV others get, and what came of it
+is told afterwards.
 
 Invariants:
 1. a request has blocks only while it is running or waits for remote KV, or under a lease;
@@ -11,21 +12,24 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from pymotor.engines.sim import model
 from pymotor.engines.sim.blocks import BlockPool
-from pymotor.engines.sim.core_types import CoreOptions, Counters, EmbeddingStore, KVStore, Lease, StepResult
+from pymotor.engines.sim.computing import Computing
+from pymotor.engines.sim.core_types import CoreOptions, Counters, EmbeddingStore, KVStore, StepResult
 from pymotor.engines.sim.embedding_source import EmbeddingSource
 from pymotor.engines.sim.encoder_cache import EncoderCache
+from pymotor.engines.sim.handoffs import Lease, Nowhere, Offer, PushTarget, Source
+from pymotor.engines.sim.leases import Leases
 from pymotor.engines.sim.model import Words
 from pymotor.engines.sim.prefix_keys import prefix_keys
-from pymotor.engines.sim.requests import EngineDeadError, Output, Pull, Request, Status, remote_source
+from pymotor.engines.sim.requests import Awaited, EngineDeadError, Handover, Output, Request, Status
 from pymotor.engines.sim.sampling import sample
-from pymotor.engines.sim.times import Profile, Work
+from pymotor.engines.sim.times import Profile
 
 
 class EngineCore:
@@ -49,16 +53,20 @@ class EngineCore:
         self.waiting: deque[Request] = deque()
         self.fetching: dict[str, Request] = {}
         self.running: list[Request] = []
-        self.leases: dict[str, Lease] = {}
-        self._embeddings = EmbeddingSource(
+        self.leases = Leases(self.pool)
+        source = EmbeddingSource(
             self.encoder_cache, embeddings, produces=produces_embeddings, consumes=consumes_embeddings
         )
-        self._kv_store = kv_store
+        self._computing = Computing(self.pool, self.encoder_cache, source, kv_store, self.counters)
 
     # What callers do.
 
     def add(self, request: Request) -> None:
-        """Queue a request."""
+        """Queue a request. Raises `HandoffError` when its transfer parameters cannot be accepted."""
+        request.source = self.options.handoffs.source(request.kv_transfer_params)
+        request.target = self.options.handoffs.target(request.kv_transfer_params)
+        if isinstance(request.target, Offer) and not request.target.answers_first:
+            request.sampling = replace(request.sampling, max_tokens=1, min_tokens=1)  # as SGLang's prefill
         request.inputs = request.tokens.copy()
         if self.options.prefix_caching:
             request.keys = prefix_keys(request.tokens, request.media, self.options.block_size)
@@ -74,47 +82,49 @@ class EngineCore:
             self.running.remove(request)
         else:
             return
-        self._release(request)
+        self._computing.release(request)
         request.status = Status.FINISHED
 
     def receive_kv(self, request: Request, states: Words | None) -> Output | None:
-        """The result of a `Pull`: the words of the remote blocks, or None when they could not be had.
+        """KV for a request that waits for it: the words of the remote blocks, or None when they could not be had.
 
         Returns the request's end in the latter case. A request that was aborted meanwhile is passed over.
         """
-        if self.fetching.pop(request.id, None) is None:
+        if request.id not in self.fetching:
             return None
         needed = len(request.tokens) - request.computed
-        blocks = -(-needed // self.options.block_size)
-        wanted = blocks * self.options.block_size
+        wanted = -(-needed // self.options.block_size) * self.options.block_size
         if states is None or len(states) < wanted:
-            self._release(request)
+            del self.fetching[request.id]
+            self._computing.release(request)
             request.status = Status.FINISHED
             return Output(request, finish_reason="error")
         self.pool.write(request.blocks, request.computed, states[len(states) - wanted :][:needed])
-        self.counters.external_prefix_cache_hits += needed
-        request.pulled = True
-        self._adopt(request, len(request.tokens))
-        request.status = Status.RUNNING
-        self.running.append(request)
+        self.resume(request)
         return None
 
-    def read_blocks(self, blocks: tuple[int, ...]) -> Words:
+    def resume(self, request: Request) -> None:
+        """Go on with what lies in the blocks of a request that waits for KV; another request is passed over."""
+        if self.fetching.pop(request.id, None) is None:
+            return
+        self.counters.external_prefix_cache_hits += len(request.tokens) - request.computed
+        request.pulled = True
+        self._computing.adopt(request, len(request.tokens))
+        request.status = Status.RUNNING
+        self.running.append(request)
+
+    def read_blocks(self, blocks: Sequence[int]) -> Words:
         """What another engine sees when it reads these blocks, whoever owns them now."""
         return self.pool.read(blocks)
 
-    def end_lease(self, request_id: str) -> None:
-        """Another engine has what it wanted; harmless when the lease is over."""
-        lease = self.leases.pop(request_id, None)
-        if lease is not None:
-            self.pool.release(lease.blocks)
+    def write_blocks(self, blocks: Sequence[int], states: Words) -> None:
+        """Another engine writes whole blocks, whoever owns them now. Raises `IndexError` for one that is not there."""
+        self.pool.read(blocks)
+        self.pool.write(blocks, 0, states)
 
-    def lose_lease(self, request_id: str) -> None:
-        """End a lease as if its time were up and its blocks had been reused by another request."""
-        lease = self.leases.get(request_id)
-        if lease is not None:
-            self.pool.scribble(lease.blocks)
-            self.end_lease(request_id)
+    def waits_as(self, external_id: str) -> Request | None:
+        """The request that waits for remote KV under the id that gateways know."""
+        return next((request for request in self.fetching.values() if request.external_id == external_id), None)
 
     def preempt_youngest(self) -> None:
         """Preempt the request that began to run last, as a full KV cache would.
@@ -123,16 +133,6 @@ class EngineCore:
         """
         if self.running:
             self._preempt(self.running[-1])
-
-    def expire_leases(self, now: float) -> None:
-        """Free what nobody fetched in time."""
-        for request_id in [name for name, lease in self.leases.items() if lease.expires <= now]:
-            self.end_lease(request_id)
-
-    @property
-    def next_expiry(self) -> float | None:
-        """When the first lease ends."""
-        return min((lease.expires for lease in self.leases.values()), default=None)
 
     @property
     def has_work(self) -> bool:
@@ -149,7 +149,7 @@ class EngineCore:
 
         Raises `EngineDeadError` when a real engine's core would have died.
         """
-        self.expire_leases(now)
+        self.leases.expire(now)
         result = StepResult()
         budget = self.options.max_num_batched_tokens
         batch: list[tuple[Request, int]] = []
@@ -160,23 +160,24 @@ class EngineCore:
         for request, count in batch:
             if request.scheduled is None:
                 request.scheduled = now
-            self._compute(request, count, result.work)
+            self._computing.compute(request, count, result.work)
             if request.computed == request.length:
                 self._sample(request, now, result)
-        result.progress = bool(batch or result.outputs or result.pulls)
+        result.progress = bool(batch or result.outputs or result.awaited)
         return result
 
     # Scheduling.
 
     def _schedule_running(self, budget: int, batch: list[tuple[Request, int]], result: StepResult) -> int:
+        computing = self._computing
         index = 0
         while index < len(self.running) and budget > 0:
             request = self.running[index]
             count = min(request.length - request.computed, budget)
             if count > 1 or request.computed < len(request.tokens):
-                count = self._prepare_media(request, count, result.work)
+                count = computing.prepare_media(request, count, result.work)
             if count > 0:
-                while not self._grow(request, request.computed + count):
+                while not computing.grow(request, request.computed + count):
                     victim = self.running[-1]
                     self._preempt(victim)
                     if victim is request:
@@ -191,27 +192,28 @@ class EngineCore:
         return budget
 
     def _schedule_waiting(self, budget: int, batch: list[tuple[Request, int]], result: StepResult) -> None:
+        computing = self._computing
         while self.waiting and budget > 0 and len(self.running) + len(self.fetching) < self.options.max_num_seqs:
             request = self.waiting[0]
             if self.options.encode_only:
-                if not self._encode(request, result):
+                if not computing.encode(request, result):
                     return
                 self.waiting.popleft()
                 budget -= sum(item.tokens for item in request.media)
                 continue
-            self._reuse(request)
-            pull = self._wanted_pull(request)
-            if pull is not None:
-                if not self._grow(request, len(request.tokens)):
-                    self._release(request)
+            computing.reuse(request)
+            source = _wanted_source(request)
+            if source is not None:
+                if not computing.grow(request, len(request.tokens)):
+                    computing.release(request)
                     return
                 self.waiting.popleft()
                 self._wait_for_kv(request)
-                result.pulls.append(pull)
+                result.awaited.append(Awaited(request, source))
                 continue
-            count = self._prepare_media(request, min(request.length - request.computed, budget), result.work)
-            if count == 0 or not self._grow(request, request.computed + count):
-                self._release(request)
+            count = computing.prepare_media(request, min(request.length - request.computed, budget), result.work)
+            if count == 0 or not computing.grow(request, request.computed + count):
+                computing.release(request)
                 return
             self.waiting.popleft()
             request.status = Status.RUNNING
@@ -219,76 +221,15 @@ class EngineCore:
             batch.append((request, count))
             budget -= count
 
-    def _grow(self, request: Request, positions: int) -> bool:
-        missing = -(-positions // self.options.block_size) - len(request.blocks)
-        if missing <= 0:
-            return True
-        blocks = self.pool.allocate(missing)
-        if blocks is None:
-            return False
-        request.blocks.extend(blocks)
-        return True
-
     def _preempt(self, request: Request) -> None:
         if request.pulled and request.media:
             raise EngineDeadError("a request whose KV was pulled and that has media was preempted")
         self.running.remove(request)
-        self._release(request)
+        self._computing.release(request)
         request.status = Status.WAITING
         request.preemptions += 1
         self.counters.preemptions += 1
         self.waiting.appendleft(request)
-
-    def _release(self, request: Request) -> None:
-        self.pool.release(request.blocks)
-        request.blocks = []
-        request.computed = request.state = request.readout = 0
-        for item in request.media:
-            self.encoder_cache.let_go(item.identifier, request.id)
-        request.ready_media = 0
-
-    # KV that need not be computed.
-
-    def _reuse(self, request: Request) -> None:
-        """Take what the prefix cache and the KV store have; the last position is always computed."""
-        usable = (request.length - 1) // self.options.block_size
-        found = self.pool.match(request.keys[:usable]) if request.keys else []
-        if request.cached_tokens is None:
-            self.counters.prefix_cache_queries += len(request.tokens)
-            self.counters.prefix_cache_hits += len(found) * self.options.block_size
-        self.pool.share(found)
-        request.blocks = found
-        self._adopt(request, len(found) * self.options.block_size)
-        if self._kv_store is not None:
-            self._load_stored(request)
-        if request.cached_tokens is None:
-            request.cached_tokens = request.computed
-
-    def _load_stored(self, request: Request) -> None:
-        assert self._kv_store is not None
-        self.counters.external_prefix_cache_queries += len(request.tokens) - request.computed
-        states = self._kv_store.load(request.tokens, tuple(item.identifier for item in request.media))
-        if states is None or len(states) <= request.computed or not self._grow(request, len(states)):
-            return
-        self.counters.external_prefix_cache_hits += len(states) - request.computed
-        self.pool.write(request.blocks, request.computed, states[request.computed :])
-        self._adopt(request, len(states))
-
-    def _adopt(self, request: Request, positions: int) -> None:
-        """Go on from KV that is in the request's blocks, whatever it is."""
-        if positions <= request.computed:
-            return
-        states = self.pool.read(request.blocks)[request.computed : positions]
-        request.readout = model.add(request.readout, model.attend(states, request.computed))
-        request.state = int(states[-1])
-        self._remember(request, request.computed, positions)
-        request.computed = positions
-
-    def _wanted_pull(self, request: Request) -> Pull | None:
-        if request.pulled or request.output or request.computed >= len(request.tokens):
-            return None
-        source = remote_source(request)
-        return None if source is None else Pull(request, source)
 
     def _wait_for_kv(self, request: Request) -> None:
         self.counters.external_prefix_cache_queries += len(request.tokens) - request.computed
@@ -296,93 +237,48 @@ class EngineCore:
         request.status = Status.WAITING_FOR_KV
         self.fetching[request.id] = request
 
-    # Embeddings.
-
-    def _prepare_media(self, request: Request, count: int, work: Work) -> int:
-        """Fill in embeddings for the next `count` positions; returns how many can be computed."""
-        while request.ready_media < len(request.media):
-            item = request.media[request.ready_media]
-            if item.offset >= request.computed + count:
-                break
-            if item.offset + item.tokens > request.computed:
-                embedding = self._embeddings.get(item, request, work)
-                if embedding is None:
-                    return max(0, item.offset - request.computed)
-                request.inputs[item.offset : item.offset + item.tokens] = embedding
-            request.ready_media += 1
-        return count
-
-    def _encode(self, request: Request, result: StepResult) -> bool:
-        """Encode all items of a request; False when there is no room yet."""
-        params: dict[str, Any] = {}
-        for index, item in enumerate(request.media):
-            embedding = self._embeddings.get(item, request, result.work)
-            if embedding is None:
-                return False
-            self.encoder_cache.let_go(item.identifier, request.id)
-            entry = params.setdefault(item.identifier, {"item_indices": []})
-            entry["metadata"] = item.metadata
-            entry["item_indices"].append(index)
-        request.status = Status.FINISHED
-        result.outputs.append(Output(request, finish_reason="stop", ec_transfer_params=params or None))
-        return True
-
-    # Computing.
-
-    def _compute(self, request: Request, count: int, work: Work) -> None:
-        if count == 0:
-            return
-        start = request.computed
-        if count == 1 and start >= len(request.tokens):
-            state = model.decode(request.state, request.output[start - len(request.tokens)], start)
-            self.pool.write_one(request.blocks, start, state)
-            request.readout = model.add(request.readout, model.attend_one(state, start))
-            request.state = state
-            work.decode_sequences += 1
-            work.decode_context_tokens += start
-        else:
-            inputs = request.inputs[start : start + count]
-            if start + count > len(request.tokens):
-                first = max(0, start - len(request.tokens))
-                tail = np.array(request.output[first : start + count - len(request.tokens)], dtype=np.uint64)
-                inputs = np.concatenate((inputs, tail))
-            states = model.prefill(request.state, inputs, start)
-            self.pool.write(request.blocks, start, states)
-            request.readout = model.add(request.readout, model.attend(states, start))
-            request.state = int(states[-1])
-            work.prefill_tokens += count
-        request.computed = start + count
-        self._remember(request, start, request.computed)
-        for item in request.media:
-            if item.offset + item.tokens <= request.computed:
-                self.encoder_cache.let_go(item.identifier, request.id)
-        if self._kv_store is not None and start < len(request.tokens) <= request.computed:
-            identifiers = tuple(item.identifier for item in request.media)
-            self._kv_store.save(request.tokens, identifiers, self.pool.read(request.blocks)[: len(request.tokens)])
-
-    def _remember(self, request: Request, start: int, stop: int) -> None:
-        size = self.options.block_size
-        for index in range(start // size, min(stop // size, len(request.keys))):
-            self.pool.remember(request.blocks[index], request.keys[index])
+    # Results.
 
     def _sample(self, request: Request, now: float, result: StepResult) -> None:
         token, reason, stop_reason = sample(request, self.options.eos_token, self.options.max_model_len)
-        params = self._finish(request, now) if reason is not None else None
-        result.outputs.append(Output(request, token, reason, stop_reason, kv_transfer_params=params))
+        output = Output(request, token, reason, stop_reason)
+        if reason is None:
+            result.outputs.append(output)
+        else:
+            self._finish(output, now, result)
 
-    def _finish(self, request: Request, now: float) -> dict[str, Any] | None:
+    def _finish(self, output: Output, now: float, result: StepResult) -> None:
         """Free what a finished request has, or lease it to the engine that will decode."""
+        request = output.request
         self.running.remove(request)
         request.status = Status.FINISHED
-        wanted = request.kv_transfer_params or {}
-        if not wanted.get("do_remote_decode") or self.options.side_channel is None:
-            self._release(request)
-            return None
-        host, port = self.options.side_channel
-        blocks, computed = tuple(request.blocks), request.computed
+        target = request.target
+        if isinstance(target, Lease) and self.options.side_channel is not None:
+            computed = request.computed
+            blocks = self._lease(request, now + self.options.kv_lease_seconds)
+            result.outputs.append(replace(output, kv_transfer_params=self._whereabouts(request, blocks, computed)))
+        elif isinstance(target, PushTarget) or (isinstance(target, Offer) and _counts(target, output)):
+            expires = now + self.options.kv_lease_seconds if isinstance(target, Offer) else math.inf
+            self._lease(request, expires)
+            result.handovers.append(Handover(output, target))
+        elif isinstance(target, Nowhere):
+            self._computing.release(request)
+            result.handovers.append(Handover(output, target))
+        else:
+            self._computing.release(request)
+            result.outputs.append(output)
+
+    def _lease(self, request: Request, expires: float) -> tuple[int, ...]:
+        blocks = tuple(request.blocks)
         request.blocks = []
-        self._release(request)
-        self.leases[request.id] = Lease(blocks, now + self.options.kv_lease_seconds)
+        self._computing.release(request)
+        self.leases.grant(request.id, blocks, expires)
+        return blocks
+
+    def _whereabouts(self, request: Request, blocks: tuple[int, ...], computed: int) -> dict[str, Any]:
+        """What a pulling engine has to know, as NixlConnector's prefill says it."""
+        assert self.options.side_channel is not None
+        host, port = self.options.side_channel
         return {
             "do_remote_prefill": True,
             "do_remote_decode": False,
@@ -398,3 +294,15 @@ class EngineCore:
             "remote_blocks_expiry_time": None,
             "transfer_mode": "pull",
         }
+
+
+def _wanted_source(request: Request) -> Source | None:
+    """Where KV is to come from now; a request that was preempted is computed again here."""
+    if request.pulled or request.output or request.computed >= len(request.tokens):
+        return None
+    return request.source
+
+
+def _counts(offer: Offer, output: Output) -> bool:
+    """Whether prefill ended as it must to hand over: MooncakeConnector keeps blocks for `length` only."""
+    return not offer.answers_first or output.finish_reason == "length"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pymotor.engines.sim.handoffs import Handoffs
 from pymotor.engines.sim.model import Words
-from pymotor.engines.sim.requests import Output, Pull
+from pymotor.engines.sim.requests import Awaited, Handover, Output
 from pymotor.engines.sim.times import Work
 
 
@@ -45,6 +46,10 @@ class CoreOptions:
     side_channel: tuple[str, int] | None = None
     """Where others fetch this engine's KV; None when it hands none over."""
     kv_lease_seconds: float = 30.0
+    connector_timeout_seconds: float = 30.0
+    """How long a bootstrap server may take."""
+    handoffs: Handoffs = field(default_factory=Handoffs)
+    """How transfer parameters are read."""
     eos_token: int = 258
 
 
@@ -53,7 +58,10 @@ class StepResult:
     """What one step brought."""
 
     outputs: list[Output] = field(default_factory=list)
-    pulls: list[Pull] = field(default_factory=list)
+    awaited: list[Awaited] = field(default_factory=list)
+    """Requests that now wait for KV from elsewhere."""
+    handovers: list[Handover] = field(default_factory=list)
+    """Requests that are computed and whose KV others get; their outputs are not among `outputs`."""
     work: Work = field(default_factory=Work)
     progress: bool = False
     """False when nothing could be scheduled: another step helps only after something was freed or received."""
@@ -68,11 +76,3 @@ class Counters:
     prefix_cache_hits: int = 0
     external_prefix_cache_queries: int = 0
     external_prefix_cache_hits: int = 0
-
-
-@dataclass(frozen=True)
-class Lease:
-    """Blocks kept for another engine until it fetched them or time is up."""
-
-    blocks: tuple[int, ...]
-    expires: float

@@ -1,4 +1,4 @@
-"""Runs an engine core in an event loop: steps while there is work, fetches KV, keeps time, delivers outputs."""
+"""Runs an engine core in an event loop: steps while there is work, keeps time, delivers outputs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pymotor.engines.sim import side_channel
 from pymotor.engines.sim.core import EngineCore
 from pymotor.engines.sim.core_types import StepResult
 from pymotor.engines.sim.faults import Faults, Stage
-from pymotor.engines.sim.handoff_faults import HandoffFaults
+from pymotor.engines.sim.handoffs import Offer
 from pymotor.engines.sim.metrics import EngineMetrics, Timing
 from pymotor.engines.sim.model import Words
-from pymotor.engines.sim.requests import EngineDeadError, Output, Pull, Request, remote_source
+from pymotor.engines.sim.requests import EngineDeadError, Handover, Output, Request
+from pymotor.engines.sim.transfers import Transfers
 
 log = logging.getLogger("pymotor.sim")
 
 Sink = Callable[[Output], None]
-
-_STOP_SECONDS = 2.0
-"""How long `stop` waits for transfers that were told to end."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +36,33 @@ class EngineDriver:
         self.core = core
         self.dead = False
         self._speed = speed
-        self._layout = layout
         self._metrics = metrics
         self._faults = faults
-        self._handoff_faults = HandoffFaults(faults)
         self._listeners: dict[Request, _Listener] = {}
         self._turn: asyncio.Handle | None = None
         self._woken = False
         """Whether something changed since the step under way was computed."""
         self._expiry: asyncio.TimerHandle | None = None
-        self._fetches: dict[Request, asyncio.Task[None]] = {}
-        self._notices: set[asyncio.Task[None]] = set()
-
-    @property
-    def transfers(self) -> int:
-        """Transfers and notices under way."""
-        return len(self._fetches) + len(self._notices)
+        self.transfers = Transfers(
+            core,
+            layout=layout,
+            speed=speed,
+            faults=faults,
+            received=self._received,
+            finished=self._send,
+            changed=self._wake,
+            failed=self.die,
+        )
 
     def submit(self, request: Request, sink: Sink) -> None:
         """Queue a request; `sink` gets its outputs, the last of which has a finish reason.
 
-        Raises `EngineDeadError` when the core is dead.
+        Raises `EngineDeadError` when the core is dead, `HandoffError` for parameters that it cannot accept.
         """
         if self.dead:
             raise EngineDeadError
-        self._listeners[request] = _Listener(sink, Timing(asyncio.get_running_loop().time()))
         self.core.add(request)
+        self._listeners[request] = _Listener(sink, Timing(asyncio.get_running_loop().time()))
         self._wake()
 
     def cancel(self, request: Request) -> None:
@@ -72,20 +70,8 @@ class EngineDriver:
         if self._listeners.pop(request, None) is None or self.dead:
             return
         self._metrics.aborted()
-        fetch = self._fetches.pop(request, None)
-        if fetch is not None:
-            fetch.cancel()
         self.core.abort(request)
-        source = remote_source(request)
-        if source is not None and not request.pulled:
-            notice = asyncio.get_running_loop().create_task(side_channel.give_up(source))
-            self._notices.add(notice)
-            notice.add_done_callback(self._notices.discard)
-        self._wake()
-
-    def end_lease(self, request_id: str) -> None:
-        """Another engine fetched this request's KV."""
-        self.core.end_lease(request_id)
+        self.transfers.cancel(request)
         self._wake()
 
     async def stop(self) -> None:
@@ -94,11 +80,7 @@ class EngineDriver:
         for handle in (self._turn, self._expiry):
             if handle is not None:
                 handle.cancel()
-        tasks = [*self._fetches.values(), *self._notices]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+        await self.transfers.stop()
 
     def die(self, reason: str) -> None:
         """The core is lost: all requests fail, and every later one."""
@@ -109,9 +91,7 @@ class EngineDriver:
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
-        for fetch in self._fetches.values():
-            fetch.cancel()
-        self._fetches.clear()
+        self.transfers.abandon()
         for request in list(self._listeners):
             self._send(Output(request, finish_reason="dead"))
 
@@ -135,10 +115,8 @@ class EngineDriver:
             log.exception("a step failed")
             self.die(f"{type(error).__name__}: {error}")  # nobody is left waiting for a core that steps no more
             return
-        for pull in result.pulls:
-            fetch = loop.create_task(self._fetch(pull))
-            fetch.add_done_callback(self._fetch_ended)
-            self._fetches[pull.request] = fetch
+        for awaited in result.awaited:
+            self.transfers.begin(awaited)
         seconds = result.work.seconds(self.core.profile) * self._speed
         if seconds > 0:
             self._turn = loop.call_later(seconds, self._deliver, result)
@@ -149,6 +127,8 @@ class EngineDriver:
         self._turn = None
         for output in result.outputs:
             self._send(output)
+        for handover in result.handovers:
+            self._hand_over(handover)
         if result.progress or self._woken:
             self._wake()
         self._watch_leases()
@@ -157,49 +137,39 @@ class EngineDriver:
         listener = self._listeners.get(output.request)
         if listener is None:
             if output.kv_transfer_params is not None:
-                self.core.end_lease(output.request.id)
+                self.core.leases.end(output.request.id)
             return
         self._metrics.observe(listener.timing, output, asyncio.get_running_loop().time())
         if output.finish_reason is not None:
             del self._listeners[output.request]
         if output.kv_transfer_params is not None and self._faults.take(Stage.KV_LEASED):
-            self.core.lose_lease(output.request.id)
+            self.core.leases.lose(output.request.id)
         listener.sink(output)
 
-    async def _fetch(self, pull: Pull) -> None:
-        profile = self.core.profile
-        started = asyncio.get_running_loop().time()
-        states: Words | None
-        try:
-            fetched = await side_channel.fetch(pull, self._layout, profile.kv_handshake_timeout_seconds)
-            await asyncio.sleep(profile.kv_transfer_seconds(len(fetched)) * self._speed)
-            states = self._handoff_faults.spoil(fetched, self.core.options.block_size)
-        except side_channel.TransferError as error:
-            log.warning("KV of %s could not be fetched: %s", pull.source.request_id, error)
-            states = None
-            spent = asyncio.get_running_loop().time() - started
-            await asyncio.sleep(max(0.0, profile.kv_handshake_timeout_seconds * self._speed - spent))
-        self._fetches.pop(pull.request, None)
-        output = self.core.receive_kv(pull.request, states)
+    def _hand_over(self, handover: Handover) -> None:
+        request = handover.output.request
+        if request not in self._listeners:
+            self.core.leases.end(request.id)
+            return
+        if isinstance(handover.target, Offer) and self._faults.take(Stage.KV_LEASED):
+            self.core.leases.lose(request.id)
+        self.transfers.hand_over(handover)
+
+    def _received(self, request: Request, states: Words | None) -> None:
+        output = self.core.receive_kv(request, states)
         if output is not None:
             self._send(output)
         self._wake()
 
-    def _fetch_ended(self, fetch: asyncio.Task[None]) -> None:
-        """A transfer that ended in a way nobody foresaw ends the core, so that its request is not left waiting."""
-        error = None if fetch.cancelled() else fetch.exception()
-        if error is not None:
-            log.error("a transfer failed", exc_info=error)
-            self.die(f"{type(error).__name__}: {error}")
-
     def _watch_leases(self) -> None:
-        expires = self.core.next_expiry
+        expires = self.core.leases.next_expiry
         if expires is None or self._expiry is not None:
             return
         self._expiry = asyncio.get_running_loop().call_at(expires, self._expire)
 
     def _expire(self) -> None:
         self._expiry = None
-        self.core.expire_leases(asyncio.get_running_loop().time())
+        self.core.leases.expire(asyncio.get_running_loop().time())
+        self.transfers.forget_expired()
         self._watch_leases()
         self._wake()

@@ -25,6 +25,7 @@ from pymotor.engines.sim.core_types import CoreOptions
 from pymotor.engines.sim.driver import EngineDriver
 from pymotor.engines.sim.faults import Faults
 from pymotor.engines.sim.handoff_faults import FaultyEmbeddingStore
+from pymotor.engines.sim.kv_connector import KVConnector, extra_config
 from pymotor.engines.sim.media import MediaReader
 from pymotor.engines.sim.messages import Messages
 from pymotor.engines.sim.metrics import EngineMetrics
@@ -32,10 +33,9 @@ from pymotor.engines.sim.options import EngineOptions, OptionError
 from pymotor.engines.sim.prompts import PromptBuilder
 from pymotor.engines.sim.responses_api import Responses
 from pymotor.engines.sim.responses_store import VARIABLE, ResponsesStore
-from pymotor.engines.sim.side_channel import SideChannel
-from pymotor.engines.sim.stores import DirectoryEmbeddingStore, DirectoryKVStore
+from pymotor.engines.sim.stores import DirectoryEmbeddingStore
 from pymotor.engines.sim.transport import HTTPServer
-from pymotor.fleet.dialects import ECDialect, KVDialect, ec_dialect, handing_connector, kv_dialect
+from pymotor.fleet.dialects import ECDialect, ec_dialect
 
 log = logging.getLogger("pymotor.sim")
 
@@ -76,11 +76,11 @@ def _end_on_signals(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> 
 
 
 class SimulatedEngine:
-    """One engine: core, driver, side channel and HTTP server. `stop` releases all of it."""
+    """One engine: core, driver, connectors and HTTP server. `stop` releases all of it."""
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
-        self._side_channel: SideChannel | None = None
+        self._kv: KVConnector | None = None
         self._driver: EngineDriver | None = None
         self._server: HTTPServer | None = None
         self._responses_store = ResponsesStore(enabled=os.environ.get(VARIABLE, "0") == "1")
@@ -92,10 +92,13 @@ class SimulatedEngine:
         faults = Faults(options.faults)
         layout = f"{options.model}/block_size={options.block_size}"
         engine_id = str(options.kv_transfer.get("engine_id") or uuid.uuid4())
-        core = _core(options, engine_id, await self._listen_for_kv(engine_id, layout), faults)
+        self._kv = KVConnector(options, engine_id, layout)
+        await self._kv.start()
+        core = _core(options, engine_id, self._kv, faults)
         metrics = EngineMetrics(options.served_names[0])
         driver = EngineDriver(core, speed=options.speed, layout=layout, metrics=metrics, faults=faults)
         self._driver = driver
+        self._kv.serve(driver.transfers)
         served = Served(
             model=options.model,
             names=options.served_names,
@@ -116,7 +119,7 @@ class SimulatedEngine:
             Completions(answering, prompts),
             Messages(answering, prompts),
             Responses(answering, prompts, self._responses_store),
-            Control(driver, faults) if options.control else None,
+            Control(driver, faults, self._kv.ports) if options.control else None,
             api_keys=options.api_keys,
             echo_request_id=options.request_id_headers,
         )
@@ -128,35 +131,17 @@ class SimulatedEngine:
         if self._server is not None:
             self._server.close()
         await self._responses_store.stop()
-        if self._side_channel is not None:
-            await self._side_channel.stop()
+        if self._kv is not None:
+            await self._kv.stop()
         if self._driver is not None:
             await self._driver.stop()
-
-    async def _listen_for_kv(self, engine_id: str, layout: str) -> tuple[str, int] | None:
-        connector = handing_connector(self._options.kv_transfer).get("kv_connector")
-        if connector is None or kv_dialect(str(connector)) is not KVDialect.PULL:
-            return None
-        host = os.environ.get("VLLM_NIXL_SIDE_CHANNEL_HOST", "localhost")
-        port = int(os.environ.get("VLLM_NIXL_SIDE_CHANNEL_PORT", "0"))
-        self._side_channel = SideChannel(engine_id, layout, self._read_blocks, self._end_lease)
-        return host, await self._side_channel.start(host, port)
 
     async def _refuse(self, seconds: float) -> None:
         if self._server is not None:
             await self._server.refuse(seconds)
 
-    def _read_blocks(self, blocks: tuple[int, ...]) -> Any:
-        assert self._driver is not None
-        return self._driver.core.read_blocks(blocks)
 
-    def _end_lease(self, request_id: str) -> None:
-        if self._driver is not None:
-            self._driver.end_lease(request_id)
-
-
-def _core(options: EngineOptions, engine_id: str, side_channel: tuple[str, int] | None, faults: Faults) -> EngineCore:
-    kv = handing_connector(options.kv_transfer)
+def _core(options: EngineOptions, engine_id: str, kv: KVConnector, faults: Faults) -> EngineCore:
     embeddings = _embedding_store(options.ec_transfer)
     encode_only = options.ec_transfer.get("ec_role") == "ec_producer"
     core_options = CoreOptions(
@@ -168,8 +153,10 @@ def _core(options: EngineOptions, engine_id: str, side_channel: tuple[str, int] 
         prefix_caching=options.prefix_caching,
         encode_only=encode_only,
         engine_id=engine_id,
-        side_channel=side_channel,
-        kv_lease_seconds=float(_extra(kv, "kv_connector_extra_config").get("kv_lease_duration", 30)),
+        side_channel=kv.address,
+        kv_lease_seconds=kv.lease_seconds,
+        connector_timeout_seconds=float(os.environ.get("VLLM_MOONCAKE_CONNECTOR_TIMEOUT", "30")),
+        handoffs=kv.handoffs,
         eos_token=tokenizer.EOS,
     )
     return EngineCore(
@@ -178,17 +165,12 @@ def _core(options: EngineOptions, engine_id: str, side_channel: tuple[str, int] 
         embeddings=None if embeddings is None else FaultyEmbeddingStore(embeddings, faults),
         produces_embeddings=options.ec_transfer.get("ec_role") in ("ec_producer", "ec_both"),
         consumes_embeddings=_consumes_embeddings(options),
-        kv_store=_kv_store(kv, options.block_size),
+        kv_store=kv.store,
     )
 
 
 def _consumes_embeddings(options: EngineOptions) -> bool:
     return options.ec_transfer.get("ec_role") in ("ec_consumer", "ec_both")
-
-
-def _extra(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    extra = config.get(name)
-    return extra if isinstance(extra, Mapping) else {}
 
 
 def _embedding_store(config: Mapping[str, Any]) -> DirectoryEmbeddingStore | None:
@@ -199,15 +181,5 @@ def _embedding_store(config: Mapping[str, Any]) -> DirectoryEmbeddingStore | Non
         raise OptionError(f"the simulated engine does not speak {connector} yet; use ECExampleConnector")
     if config.get("ec_role") not in ("ec_producer", "ec_consumer", "ec_both"):
         raise OptionError("ec_role in --ec-transfer-config must be ec_producer, ec_consumer or ec_both")
-    path = _extra(config, "ec_connector_extra_config").get("shared_storage_path", "/tmp")  # noqa: S108 - vLLM's default
+    path = extra_config(config, "ec_connector_extra_config").get("shared_storage_path", "/tmp")  # noqa: S108 - vLLM's default
     return DirectoryEmbeddingStore(Path(str(path)))
-
-
-def _kv_store(config: Mapping[str, Any], block_size: int) -> DirectoryKVStore | None:
-    connector = config.get("kv_connector")
-    if connector is None or kv_dialect(str(connector)) is KVDialect.PULL:
-        return None
-    if connector != "ExampleConnector":
-        raise OptionError(f"the simulated engine does not speak {connector} yet; use NixlConnector or ExampleConnector")
-    path = _extra(config, "kv_connector_extra_config").get("shared_storage_path", "/tmp")  # noqa: S108 - vLLM's default
-    return DirectoryKVStore(Path(str(path)), block_size)

@@ -20,6 +20,8 @@ class Stage(Enum):
     EMBEDDING_SAVED = "embedding saved"
     KV_FETCHED = "KV fetched"
     KV_LEASED = "KV leased"
+    KV_PUSHED = "KV pushed"
+    CALLBACK = "callback"
     STEP = "step"
 
 
@@ -43,6 +45,12 @@ KINDS: dict[str, tuple[Stage, str]] = {
     "kv_stale": (Stage.KV_FETCHED, "decode gets the last block as it was before"),
     "kv_swap": (Stage.KV_FETCHED, "decode gets the blocks of the request fetched before"),
     "kv_fail": (Stage.KV_FETCHED, "the transfer fails"),
+    "kv_hang": (Stage.KV_FETCHED, "the transfer never ends"),
+    "kv_push_lost": (Stage.KV_PUSHED, "prefill answers as if it had handed over, and decode waits"),
+    "callback_late": (Stage.CALLBACK, "decode calls back `seconds` too late"),
+    "callback_twice": (Stage.CALLBACK, "decode calls back twice at once"),
+    "callback_never": (Stage.CALLBACK, "decode does not call back"),
+    "callback_unknown": (Stage.CALLBACK, "decode calls back with an id that nobody knows"),
     "kv_late": (Stage.KV_LEASED, "the lease ends at once and the blocks are reused: any handoff is a late one"),
     "preempt": (Stage.STEP, "the youngest running request is preempted"),
 }

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 
 from pymotor.engines.sim.core_types import EmbeddingStore
 from pymotor.engines.sim.faults import Faults, Stage
+from pymotor.engines.sim.frames import TransferError
 from pymotor.engines.sim.model import Words
-from pymotor.engines.sim.side_channel import TransferError
 
 
 class HandoffFaults:
-    """Spoils fetched KV where a fault wants it. Remembers the last fetch, for handoffs that get mixed up."""
+    """Spoils KV that arrives where a fault wants it. Remembers what came before, for handoffs that get mixed up."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self._before: Words = np.zeros(0, dtype=np.uint64)
 
-    def spoil(self, states: Words, block_size: int) -> Words:
+    async def spoil(self, states: Words, block_size: int) -> Words:
         """The words decode goes on with. Raises `TransferError` where the transfer is to fail."""
         struck = self._faults.take(Stage.KV_FETCHED)
         before, self._before = self._before, states
         if not struck:
             return states
+        if "kv_hang" in struck:
+            await forever()
         if "kv_fail" in struck:
             raise TransferError("a fault was asked for")
         if "kv_drop" in struck:
@@ -35,6 +39,11 @@ class HandoffFaults:
         spoiled: Words = states.copy()
         spoiled[-block_size:] = other[-block_size:]
         return spoiled
+
+
+async def forever() -> None:
+    """Wait until cancelled."""
+    await asyncio.get_running_loop().create_future()
 
 
 class FaultyEmbeddingStore:

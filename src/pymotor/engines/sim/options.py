@@ -46,6 +46,8 @@ class EngineOptions:
     data_parallel_size: int
     kv_transfer: Mapping[str, Any]
     ec_transfer: Mapping[str, Any]
+    disaggregation_mode: str | None
+    disaggregation_bootstrap_port: int
     speed: float
     profile: Profile
     faults: tuple[Fault, ...]
@@ -106,6 +108,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     serving.add_argument("--kv-transfer-config", type=json_object, default={}, metavar="JSON")
     serving.add_argument("--ec-transfer-config", type=json_object, default={}, metavar="JSON")
+    sglang = parser.add_argument_group("as in `sglang.launch_server`")
+    sglang.add_argument(
+        "--disaggregation-mode",
+        choices=("null", "prefill", "decode"),
+        default="null",
+        help="hand KV over as SGLang does (default: %(default)s, as vLLM by --kv-transfer-config)",
+    )
+    sglang.add_argument(
+        "--disaggregation-bootstrap-port",
+        type=int,
+        default=8998,
+        help="where prefill's bootstrap server listens, 0 for a free port (default: %(default)s)",
+    )
     simulation = parser.add_argument_group("simulation")
     simulation.add_argument(
         "--sim-speed",
@@ -166,6 +181,8 @@ def read_options(arguments: argparse.Namespace, words: Sequence[str]) -> EngineO
         data_parallel_size=parsed.data_parallel_size,
         kv_transfer=_merged(parsed.kv_transfer_config, dotted["kv"]),
         ec_transfer=_merged(parsed.ec_transfer_config, dotted["ec"]),
+        disaggregation_mode=None if parsed.disaggregation_mode == "null" else parsed.disaggregation_mode,
+        disaggregation_bootstrap_port=parsed.disaggregation_bootstrap_port,
         speed=parsed.sim_speed,
         profile=_profile(parsed.sim_profile),
         faults=_faults(parsed.sim_fault),

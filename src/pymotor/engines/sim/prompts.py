@@ -12,6 +12,7 @@ from pymotor.engines.sim import tokenizer
 from pymotor.engines.sim.chat_template import Prompt, render
 from pymotor.engines.sim.errors import RequestError
 from pymotor.engines.sim.fields import Fields, invalid, is_integers
+from pymotor.engines.sim.handoffs import BOOTSTRAP_FIELDS
 from pymotor.engines.sim.media import Media, MediaReader
 from pymotor.engines.sim.requests import Sampling
 
@@ -185,9 +186,15 @@ class PromptBuilder:
             return_token_ids=fields.boolean("return_token_ids"),
             logprobs=logprobs,
             echo=fields.boolean("echo"),
-            kv_transfer_params=fields.mapping("kv_transfer_params"),
+            kv_transfer_params=_transfer_params(fields),
             request_id=fields.text("request_id"),
         )
+
+
+def _transfer_params(fields: Fields) -> dict[str, Any] | None:
+    """`kv_transfer_params` of vLLM, or what SGLang has in the body itself."""
+    sglang = {name: fields.body[name] for name in BOOTSTRAP_FIELDS if name in fields.body}
+    return sglang or fields.mapping("kv_transfer_params")
 
 
 def _seed(fields: Fields, unpredictable: int) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pymotor.engines.sim.handoffs import Nowhere, Offer, PushTarget, Source, Target
 from pymotor.engines.sim.model import Words
 
 
@@ -76,6 +77,10 @@ class Request:
     readout: int = 0
     cached_tokens: int | None = None
     """Positions that needed no computing at the first scheduling: prefix cache and transfers."""
+    source: Source | None = None
+    """Where its KV comes from, if not from computing."""
+    target: Target | None = None
+    """Where its KV goes when the prompt is computed."""
     pulled: bool = False
     """Whether KV came from another engine."""
     ready_media: int = 0
@@ -88,6 +93,11 @@ class Request:
     def length(self) -> int:
         """Positions known so far: prompt and output."""
         return len(self.tokens) + len(self.output)
+
+    @property
+    def external_id(self) -> str:
+        """The id that gateways know: without the dash and the eight digits that the engine adds."""
+        return self.id[:-9]
 
 
 @dataclass(frozen=True)
@@ -104,38 +114,20 @@ class Output:
 
 
 @dataclass(frozen=True)
-class KVSource:
-    """Where another engine keeps KV for a request."""
+class Awaited:
+    """A request whose KV comes from another engine before it can go on."""
 
-    host: str
-    port: int
-    engine_id: str
-    request_id: str
-    blocks: tuple[int, ...]
+    request: Request
+    source: Source
 
 
 @dataclass(frozen=True)
-class Pull:
-    """KV to be fetched from another engine before `request` can go on."""
+class Handover:
+    """A prefilled request whose KV goes to another engine; its blocks are under the lease of its name."""
 
-    request: Request
-    source: KVSource
-
-
-def remote_source(request: Request) -> KVSource | None:
-    """Where a request's KV waits by its transfer parameters; None where they name no complete source."""
-    params = request.kv_transfer_params
-    if not params or not params.get("do_remote_prefill"):
-        return None
-    groups, port = params.get("remote_block_ids"), params.get("remote_port")
-    named = [params.get(name) for name in ("remote_host", "remote_engine_id", "remote_request_id")]
-    if not isinstance(groups, list) or not isinstance(port, int) or not all(isinstance(name, str) for name in named):
-        return None
-    blocks = [block for group in groups for block in (group if isinstance(group, list) else [group])]
-    if not blocks or not all(isinstance(block, int) and block >= 0 for block in blocks):
-        return None
-    host, engine_id, request_id = (str(name) for name in named)
-    return KVSource(host, port, engine_id, request_id, tuple(blocks))
+    output: Output
+    """The request's last output; not yet delivered."""
+    target: PushTarget | Offer | Nowhere
 
 
 class EngineDeadError(Exception):
