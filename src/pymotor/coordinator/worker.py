@@ -34,6 +34,7 @@ from pymotor.coordinator.flows.context import Services
 from pymotor.coordinator.flows.responses import ResponseHeads
 from pymotor.coordinator.gateway import Gateway
 from pymotor.coordinator.http.client_request import Limits
+from pymotor.coordinator.http.open_connections import OpenConnections, allow_many_files, connections_within
 from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.http.upstream_pool import SharedState
 from pymotor.coordinator.instruments import Instruments
@@ -100,7 +101,7 @@ class Worker:
         self._start = start
         self._loop = loop
         self._upstream = SharedState()
-        self._connections: set[ClientConnection] = set()
+        self._connections = OpenConnections(connections_within(allow_many_files()))
         self._targets = Targets(ledger, self._upstream)
         self.instruments = Instruments()
         policy: Policy = RoundRobin(start.column) if settings.scheduler_type == "round_robin" else LoadBalance(ledger)
@@ -151,7 +152,7 @@ class Worker:
             now = monotonic()
             for connection in list(self._upstream.busy):
                 connection.check_deadline(now)
-            for client in list(self._connections):
+            for client in self._connections:
                 client.check_deadline(now)
             self._targets.close_expired(now)
 
@@ -163,12 +164,12 @@ class Worker:
         # Asked again and again: a hook for it would cost every request.
         while not self._close_idle() and monotonic() < ends:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-        for client in list(self._connections):
+        for client in self._connections:
             client.transport.abort()
 
     def _close_idle(self) -> bool:
         """Close every client's connection without a request in hand; returns whether that was all."""
-        closed = [client.close_when_idle() for client in list(self._connections)]
+        closed = [client.close_when_idle() for client in self._connections]
         return all(closed)
 
 

@@ -49,7 +49,10 @@ class ResponseHeads:
     def stream(self, request: ClientRequest, content_type: bytes, legs: Iterable[tuple[str, str, float]]) -> bytes:
         """Head of a chunked response with status 200; for HTTP/1.0, which has no chunks, of one that ends with the
         connection."""
-        framing = b"Transfer-Encoding: chunked\r\n" if request.http_11 else b""
+        framing = b"Transfer-Encoding: chunked\r\n"
+        if not request.http_11:
+            framing = b""
+            request.keep_alive = False
         return b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nCache-Control: no-cache\r\n%b%b\r\n" % (
             content_type,
             framing,

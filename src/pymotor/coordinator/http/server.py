@@ -1,7 +1,7 @@
-"""HTTP/1.1 toward clients: requests parsed by llhttp, one handled at a time on a connection.
+"""HTTP/1.1 toward clients: one request handled at a time on a connection, in the order they came.
 
-Hot path. A connection hands each complete request to its handler as a task and cancels the task when the
-client goes away. Limits on head and body size and on slowness are kept here.
+Hot path. A connection hands each complete request to its handler as a task and cancels the task when the client goes
+away. What a client may send is in `request_reader`; how long it may take, and what it may leave unread, is kept here.
 """
 
 from __future__ import annotations
@@ -9,55 +9,49 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from time import monotonic
-from typing import Any
-
-import httptools
+from typing import Any, Protocol
 
 from pymotor.coordinator.http.client_request import ClientRequest, Limits
 from pymotor.coordinator.http.framing import LAST_CHUNK, chunk
+from pymotor.coordinator.http.request_reader import Refused, RequestReader
 
 IDLE_SECONDS = 120.0
 """A client's idle connection is closed after so long."""
 _LINGER_SECONDS = 5.0
 _QUEUE_LIMIT = 16
-_OF_UPGRADE = frozenset((b"upgrade", b"connection", b"http2-settings"))
-
+_QUEUED_BODY_LIMIT = 65536
+_PIPELINE_LIMIT = 1024
 
 Handler = Callable[["ClientConnection", ClientRequest], Coroutine[Any, Any, None]]
 Refusal = Callable[[ClientRequest, int, str], bytes]
 """Makes the whole response (head and body, closing) to a request that is refused before it is complete."""
 
 
-def _origin_form(target: bytes) -> bytes:
-    """The path of a request target in absolute form, which servers have to accept (RFC 9112, section 3.2.2)."""
-    _, _, rest = target.partition(b"://")
-    _, slash, path = rest.partition(b"/")
-    return slash + path
+class Connections(Protocol):
+    """Those that are open: a set, or `OpenConnections` with its bound."""
+
+    def add(self, connection: ClientConnection, /) -> None:
+        """It has been opened."""
+
+    def discard(self, connection: ClientConnection, /) -> None:
+        """It is closed."""
 
 
 class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
-        "_body",
-        "_body_size",
         "_connections",
-        "_discarding",
         "_handler",
-        "_head_done",
-        "_head_received",
-        "_head_size",
         "_limits",
         "_loop",
-        "_parser",
         "_paused_reading",
-        "_pending",
         "_queue",
+        "_reader",
         "_refusal",
-        "_request",
+        "_refused",
         "_task",
-        "_upgrading",
-        "_url",
+        "_unsent",
         "closed",
         "deadline",
         "on_writable",
@@ -72,7 +66,7 @@ class ClientConnection(asyncio.Protocol):
         handler: Handler,
         refusal: Refusal,
         limits: Limits,
-        connections: set[ClientConnection],
+        connections: Connections,
     ) -> None:
         """`connections` holds every open connection, for the owner's sweep of deadlines."""
         self._loop = loop
@@ -80,27 +74,25 @@ class ClientConnection(asyncio.Protocol):
         self._refusal = refusal
         self._limits = limits
         self._connections = connections
-        self._parser = httptools.HttpRequestParser(self)
-        self._request = ClientRequest()
-        self._url = b""
-        self._body: list[bytes] = []
-        self._body_size = 0
-        self._head_size = 0
-        self._head_received = 0
-        self._head_done = False
-        self._pending = False
-        self._discarding = False
-        self._upgrading = False
+        self._reader = RequestReader(limits, self)
         self._paused_reading = False
         self._queue: list[ClientRequest] = []
+        self._refused: tuple[ClientRequest, Refused] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._unsent = 0
         self.on_writable: Callable[[bool], None] | None = None
         self.writable = True
         self.responding = False
         """Whether a head was sent for the request in hand and its body is not over."""
         self.closed = False
         self.deadline = monotonic() + limits.head_time
+        """When the client must have sent or, of a response, taken something; 0 while it waits for us."""
         self.transport: asyncio.Transport
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is in hand."""
+        return self._task is None
 
     # -- asyncio.Protocol
 
@@ -109,29 +101,18 @@ class ClientConnection(asyncio.Protocol):
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._discarding:
-            return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._pass_over_upgrade(data[upgrade.args[0] :])
-            return
-        except httptools.HttpParserError:
-            if not self._discarding:
-                self._refuse(400, "this is not an HTTP/1.1 request")
-            return
-        if self._pending and not self._head_done:
-            self._head_received += len(data)
-            if self._head_received > self._limits.head_bytes:
-                self._refuse(431, f"the request's headers are larger than {self._limits.head_bytes} bytes")
+        self._reader.feed(data)
 
     def pause_writing(self) -> None:
         self.writable = False
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = monotonic() + self._limits.body_idle
         if self.on_writable is not None:
             self.on_writable(False)
 
     def resume_writing(self) -> None:
         self.writable = True
+        self.deadline = 0.0 if self._task is not None else monotonic() + self._limits.body_idle
         if self.on_writable is not None:
             self.on_writable(True)
 
@@ -141,103 +122,39 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         self.closed = True
         self._connections.discard(self)
+        self._reader.close()
         self._queue.clear()
+        self._refused = None
         if self._task is not None:
             self._task.cancel()
 
-    # -- llhttp's callbacks
+    # -- what the reader finds
 
-    def on_message_begin(self) -> None:
-        self._pending = True
-        self._head_done = False
-        self._head_size = 0
-        self._head_received = 0
-        self._body_size = 0
-        self._url = b""
-        self._request = ClientRequest()
-        self.deadline = monotonic() + self._limits.head_time
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_size += len(name) + len(value)
-        self._request.headers[name.lower()] = value
-
-    def on_headers_complete(self) -> None:
-        request = self._request
-        parser = self._parser
-        self._head_done = True
-        request.method = parser.get_method()
-        request.keep_alive = parser.should_keep_alive()
-        if parser.should_upgrade():
-            self._upgrading = True
-            return
-        version = parser.get_http_version()
-        request.http_11 = version == "1.1"
-        path, _, request.query = self._url.partition(b"?")
-        request.path = path if path.startswith(b"/") else _origin_form(path)
-        limits = self._limits
-        if not request.http_11 and version != "1.0":
-            self._refuse(400, "this server speaks HTTP/1.1 and HTTP/1.0")
-            return
-        if self._head_size + len(self._url) > limits.head_bytes:
-            self._refuse(431, f"the request's headers are larger than {limits.head_bytes} bytes")
-            return
-        headers = request.headers
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > limits.body_bytes:
-            self._refuse(413, f"the request's body is larger than {limits.body_bytes} bytes")
-            return
-        expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
-        if expects and request.http_11 and self._task is None:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.deadline = monotonic() + limits.body_idle
-
-    def on_body(self, data: bytes) -> None:
-        if self._discarding:
-            return
-        self._body_size += len(data)
-        if self._body_size > self._limits.body_bytes:
-            self._refuse(413, f"the request's body is larger than {self._limits.body_bytes} bytes")
-            return
-        self._body.append(data)
-        self.deadline = monotonic() + self._limits.body_idle
-
-    def on_message_complete(self) -> None:
-        if self._discarding or self._upgrading:
-            return
-        request = self._request
-        body = self._body
-        if len(body) == 1:
-            request.body = body[0]
-        elif body:
-            request.body = b"".join(body)
-        self._body = []
-        self._pending = False
-        self.deadline = 0.0
-        request.received_at = monotonic()
+    def on_request(self, request: ClientRequest) -> None:
+        """See `Reading`."""
         if self._task is None:
+            self.deadline = 0.0
             self._start(request)
             return
-        self._queue.append(request)
-        if len(self._queue) >= _QUEUE_LIMIT and not self._paused_reading:
+        queue = self._queue
+        queue.append(request)
+        if len(queue) > _PIPELINE_LIMIT:
+            raise Refused(429, f"more than {_PIPELINE_LIMIT} requests were sent without waiting for an answer")
+        if not self._paused_reading and (len(queue) >= _QUEUE_LIMIT or len(request.body) > _QUEUED_BODY_LIMIT):
             self._paused_reading = True
             self.transport.pause_reading()
 
-    def _pass_over_upgrade(self, rest: bytes) -> None:
-        """Take a request that offers to switch protocols as one that does not (RFC 9110, section 7.8): Java's client
-        offers HTTP/2 with its first. llhttp stops behind the head of such a request, so the head is read again
-        without the offer."""
-        request = self._request
-        self._upgrading = False
-        if request.method == b"CONNECT":
-            self._refuse(501, "this server is no tunnel")
-            return
-        lines = [b"%b %b HTTP/1.1" % (request.method, self._url)]
-        lines += [b"%b: %b" % header for header in request.headers.items() if header[0] not in _OF_UPGRADE]
-        self._parser = httptools.HttpRequestParser(self)
-        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+    def on_expect(self) -> None:
+        """See `Reading`."""
+        if self._task is None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_refused(self, request: ClientRequest, error: Refused) -> None:
+        """See `Reading`. Requests that came whole before it are answered first."""
+        if self._task is None:
+            self._refuse(request, error)
+        else:
+            self._refused = request, error
 
     # -- requests and responses
 
@@ -251,21 +168,34 @@ class ClientConnection(asyncio.Protocol):
         finally:
             self._task = None
             self.on_writable = None
-            if self.responding or not request.keep_alive:
+            if self.responding:
                 # A response that did not end must not look whole: the connection ends without its last chunk.
-                broken = self.responding
                 self.responding = False
-                if broken:
-                    self.transport.abort()
-                else:
-                    self.transport.close()
-            elif self._queue and not self.closed:
-                if self._paused_reading:
-                    self._paused_reading = False
-                    self.transport.resume_reading()
-                self._start(self._queue.pop(0))
-            elif not self._pending:
+                self.transport.abort()
+            elif not request.keep_alive:
+                self.transport.close()
+                self.deadline = monotonic() + self._limits.body_idle
+            elif self._queue or self._refused is not None or self._reader.pending:
+                self._go_on()
+            else:
                 self.deadline = monotonic() + IDLE_SECONDS
+
+    def _go_on(self) -> None:
+        """The next of what was sent before an answer to the last was there."""
+        if self.closed:
+            return
+        if self._queue:
+            request = self._queue.pop(0)
+            if self._paused_reading and not self._queue:
+                self._paused_reading = False
+                self.transport.resume_reading()
+            self._start(request)
+        elif self._refused is not None:
+            self._refuse(*self._refused)
+        else:
+            self._reader.wait_on()
+            if self._reader.expecting:
+                self.on_expect()
 
     def respond(self, head: bytes, body: bytes = b"") -> None:
         """Send a whole response; `head` ends in an empty line and gives the body's length."""
@@ -293,29 +223,30 @@ class ClientConnection(asyncio.Protocol):
 
     # -- refusals and deadlines
 
-    def _refuse(self, status: int, message: str) -> None:
+    def _refuse(self, request: ClientRequest, error: Refused) -> None:
         """Answer a request that is not complete, then read and drop what the client still sends, so that it
         gets to see the answer instead of a reset."""
-        self._discarding = True
-        self._body = []
-        self._pending = False
-        if self._task is None:
-            self.transport.write(self._refusal(self._request, status, message))
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-        else:
-            self._queue.clear()
-            self.transport.abort()
+        if self.transport.is_closing():
+            return
+        self.transport.write(self._refusal(request, error.status, str(error)))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self.deadline = monotonic() + _LINGER_SECONDS
 
     def check_deadline(self, now: float) -> None:
         """Close if the client has been too slow; called about once a second."""
-        if not self.deadline or now < self.deadline:
-            return
-        if self._pending and self._task is None and not self._discarding:
-            self._refuse(408, "the request did not arrive in time")
-        else:
+        if not self.writable and self._takes():
+            self.deadline = now + self._limits.body_idle
+        elif self._task is None and self._reader.pending:
+            if now >= self._reader.deadline:
+                self._reader.refuse(Refused(408, "the request did not arrive in time"))
+        elif self.deadline and now >= self.deadline:
             self.transport.abort()
+
+    def _takes(self) -> bool:
+        """Whether the client has taken something of what waits for it since this was asked last."""
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        return self._unsent != before
 
     def close_when_idle(self) -> bool:
         """Close unless a request is in hand; returns whether it is closed. For a server that drains."""
