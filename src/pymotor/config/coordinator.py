@@ -74,6 +74,11 @@ class SchedulerConfig(Section):
     prefill_threshold: Count = Field(
         512, description="Tokens from which a prompt goes to prefill and decode where union instances run too."
     )
+    engine_load_interval: NotNegative = Field(
+        0,
+        description="Seconds between two readings of the engines' own load, where several Coordinators share a fleet; "
+        "0: off.",
+    )
 
 
 class InferenceWorkersConfig(Section):
@@ -111,6 +116,34 @@ class RateLimitConfig(Section):
     error_status_code: Annotated[int, Field(ge=100, le=599)] = Field(429, description="Status the client gets.")
     olc_config_path: str = Field("", description="Directory of the olc provider's configuration.")
     scope: Any = no_effect("there is one limit for all clients")
+
+
+class EndpointLimits(Section):
+    """How many requests one endpoint of a role has at a time; null: no limit."""
+
+    encode: AtLeastOne | None = Field(None, description="Media items at one encode endpoint.")
+    prefill: AtLeastOne | None = Field(
+        None, description="Requests at one prefill endpoint, from its choice until decode has the KV cache."
+    )
+    decode: AtLeastOne | None = Field(None, description="Requests at one decode endpoint.")
+    union: AtLeastOne | None = Field(None, description="Requests at one union endpoint.")
+
+
+class RequestLimitConfig(Section):
+    """When requests wait for room at the engines, and for how long; for all worker processes together."""
+
+    max_running: EndpointLimits = Field(
+        default_factory=EndpointLimits, description="Requests at one endpoint; more wait in the queue."
+    )
+    max_queued: Count = Field(1000, description="Requests that may wait; one more is answered with 429.")
+    queue_timeout: Seconds = Field(60, description="Seconds a request waits before it is answered with 503.")
+    media_needs_kv_room: bool = Field(
+        True,
+        description="Whether a request with media waits until a decode endpoint has room for its whole KV cache. Its "
+        "preemption would kill the engine core of vLLM 0.32.",
+    )
+    max_requests: Any = no_effect("requests are limited for each endpoint", instead="max_running")
+    single_node_max_requests: Any = no_effect("requests are limited for each endpoint", instead="max_running")
 
 
 class TracerConfig(Section):
@@ -216,6 +249,9 @@ class CoordinatorConfig(Section):
     )
     api_key_config: APIKeyConfig = Field(default_factory=APIKeyConfig, description="Who may send requests.")
     rate_limit_config: RateLimitConfig = Field(default_factory=RateLimitConfig, description="How many requests.")
+    request_limit: RequestLimitConfig = Field(
+        default_factory=RequestLimitConfig, description="How many requests run at once, and which wait."
+    )
     standby_config: StandbyConfig = Field(default_factory=StandbyConfig, description="Leader and standby.")
     etcd_config: EtcdConfig = Field(default_factory=EtcdConfig, description="etcd.")
     tracer_config: TracerConfig = Field(default_factory=TracerConfig, description="Traces.")
@@ -227,7 +263,6 @@ class CoordinatorConfig(Section):
     encode_config: EncodeConfig = Field(default_factory=EncodeConfig, description="Media and encoders.")
     http_config: HTTPConfig = Field(default_factory=HTTPConfig, description="The HTTP server for clients.")
     timeout_config: Any = no_effect("timeouts are in exception_config and http_config")
-    request_limit: Any = no_effect("requests are limited by rate_limit_config", instead="rate_limit_config")
     aigw_model: Any = no_effect("it is called aigw", instead="aigw")
     worker_index: Any = no_effect("each worker knows its own number")
     worker_metaserver_port: Any = no_effect("ports count up from worker_metaserver_base_port")

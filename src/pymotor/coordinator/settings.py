@@ -22,6 +22,18 @@ class CorsSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_age: int = 600
 
 
+class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How many requests run at once, and which wait."""
+
+    encode: int | None = None
+    prefill: int | None = None
+    decode: int | None = None
+    union: int | None = None
+    max_queued: int = 1000
+    queue_timeout: float = 60.0
+    media_needs_kv_room: bool = True
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one Coordinator; times in seconds, sizes in bytes."""
 
@@ -30,6 +42,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """None: by the roles that are present."""
     prefill_threshold: int = 512
     """Prompts of at least so many tokens go through prefill and decode where union instances stand beside them."""
+    engine_load_interval: float = 0.0
+    """Seconds between readings of the engines' own load; 0: off."""
+    limits: RequestLimits = RequestLimits()
     forward_media: str = "prefill"
     encode_fallback: str = "inline"
     reuse_seconds: float = 60.0
@@ -60,10 +75,21 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None) -> Set
     exceptions = coordinator.exception_config
     http = coordinator.http_config
     encode = coordinator.encode_config
+    limits = coordinator.request_limit
     return Settings(
         scheduler_type=scheduler.scheduler_type,
         deploy_mode=scheduler.deploy_mode,
         prefill_threshold=scheduler.prefill_threshold,
+        engine_load_interval=float(scheduler.engine_load_interval),
+        limits=RequestLimits(
+            encode=limits.max_running.encode,
+            prefill=limits.max_running.prefill,
+            decode=limits.max_running.decode,
+            union=limits.max_running.union,
+            max_queued=limits.max_queued,
+            queue_timeout=float(limits.queue_timeout),
+            media_needs_kv_room=limits.media_needs_kv_room,
+        ),
         forward_media=encode.forward_media,
         encode_fallback=encode.fallback,
         reuse_seconds=float(encode.reuse_seconds),

@@ -39,8 +39,8 @@ WARNINGS = {
     ),
     "dead limits": (
         {f"{COORDINATOR}.request_limit": {"max_requests": 10}},
-        "$.motor_coordinator_config.request_limit",
-        [NO_EFFECT, "rate_limit_config"],
+        "$.motor_coordinator_config.request_limit.max_requests",
+        [NO_EFFECT, "write max_running instead"],
     ),
     "a renamed strategy": (
         {f"{CONTROLLER}.fault_tolerance_config.enable_lingqu_network_recover": True},
