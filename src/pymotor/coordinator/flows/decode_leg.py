@@ -11,16 +11,17 @@ DECODE = "decode"
 _WITHOUT = frozenset(("kv_transfer_params",))
 
 
-def decode_body(context: Context, media: EncodedMedia | None, params: bytes | None) -> Buffers:
-    """The request with `kv_transfer_params`, JSON text, or as the client sent it where there are none.
+def decode_body(context: Context, media: EncodedMedia | None, handoff: bytes | None) -> Buffers:
+    """The request with the members that say where its KV cache comes from, JSON text such as
+    `"kv_transfer_params":{}`, or as the client sent it where there are none.
 
     Decode needs no media when it gets the KV cache of it. When it has to compute, it does; metadata alone would then
     kill the engine.
     """
     view = context.view
     fields = view.fields
-    if params is None:
+    if handoff is None:
         return view.body
     if media is not None and context.services.settings.forward_media != "always":
         fields = media.fields_with_metadata()
-    return assemble(fields, b'"kv_transfer_params":' + params, _WITHOUT, view.size)
+    return assemble(fields, handoff, _WITHOUT, view.size)

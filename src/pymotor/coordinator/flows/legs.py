@@ -124,17 +124,18 @@ async def exchange(
     make_receiver: Callable[[], AnyReceiver],
     *,
     path: bytes | None = None,
+    headers: bytes = b"",
     send_by: float | None = None,
 ) -> AnyReceiver:
     """Send a leg's request and wait until its receiver is done; returns the receiver.
 
-    `path` is the client's by default; by `send_by` (`monotonic()`) the request must have been sent. A kept-alive
-    connection that turns out to be closed is replaced once. Raises `LegFailed`.
+    `path` is the client's by default; `headers` are lines of the leg's own; by `send_by` (`monotonic()`) the request
+    must have been sent. A kept-alive connection that turns out to be closed is replaced once. Raises `LegFailed`.
     """
     fresh = False
     while True:
         receiver = make_receiver()
-        connection = await _send(context, leg, target, buffers, receiver, leg_id, fresh, send_by, path)
+        connection = await _send(context, leg, target, buffers, receiver, leg_id, fresh, send_by, path, headers)
         receiver.connection = connection
         try:
             await receiver.done
@@ -165,6 +166,7 @@ async def _send(
     fresh: bool,
     send_by: float | None,
     path: bytes | None,
+    headers: bytes,
 ) -> UpstreamConnection:
     """Send on an idle connection, or on a new one (`fresh`: always). Raises `LegFailed` when there is none in time."""
     pool = target.pool
@@ -180,10 +182,11 @@ async def _send(
         pool.put_back(connection)
         raise LegFailed(leg, target, "expired", "the KV cache it should fetch may be gone by now")
     length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
-    head = b"%b%b\r\n%bContent-Length: %d\r\n\r\n" % (
+    head = b"%b%b\r\n%b%bContent-Length: %d\r\n\r\n" % (
         head_start(target, path or context.engine_path),
         leg_id,
         context.forwarded,
+        headers,
         length,
     )
     whole: Buffers = (head + buffers[0],) if len(buffers) == 1 and length < _JOINED_BYTES else (head, *buffers)
@@ -218,12 +221,15 @@ async def whole_leg(
     leg_id: bytes,
     *,
     path: bytes | None = None,
+    headers: bytes = b"",
     send_by: float | None = None,
 ) -> WholeReply:
     """A leg whose reply, of status 2xx, is wanted whole; see `exchange`. Raises `LegFailed`."""
     since = monotonic()
     loop = context.services.loop
-    reply = await exchange(context, leg, target, buffers, leg_id, lambda: WholeReply(loop), path=path, send_by=send_by)
+    reply = await exchange(
+        context, leg, target, buffers, leg_id, lambda: WholeReply(loop), path=path, headers=headers, send_by=send_by
+    )
     if not 200 <= reply.status < 300:
         raise refused(context, leg, target, reply.status, reply.body)
     seconds = monotonic() - since

@@ -40,7 +40,7 @@ async def pull(context: Context, pair: Pair, finish: Finish[Result]) -> Result:
         fetch_by = monotonic() + pair.handoff_seconds / 2 if pair.handoff_seconds is not None else None
         prefill_charge.worked()
         params = None if stored else handed_over(prefill, reply)
-        body = decode_body(context, media, None if params is None else bytes(params))
+        body = decode_body(context, media, None if params is None else b'"kv_transfer_params":' + params)
         return await finish(context, DECODE, decode, body, leg_id, prefill_charge, fetch_by)
     finally:
         if prefill_charge.open:
