@@ -74,7 +74,7 @@ class ChunkedDecoder:
 
 
 def _chunk_size(line: bytes) -> int:
-    digits = line.split(b";", 1)[0].strip(b" \t")
+    digits = line.split(b";", 1)[0].rstrip(b" \t")
     if not digits or len(digits) > 15 or not _HEX_DIGITS.issuperset(digits):
         raise FramingError(f"{line[:40]!r} is no chunk size")
     return int(digits, 16)

@@ -11,16 +11,18 @@ import httptools
 from pymotor.coordinator.http.exchange import BadReply, Headers
 
 _HEADS_KEPT = 1024
+_KEPT_BYTES = 4096
 
 
 class _HeadParser:
     """Collects one reply's head from llhttp."""
 
-    __slots__ = ("headers", "keep_alive", "parser", "status")
+    __slots__ = ("headers", "keep_alive", "parser", "status", "version")
 
     def __init__(self) -> None:
         self.headers: Headers = []
         self.status = 0
+        self.version = ""
         self.keep_alive = True
         self.parser = httptools.HttpResponseParser(self)
 
@@ -29,6 +31,7 @@ class _HeadParser:
 
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
+        self.version = self.parser.get_http_version()
         self.keep_alive = self.parser.should_keep_alive()
 
 
@@ -42,19 +45,33 @@ class ReplyHead:
         parser = _HeadParser()
         try:
             parser.parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserError as error:
             raise BadReply(f"not an HTTP reply: {error}") from error
+        except httptools.HttpParserUpgrade:
+            # Offered beside a whole reply it means nothing; a 101 is refused below.
+            pass
+        if parser.version not in ("1.1", "1.0"):
+            raise BadReply("not a reply of HTTP/1.1")
+        if not 100 <= parser.status < 600 or parser.status == 101:
+            raise BadReply(f"status {parser.status} was not asked for")
         self.status = parser.status
         self.headers = parser.headers
         # After a 5xx vLLM closes the connection without saying so.
         self.keep_alive = parser.keep_alive and parser.status < 500
         self.chunked = False
-        self.length: int | None = 0 if parser.status in (204, 304) else None
+        self.length: int | None = None
+        codings = []
         for name, value in parser.headers:
-            if name == b"content-length" and self.length is None:
+            if name == b"content-length":
                 self.length = int(value)
             elif name == b"transfer-encoding":
-                self.chunked = value.lower().endswith(b"chunked")
+                codings.append(value.strip().lower())
+        if parser.status in (204, 304):
+            self.length = 0
+        elif codings:
+            if codings != [b"chunked"]:
+                raise BadReply(f"the transfer coding {b', '.join(codings)!r} is not chunked")
+            self.chunked = True
 
 
 class ReplyHeads:
@@ -70,6 +87,8 @@ class ReplyHeads:
         head = self._heads.get(data)
         if head is None:
             head = ReplyHead(data)
+            if len(data) > _KEPT_BYTES:
+                return head
             if len(self._heads) >= _HEADS_KEPT:
                 self._heads.clear()
             self._heads[data] = head

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pymotor.coordinator.http.exchange import (
     BadReply,
+    ConnectFailed,
     ConnectionBroken,
     DeadlineExceeded,
     Receiver,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pymotor.coordinator.http.upstream_pool import UpstreamPool
 
 _HEAD_LIMIT = 65536
+_INTERIM_LIMIT = 32
+_ZERO = ord("0")
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -33,6 +36,7 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_decoder",
         "_head_bytes",
+        "_interim",
         "_keep_alive",
         "_pool",
         "_receiver",
@@ -53,6 +57,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool = pool
         self._receiver: Receiver | None = None
         self._head_bytes: bytes | None = None
+        self._interim = 0
         self._decoder: ChunkedDecoder | None = None
         self._remaining = 0
         self._until_close = False
@@ -81,8 +86,13 @@ class UpstreamConnection(asyncio.Protocol):
     ) -> None:
         """Send one request. The reply's first byte must be there by `first_byte_by` and the whole by `whole_by`,
         `monotonic()` times; in between no silence may be longer than `idle_seconds`."""
+        if self.closed or self.transport.is_closing():
+            # The engine closed it, or said something unasked, before there was a request.
+            receiver.on_failed(ConnectFailed("the engine closed the connection before the request was sent"))
+            return
         self._receiver = receiver
         self._head_bytes = b""
+        self._interim = 0
         self.deadline = min(first_byte_by, whole_by)
         self.idle_seconds = idle_seconds
         self.whole_by = whole_by
@@ -103,8 +113,10 @@ class UpstreamConnection(asyncio.Protocol):
         if decoder is not None:
             end = data.find(b"\r\n", 1, 18)
             if end > 0 and decoder.at_boundary:
+                line = data[:end]
                 try:
-                    size = int(data[:end], 16)
+                    # What `int` takes beyond digits (signs, spaces, underscores, 0x) goes the long way and fails there.
+                    size = int(line, 16) if line.isalnum() and line[0] != _ZERO else -1
                 except ValueError:
                     size = -1
                 if size > 0 and end + size + 4 == len(data) and data.endswith(b"\r\n"):
@@ -119,26 +131,28 @@ class UpstreamConnection(asyncio.Protocol):
             self._feed_sized(receiver, data)
 
     def _feed_head(self, receiver: Receiver, data: bytes) -> None:
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            if len(data) > _HEAD_LIMIT:
-                self._fail(BadReply("the reply's head is larger than 64 KiB"))
-            else:
-                self._head_bytes = data
-            return
-        end += 4
-        try:
-            head = self._pool.shared.heads.read(data[:end])
-        except BadReply as error:
-            self._fail(error)
-            return
-        rest = data[end:]
-        if 100 <= head.status < 200:
-            self._head_bytes = b""
-            if rest:
-                self._feed_head(receiver, rest)
-            return
-        self._begin_body(receiver, head, rest)
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(data) > _HEAD_LIMIT:
+                    self._fail(BadReply("the reply's head is larger than 64 KiB"))
+                else:
+                    self._head_bytes = data
+                return
+            end += 4
+            try:
+                head = self._pool.shared.heads.read(data[:end])
+            except BadReply as error:
+                self._fail(error)
+                return
+            data = data[end:]
+            if head.status >= 200:
+                self._begin_body(receiver, head, data)
+                return
+            self._interim += 1
+            if self._interim > _INTERIM_LIMIT:
+                self._fail(BadReply(f"more than {_INTERIM_LIMIT} interim replies"))
+                return
 
     def _begin_body(self, receiver: Receiver, head: ReplyHead, rest: bytes) -> None:
         self._head_bytes = None
@@ -247,7 +261,7 @@ class UpstreamConnection(asyncio.Protocol):
         receiver = self._receiver
         if receiver is None:
             return
-        untouched = self._head_bytes == b""
+        untouched = self._head_bytes == b"" and not self._interim
         complete = self._until_close and exc is None
         self._release()
         if complete:
