@@ -25,7 +25,7 @@ class BootstrapServer:
             "/route": msgspec.json.encode({"rank_ip": host, "rank_port": port}),
             "/health": b'"OK"',
         }
-        self._server = HTTPServer(self._reply)
+        self._server = HTTPServer(self)
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (a free one for port 0). Raises `OSError` when it is taken."""
@@ -35,7 +35,8 @@ class BootstrapServer:
         """Close the listener and every connection."""
         self._server.close()
 
-    async def _reply(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """One request."""
         exchange = Exchange(scope, receive, send)
         reply = self._replies.get(exchange.path) if exchange.method == "GET" else None
         if reply is None:
