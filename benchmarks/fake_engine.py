@@ -1,12 +1,13 @@
 """A fake engine that is fast enough to measure gateways with: many endpoints in one process.
 
 Each endpoint is a port of 127.0.0.1 with one role and answers as vLLM does with NixlConnector: prefill gives
-`kv_transfer_params`, decode accepts each of them once, union needs none. A request that a role would not get
+`kv_transfer_params`, decode accepts each of them once, union needs none, encode answers with the metadata of one
+image, and decode takes no image where encoders are. A request that a role would not get
 from a right gateway is answered with 400 and counted, so that a benchmark cannot be won by skipping work.
 Streams have 64 events; each content event carries the monotonic time at which it was written.
 
-Prints one line of JSON when it listens, `{"prefill": [ports], "decode": [...], "union": [...], "control": port}`,
-and ends when its standard input does. Control: `GET /counters`, `POST /pace` with the milliseconds between events.
+Prints one line of JSON when it listens, `{"encode": [ports], "prefill": [...], …, "control": port}`, and
+ends when its standard input does. Control: `GET /counters`, `POST /pace` with the milliseconds between events.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import httptools
 import msgspec
 import uvloop
 from overhead.limits import raise_open_files
-from overhead.wire import CONTENT_EVENTS, MODEL, StreamEvents, completion, prefilled, response
+from overhead.wire import CONTENT_EVENTS, MODEL, StreamEvents, completion, encoded, prefilled, response
 
 HEALTHY = response(b"200 OK", b"")
 MODELS = response(
@@ -34,6 +35,7 @@ MODELS = response(
     b'{"object":"list","data":[{"id":"%s","object":"model","created":1790000000,"owned_by":"vllm","root":"%s",'
     b'"parent":null,"max_model_len":1048576}]}' % (MODEL.encode(), MODEL.encode()),
 )
+IMAGE = b'"data:image/'
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -59,7 +61,7 @@ class Question(msgspec.Struct):
 class Counters(msgspec.Struct):
     """What happened since the last `GET /counters`."""
 
-    legs: dict[str, int] = msgspec.field(default_factory=lambda: {"prefill": 0, "decode": 0, "union": 0})
+    legs: dict[str, int] = msgspec.field(default_factory=lambda: {"encode": 0, "prefill": 0, "decode": 0, "union": 0})
     refused: dict[str, int] = msgspec.field(default_factory=dict)
     endpoints: set[int] = msgspec.field(default_factory=set)
     """Ports that served a leg."""
@@ -142,6 +144,13 @@ class Engine:
         self.counters.legs[role] += 1
         self.counters.endpoints.add(port)
         transfer = question.kv_transfer_params
+        if role == "encode":
+            if question.stream or IMAGE not in body:
+                self._refuse(transport, "encode: not one image, or a stream")
+                return
+            self._issued += 1
+            transport.write(encoded(f"{self._issued:064x}"))
+            return
         if role == "prefill":
             tokens = question.max_tokens or question.max_completion_tokens
             if transfer is None or not transfer.do_remote_decode or tokens != 1 or question.stream:
@@ -256,10 +265,10 @@ async def serve(counts: dict[str, int]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the engine; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for role in ("prefill", "decode", "union"):
+    for role in ("encode", "prefill", "decode", "union"):
         parser.add_argument(f"--{role}", type=int, default=0, metavar="N", help=f"how many {role} endpoints")
     arguments = parser.parse_args(argv)
-    counts = {"prefill": arguments.prefill, "decode": arguments.decode, "union": arguments.union}
+    counts = {role: getattr(arguments, role) for role in ("encode", "prefill", "decode", "union")}
     if not any(counts.values()):
         parser.error("ask for at least one endpoint, for example --prefill 1 --decode 1")
     raise_open_files()

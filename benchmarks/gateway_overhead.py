@@ -112,7 +112,7 @@ def _benchmark(arguments: argparse.Namespace, directory: Path) -> int:
     )
     scenarios = [SCENARIOS[name] for name in arguments.only or SCENARIOS]
     try:
-        for mode in ("union", "pd"):
+        for mode in ("union", "pd", "epd"):
             wanted = [scenario for scenario in scenarios if scenario.mode == mode]
             for endpoints in arguments.endpoints if wanted else ():
                 _stage(run, mode, endpoints, wanted, gateways, directory)

@@ -20,6 +20,7 @@ from overhead.wire import MODEL
 BENCHMARKS = Path(__file__).resolve().parent.parent
 PEERS = Path(os.environ.get("PYMOTOR_BENCH_VENV", BENCHMARKS.parent / ".venv-bench"))
 """The virtual environment that `setup.sh` makes, with vllm-router and py-spy."""
+EMBEDDINGS = {"ec_connector": "ECExampleConnector"}
 CONFIGURABLE = 16
 """The most instances of a role that `user_config.json` starts; a Coordinator serves as many as the snapshot has."""
 
@@ -32,16 +33,17 @@ class EngineFleet:
     decode: tuple[int, ...]
     union: tuple[int, ...]
     control: int
+    encode: tuple[int, ...] = ()
 
     @property
     def endpoints(self) -> int:
-        """How many there are."""
+        """How many there are, encoders not counted."""
         return len(self.prefill) + len(self.decode) + len(self.union)
 
     @property
     def mode(self) -> str:
-        """`union`, or `pd` where prefill and decode are apart."""
-        return "union" if self.union else "pd"
+        """`union`, `pd` where prefill and decode are apart, `epd` with encoders before them."""
+        return "union" if self.union else "epd" if self.encode else "pd"
 
 
 class Gateway(ABC):
@@ -49,6 +51,8 @@ class Gateway(ABC):
 
     name: str
     modes: frozenset[str]
+    encodes = False
+    """Whether it sends media to encoders."""
     what_is_on: tuple[str, ...]
 
     @abstractmethod
@@ -66,7 +70,8 @@ class Gateway(ABC):
 class PyMotor(Gateway):
     """`pymotor coordinator` before a fleet snapshot in a file."""
 
-    modes = frozenset({"union", "pd"})
+    modes = frozenset({"union", "pd", "epd"})
+    encodes = True
 
     def __init__(self, workers: int = 1, carries_on: bool = False, name: str = "pymotor") -> None:
         """`carries_on`: token ids of streams are kept, so that another decode can go on with them."""
@@ -110,11 +115,19 @@ class PyMotor(Gateway):
         config["motor_coordinator_config"] = {
             "scheduler_config": {"scheduler_type": "load_balance"},
             "exception_config": {"recompute_enabled": self._carries_on},
+            # Each image of a run is sent many times; all are to be encoded.
+            "encode_config": {"reuse_seconds": 0},
         }
-        if fleet.mode == "union":
+        if fleet.union:
             deploy["hybrid_instances_num"] = min(len(fleet.union), CONFIGURABLE)
             config["motor_engine_union_config"] = {"engine_type": "vllm", "engine_config": engine}
             return config
+        if fleet.encode:
+            deploy["e_instances_num"] = min(len(fleet.encode), CONFIGURABLE)
+            config["motor_engine_encode_config"] = {
+                "engine_type": "vllm",
+                "engine_config": {**engine, "ec_transfer_config": {**EMBEDDINGS, "ec_role": "ec_producer"}},
+            }
         deploy["p_instances_num"] = min(len(fleet.prefill), CONFIGURABLE)
         deploy["d_instances_num"] = min(len(fleet.decode), CONFIGURABLE)
         for role, kv_role in (("prefill", "kv_producer"), ("decode", "kv_consumer")):
@@ -128,7 +141,7 @@ class PyMotor(Gateway):
 class VllmRouter(Gateway):
     """vllm-project's router (Rust), from its Python package."""
 
-    modes = frozenset({"union", "pd"})
+    modes = frozenset({"union", "pd", "epd"})
 
     def __init__(self, policy: str = "round_robin", name: str = "vllm-router") -> None:
         self.name = name
@@ -152,7 +165,7 @@ class VllmRouter(Gateway):
         port, metrics = free_ports(2)
         argv = [str(PEERS / "bin" / "vllm-router"), "--host", "127.0.0.1", "--port", str(port)]
         argv += ["--prometheus-port", str(metrics), "--policy", self._policy]
-        if fleet.mode == "union":
+        if fleet.union:
             argv += ["--worker-urls", *map(_url, fleet.union)]
         else:
             argv.append("--vllm-pd-disaggregation")
@@ -215,6 +228,8 @@ DEFAULT_GATEWAYS = ("pymotor", "vllm-router", "haproxy")
 def fleet_snapshot(fleet: EngineFleet) -> bytes:
     """The fake engines as PyMotor's fleet snapshot."""
     from pymotor.fleet import (
+        ECDialect,
+        ECTransfer,
         Endpoint,
         EndpointState,
         FleetSnapshot,
@@ -228,13 +243,22 @@ def fleet_snapshot(fleet: EngineFleet) -> bytes:
 
     def instances(role: Role, ports: Sequence[int]) -> list[Instance]:
         kv = None
-        if role is not Role.UNION:
+        if role in (Role.PREFILL, Role.DECODE):
             kv = KVTransfer(
                 connector="NixlConnector",
                 dialect=KVDialect.PULL,
                 produces=role is Role.PREFILL,
                 consumes=role is Role.DECODE,
                 handoff_seconds=30.0,
+            )
+        ec = None
+        if fleet.encode and role in (Role.ENCODE, Role.PREFILL):
+            ec = ECTransfer(
+                connector=EMBEDDINGS["ec_connector"],
+                dialect=ECDialect.STORE,
+                produces=role is Role.ENCODE,
+                consumes=role is Role.PREFILL,
+                store="/embeddings",
             )
         return [
             Instance(
@@ -245,13 +269,19 @@ def fleet_snapshot(fleet: EngineFleet) -> bytes:
                 state=InstanceState.ACTIVE,
                 endpoints=(Endpoint(id=f"{role.value}-{number}/0", url=_url(port), state=EndpointState.READY),),
                 kv=kv,
+                ec=ec,
                 pairing=MODEL,
                 max_model_len=1 << 20,
             )
             for number, port in enumerate(ports)
         ]
 
-    by_role = ((Role.PREFILL, fleet.prefill), (Role.DECODE, fleet.decode), (Role.UNION, fleet.union))
+    by_role = (
+        (Role.ENCODE, fleet.encode),
+        (Role.PREFILL, fleet.prefill),
+        (Role.DECODE, fleet.decode),
+        (Role.UNION, fleet.union),
+    )
     return encode_snapshot(
         FleetSnapshot(version=1, instances=tuple(each for role, ports in by_role for each in instances(role, ports)))
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from overhead.gateways import BENCHMARKS, EngineFleet
+from overhead.gateways import BENCHMARKS, GATEWAYS, EngineFleet
 from overhead.processes import Pinned, core_busy
 from overhead.scenarios import Scenario
 
@@ -53,6 +53,8 @@ class Measurement(msgspec.Struct, kw_only=True):
 def fake_engines(mode: str, endpoints: int, directory: Path, core: int) -> Iterator[EngineFleet]:
     """Runs the fake engine with so many endpoints, on `core`."""
     counts = {"union": endpoints} if mode == "union" else {"prefill": endpoints // 2, "decode": endpoints // 2}
+    if mode == "epd":
+        counts["encode"] = endpoints // 2
     argv = [sys.executable, str(BENCHMARKS / "fake_engine.py")]
     for role, count in counts.items():
         argv += [f"--{role}", str(count)]
@@ -63,6 +65,7 @@ def fake_engines(mode: str, endpoints: int, directory: Path, core: int) -> Itera
             prefill=tuple(ports["prefill"]),
             decode=tuple(ports["decode"]),
             union=tuple(ports["union"]),
+            encode=tuple(ports["encode"]),
             control=ports["control"],
         )
     finally:
@@ -120,7 +123,7 @@ def measure(
         busy = core_busy(gateway_core) - busy[0], core_busy(load_core) - busy[1]
         memory = gateway.memory() if gateway is not None else None
     counters = control(fleet, "/counters")
-    errors = {**result["errors"], **wrong_legs(fleet.mode, requests, counters)}
+    errors = {**result["errors"], **wrong_legs(stages(name, fleet.mode), requests, counters)}
     cpu = after.cpu - before.cpu if after and before else 0.0
     return Measurement(
         gateway=name,
@@ -154,15 +157,21 @@ def warm_up_requests(scenario: Scenario, endpoints: int) -> int:
     return max(least * scenario.connections, 2 * endpoints)
 
 
-def wrong_legs(mode: str, requests: int, counters: dict[str, Any]) -> dict[str, int]:
+def stages(gateway: str, mode: str) -> tuple[str, ...]:
+    """The roles that get a leg for each request."""
+    if mode == "union":
+        return ("union",)
+    encodes = mode == "epd" and gateway in GATEWAYS and GATEWAYS[gateway].encodes
+    return ("encode", "prefill", "decode") if encodes else ("prefill", "decode")
+
+
+def wrong_legs(expected: Sequence[str], requests: int, counters: dict[str, Any]) -> dict[str, int]:
     """What the engines saw that a right gateway would not have sent, as errors with their number."""
-    expected = {"prefill": 0, "decode": 0, "union": 0}
-    for role in ("union",) if mode == "union" else ("prefill", "decode"):
-        expected[role] = requests
     wrong = {f"the engine refused: {why}": count for why, count in counters["refused"].items()}
     for role, count in counters["legs"].items():
-        if count != expected[role]:
-            wrong[f"{count} {role} legs instead of {expected[role]}"] = abs(count - expected[role])
+        right = requests if role in expected else 0
+        if count != right:
+            wrong[f"{count} {role} legs instead of {right}"] = abs(count - right)
     return wrong
 
 

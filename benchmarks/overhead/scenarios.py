@@ -12,7 +12,8 @@ class Scenario:
     name: str
     title: str
     mode: str
-    """`union`: one leg for each request; `pd`: prefill, then decode."""
+    """`union`: one leg for each request; `pd`: prefill, then decode; `epd`: encode for the image before them. A gateway
+    that knows no encoders does `pd` in its place."""
     stream: bool = False
     body: str = "small"
     connections: int = 64
@@ -31,6 +32,9 @@ class Scenario:
     @property
     def distinct(self) -> int:
         """How many different bodies are sent."""
+        if self.mode == "epd":
+            # More than are under way at once: an image that is being encoded would not be sent again.
+            return 4 * self.connections
         return 512 if self.body == "small" else 16
 
 
@@ -60,8 +64,12 @@ SCENARIOS: dict[str, Scenario] = {
             limit_carrying_on=1.3,
         ),
         Scenario("pd_image", "PD, 1 MiB body (image as data URL)", "pd", body="image", limit=0.8),
+        Scenario(
+            "epd_image", "E, P, D, 1 MiB body (image as data URL)", "epd", body="image", connections=32, limit=0.8
+        ),
         Scenario("pd_text", "PD, 1 MiB body (text)", "pd", body="text", limit=0.8),
     )
 }
 ENDPOINTS = (2, 1024)
-"""How many engine endpoints there are; in mode `pd` half of them prefill."""
+"""How many engine endpoints there are; in modes `pd` and `epd` half of them prefill, and as many encoders as that come
+beside them in `epd`."""

@@ -48,6 +48,17 @@ def completion() -> bytes:
     return response(b"200 OK", _COMPLETION % (b"forty-two " * 16, b"stop", 144, 16, b"null"))
 
 
+def encoded(identifier: str) -> bytes:
+    """Encode's answer: no token, and the metadata of one image of 1,024 x 768 pixels."""
+    body = (
+        b'{"id":"chatcmpl-bench-0123456789abcdef","object":"chat.completion","created":1790000000,"model":"bench",'
+        b'"choices":[{"index":0,"message":{"role":"assistant","content":""},"logprobs":null,"finish_reason":"stop"}],'
+        b'"usage":{"prompt_tokens":800,"total_tokens":800,"completion_tokens":0},"kv_transfer_params":null,'
+        b'"ec_transfer_params":{"%s":{"item_indices":[0],"metadata":{"image_grid_thw":[1,48,64]}}}}'
+    ) % identifier.encode()
+    return response(b"200 OK", body)
+
+
 def prefilled(request_id: str, engine_id: str, port: int) -> bytes:
     """Prefill's answer: one token, and where decode finds the KV cache."""
     blocks = b",".join(b"%d" % number for number in range(1, 9))

@@ -111,14 +111,16 @@ class TestVerdicts:
 
 class TestLegs:
     def test_right_legs(self) -> None:
-        assert wrong_legs("pd", 5, {"legs": {"prefill": 5, "decode": 5, "union": 0}, "refused": {}}) == {}
+        assert (
+            wrong_legs(("prefill", "decode"), 5, {"legs": {"prefill": 5, "decode": 5, "union": 0}, "refused": {}}) == {}
+        )
 
     def test_a_gateway_that_skips_prefill_is_found_out(self) -> None:
-        assert wrong_legs("pd", 5, {"legs": {"prefill": 0, "decode": 5, "union": 0}, "refused": {}})
+        assert wrong_legs(("prefill", "decode"), 5, {"legs": {"prefill": 0, "decode": 5, "union": 0}, "refused": {}})
 
     def test_refusals_are_errors(self) -> None:
         counters = {"legs": {"prefill": 5, "decode": 5, "union": 0}, "refused": {"decode: no handoff": 2}}
-        assert sum(wrong_legs("pd", 5, counters).values()) == 2
+        assert sum(wrong_legs(("prefill", "decode"), 5, counters).values()) == 2
 
     def test_every_endpoint_is_warm_before_it_is_measured(self) -> None:
         assert all(warm_up_requests(each, 1024) >= 1024 for each in SCENARIOS.values())
@@ -208,7 +210,7 @@ class TestLoad:
 
     def test_counters_start_anew(self, fleet: EngineFleet) -> None:
         control(fleet, "/counters")
-        assert control(fleet, "/counters")["legs"] == {"prefill": 0, "decode": 0, "union": 0}
+        assert control(fleet, "/counters")["legs"] == {"encode": 0, "prefill": 0, "decode": 0, "union": 0}
 
 
 @pytest.fixture
