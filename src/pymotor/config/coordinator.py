@@ -142,6 +142,9 @@ class RequestLimitConfig(Section):
         description="Whether a request with media waits until a decode endpoint has room for its whole KV cache. Its "
         "preemption would kill the engine core of vLLM 0.32.",
     )
+    media_answer_tokens: AtLeastOne = Field(
+        4096, description="Answer for which it keeps room there when the client states no limit."
+    )
     max_requests: Any = no_effect("requests are limited for each endpoint", instead="max_running")
     single_node_max_requests: Any = no_effect("requests are limited for each endpoint", instead="max_running")
 

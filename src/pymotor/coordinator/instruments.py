@@ -14,12 +14,14 @@ class Instruments:
         "_first_token_of",
         "_leg_seconds",
         "_legs",
+        "_rejections",
         "_request_seconds",
         "_requests",
         "_requests_of",
         "_seconds_of",
         "connections",
         "media_items",
+        "queue_seconds",
         "registry",
     )
 
@@ -49,6 +51,12 @@ class Instruments:
             "pymotor_media_items_total",
             "Media items by what became of them: encoded, shared, inline.",
             ("outcome",),
+        )
+        self.queue_seconds = registry.histogram(
+            "pymotor_queue_seconds", "Seconds that requests and media items waited for room at the engines."
+        ).child()
+        self._rejections = registry.counter(
+            "pymotor_rejections_total", "Requests that were not let through to the engines, by reason.", ("reason",)
         )
         self.connections = registry.counter("pymotor_connections_total", "Connections accepted from clients.").child()
         self._requests_of: dict[tuple[str, int], CounterChild] = {}
@@ -80,6 +88,10 @@ class Instruments:
         if child is None:
             child = self._legs[leg, instance] = self._leg_seconds.child(leg, instance)
         child.observe(seconds)
+
+    def rejected(self, reason: str) -> None:
+        """There is no room for a request."""
+        self._rejections.child(reason).value += 1
 
     def leg_failed(self, leg: str, instance: str, reason: str) -> None:
         """A leg failed."""

@@ -32,6 +32,7 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_queued: int = 1000
     queue_timeout: float = 60.0
     media_needs_kv_room: bool = True
+    media_answer_tokens: int = 4096
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +90,7 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None) -> Set
             max_queued=limits.max_queued,
             queue_timeout=float(limits.queue_timeout),
             media_needs_kv_room=limits.media_needs_kv_room,
+            media_answer_tokens=limits.media_answer_tokens,
         ),
         forward_media=encode.forward_media,
         encode_fallback=encode.fallback,

@@ -20,6 +20,7 @@ from typing import Any
 
 import uvloop
 
+from pymotor.coordinator.admission import Admission
 from pymotor.coordinator.control import (
     Drain,
     FleetUpdate,
@@ -107,6 +108,7 @@ class Worker:
         policy: Policy = RoundRobin(start.column) if settings.scheduler_type == "round_robin" else LoadBalance(ledger)
         services = Services(
             loop=loop,
+            admission=Admission(loop, ledger, start.column, settings.limits, self.instruments),
             settings=settings,
             ledger=ledger,
             policy=policy,

@@ -59,6 +59,7 @@ class RequestView:
     """One generating request: its fields and what was read of them."""
 
     __slots__ = (
+        "answer_limit",
         "answer_tokens",
         "body",
         "fields",
@@ -84,6 +85,8 @@ class RequestView:
         self.prompt_tokens = 0
         """Estimated from the text's length and the media's pixels."""
         self.answer_tokens = DEFAULT_ANSWER_TOKENS
+        self.answer_limit: int | None = None
+        """How many tokens the client wants at most; None: it does not say."""
         self.media: list[MediaItem] = []
         self.prompts: list[msgspec.Raw] = []
         """The prompts of a completions request with several; empty for one."""
@@ -131,6 +134,7 @@ def _read_generating(surface: Surface, body: bytes, trusted: bool) -> RequestVie
                 if stated < 0:
                     raise invalid(f"{name} must not be negative", name)
                 view.answer_tokens = min(stated, _ANSWER_TOKENS_BOUND)
+                view.answer_limit = stated
                 break
     if "vllm_xargs" in fields and not trusted:
         _check_extra_arguments(fields["vllm_xargs"])

@@ -9,6 +9,7 @@ from time import monotonic
 
 import msgspec
 
+from pymotor.coordinator.admission import Admission
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.flows.responses import ResponseHeads
 from pymotor.coordinator.http.client_request import ClientRequest
@@ -51,12 +52,13 @@ class RequestIds:
 class Services:
     """What every request of a worker uses."""
 
-    __slots__ = ("heads", "ids", "instruments", "ledger", "loop", "policy", "settings")
+    __slots__ = ("admission", "heads", "ids", "instruments", "ledger", "loop", "policy", "settings")
 
     def __init__(
         self,
         *,
         loop: asyncio.AbstractEventLoop,
+        admission: Admission,
         settings: Settings,
         ledger: Ledger,
         policy: Policy,
@@ -64,6 +66,7 @@ class Services:
         heads: ResponseHeads,
     ) -> None:
         self.loop = loop
+        self.admission = admission
         self.settings = settings
         self.ledger = ledger
         self.policy = policy
@@ -96,6 +99,7 @@ class Context:
         "status",
         "view",
         "whole_by",
+        "without_decode",
     )
 
     def __init__(
@@ -122,6 +126,8 @@ class Context:
         """Endpoints that failed this request."""
         self.encoded: list[Encoded | None] | None = None
         """What is known of the request's media by now, in their order."""
+        self.without_decode = False
+        """Whether it is too large for the KV cache of any decode endpoint."""
         self.committed = False
         """Whether the client has been sent a response's head."""
         self.opened = False

@@ -23,9 +23,12 @@ async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
     may have changed. Raises `ApiError`, and `LegFailed` for a reply of
     an engine that the client is to see."""
     settings = context.services.settings
+    admission = context.services.admission
     retries = 0
     while True:
         way = choose_way(context, routes())
+        if admission.limited or context.view.media:
+            way = await admission.admit(context, lambda: choose_way(context, routes()))
         try:
             if isinstance(way, Pair) and (context.view.n > 1 or context.view.prompts):
                 await several(context, way)

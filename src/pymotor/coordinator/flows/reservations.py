@@ -14,23 +14,33 @@ The answer expected is `max_tokens` where that is small; nobody reaches a large 
 from __future__ import annotations
 
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.scheduling.target import Group, Reservation
-
-EXPECTED_ANSWER_TOKENS = 256
+from pymotor.coordinator.scheduling.room import EXPECTED_ANSWER_TOKENS
+from pymotor.coordinator.scheduling.target import Group, Reservation, Target
 
 
 def reserve_prefill(context: Context, group: Group) -> Reservation:
     """The prompt's work and, until decode has it, its KV cache."""
     tokens = context.view.prompt_tokens
-    return Reservation(context.services.choose(group, context.avoid), tokens, tokens)
+    return Reservation(_choose(context, group, context.avoid), tokens, tokens)
 
 
 def reserve_decode(context: Context, group: Group) -> Reservation:
-    """The prompt's KV cache and the answer's, which grows."""
+    """The prompt's KV cache and the answer's, which grows; of decode's KV cache so much is promised."""
     view = context.view
-    target = context.services.choose(group, context.avoid)
-    expected = _expected_answer(context)
-    reservation = Reservation(target, 0, view.prompt_tokens, answer_tokens=expected)
+    room = context.services.admission.room
+    avoid = context.avoid
+    if view.media:
+        avoid |= room.without_kv(group, view)
+    target = _choose(context, group, avoid)
+    promise, spare = room.promise(target, view)
+    reservation = Reservation(
+        target,
+        0,
+        view.prompt_tokens,
+        answer_tokens=_expected_answer(context),
+        kv_tokens=promise,
+        spare_tokens=spare,
+    )
     context.answering = reservation
     return reservation
 
@@ -38,10 +48,20 @@ def reserve_decode(context: Context, group: Group) -> Reservation:
 def reserve_whole(context: Context, group: Group) -> Reservation:
     """Prompt and answer at one endpoint: union, or what is left of a pair."""
     tokens = context.view.prompt_tokens
-    target = context.services.choose(group, context.avoid)
+    target = _choose(context, group, context.avoid)
     reservation = Reservation(target, tokens, tokens, answer_tokens=_expected_answer(context))
     context.answering = reservation
     return reservation
+
+
+def _choose(context: Context, group: Group, avoid: frozenset[str]) -> Target:
+    services = context.services
+    target = services.choose(group, avoid)
+    admission = services.admission
+    if admission.limited and admission.room.is_full(target):
+        # The least loaded may have many small requests.
+        target = services.choose(group, avoid | admission.room.full(group))
+    return target
 
 
 def _expected_answer(context: Context) -> int:

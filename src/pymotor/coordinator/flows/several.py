@@ -57,6 +57,7 @@ def _part(view: RequestView, prompt: msgspec.Raw | None, number: int, prompts: i
     part.stream = view.stream
     part.prompt_tokens = view.prompt_tokens // prompts + 1
     part.answer_tokens = view.answer_tokens
+    part.answer_limit = view.answer_limit
     part.media = view.media
     return part
 

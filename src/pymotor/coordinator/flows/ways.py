@@ -30,6 +30,8 @@ def choose_way(context: Context, routes: Routes) -> Pair | Single:
         short = view.prompt_tokens < context.services.settings.prefill_threshold
         if short or view.n > 1:
             pairs = ()
+    if context.without_decode:
+        pairs = ()
     if pairs:
         return pairs[0] if len(pairs) == 1 else _least_loaded_pair(context, pairs)
     if singles:

@@ -1,0 +1,121 @@
+"""Which endpoints have room for one more request: places, and KV cache at decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from pymotor.coordinator.api.request_view import RequestView
+from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.scheduling.target import Group, Target
+from pymotor.coordinator.settings import RequestLimits
+from pymotor.fleet import Role
+
+EXPECTED_ANSWER_TOKENS = 256
+"""What a text request that states no limit is expected to generate."""
+_BLOCK_TOKENS = 16
+"""Of a KV block, where the engine has not said."""
+_LOOP_BOUND = 16
+"""Below so many endpoints a plain loop beats numpy's fixed cost."""
+
+
+class Room:
+    """What there is at the endpoints, as the ledger has it at the moment."""
+
+    __slots__ = ("_ledger", "_limits", "_media_answer_tokens", "limited")
+
+    def __init__(self, ledger: Ledger, limits: RequestLimits) -> None:
+        self._ledger = ledger
+        self._limits: dict[Role, int] = {
+            role: limit
+            for role, limit in (
+                (Role.ENCODE, limits.encode),
+                (Role.PREFILL, limits.prefill),
+                (Role.DECODE, limits.decode),
+                (Role.UNION, limits.union),
+            )
+            if limit is not None
+        }
+        self._media_answer_tokens = limits.media_answer_tokens
+        self.limited = bool(self._limits)
+        """Whether any endpoint has a limit."""
+
+    # -- places
+
+    def has_places(self, group: Group, places: int, avoid: frozenset[str]) -> bool:
+        """Whether the group's endpoints, but for those in `avoid` unless all are, have `places` free together; all
+        that they have when they are fewer."""
+        limit = self._limits.get(group.targets[0].instance.role)
+        if limit is None:
+            return True
+        targets = _usable(group, avoid)
+        wanted = min(places, limit * len(targets))
+        if len(targets) > _LOOP_BOUND:
+            rows = group.row_array if targets is group.targets else np.array([target.row for target in targets])
+            return bool(np.maximum(limit - self._ledger.requests(rows), 0).sum() >= wanted)
+        for target in targets:
+            wanted -= max(0, limit - self._ledger.in_flight(target.row))
+            if wanted <= 0:
+                return True
+        return False
+
+    def is_full(self, target: Target) -> bool:
+        """Whether the endpoint has as many requests as it may."""
+        limit = self._limits.get(target.instance.role)
+        return limit is not None and self._ledger.in_flight(target.row) >= limit
+
+    def full(self, group: Group) -> frozenset[str]:
+        """The ids of the group's endpoints that have as many requests as they may."""
+        return frozenset(target.endpoint_id for target in group.targets if self.is_full(target))
+
+    # -- KV cache
+
+    def has_kv(self, group: Group, view: RequestView, avoid: frozenset[str]) -> bool:
+        """Whether an endpoint of the group has a place and room for the whole KV cache of the request."""
+        return any(not self.is_full(target) and self.fits_kv(target, view) for target in _usable(group, avoid))
+
+    def fits_kv(self, target: Target, view: RequestView) -> bool:
+        """Whether there is room for the request's whole KV cache; where the capacity is not known there is."""
+        capacity = self._capacity(target)
+        return capacity is None or self._ledger.kv(target.row) + self.promise(target, view)[0] <= capacity
+
+    def could_fit(self, group: Group, view: RequestView) -> bool:
+        """Whether any endpoint of the group would have room if it were idle."""
+        return self.largest(group) is None or any(
+            self.promise(target, view)[0] <= (self._capacity(target) or 0) for target in group.targets
+        )
+
+    def largest(self, group: Group) -> int | None:
+        """The largest KV cache of the group in tokens; None when one is not known."""
+        capacities = [self._capacity(target) for target in group.targets]
+        known = [capacity for capacity in capacities if capacity is not None]
+        return max(known) if len(known) == len(capacities) else None
+
+    def without_kv(self, group: Group, view: RequestView) -> frozenset[str]:
+        """The ids of the group's endpoints that have no room for the request's KV cache."""
+        return frozenset(target.endpoint_id for target in group.targets if not self.fits_kv(target, view))
+
+    def promise(self, target: Target, view: RequestView) -> tuple[int, int]:
+        """Tokens of KV cache to keep for the request at `target`, in whole blocks, and how many of them are for the
+        answer: all that a request with media may generate; of a text request without limit what is expected."""
+        answer = view.answer_limit
+        if answer is None:
+            answer = self._media_answer_tokens if view.media else EXPECTED_ANSWER_TOKENS
+        longest = target.instance.max_model_len
+        if longest is not None:
+            answer = max(0, min(answer, longest - view.prompt_tokens))
+        block = self._ledger.block(target.row) or _BLOCK_TOKENS
+        return -(-(view.prompt_tokens + answer) // block) * block, answer
+
+    def _capacity(self, target: Target) -> int | None:
+        """Tokens of KV cache that fit; vLLM keeps one block for itself. None: not known."""
+        ledger, row = self._ledger, target.row
+        stated = ledger.capacity(row) or target.instance.kv_capacity_tokens
+        return max(0, stated - (ledger.block(row) or _BLOCK_TOKENS)) if stated else None
+
+
+def _usable(group: Group, avoid: Iterable[str]) -> tuple[Target, ...]:
+    if not avoid:
+        return group.targets
+    return tuple(target for target in group.targets if target.endpoint_id not in avoid) or group.targets
