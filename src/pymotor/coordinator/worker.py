@@ -106,7 +106,7 @@ class Worker:
         self._targets = Targets(ledger, self._upstream)
         self.instruments = Instruments()
         policy: Policy = RoundRobin(start.column) if settings.scheduler_type == "round_robin" else LoadBalance(ledger)
-        services = Services(
+        self._services = services = Services(
             loop=loop,
             admission=Admission(loop, ledger, start.column, settings.limits, self.instruments),
             settings=settings,
@@ -145,6 +145,7 @@ class Worker:
 
     def set_fleet(self, update: FleetUpdate) -> None:
         """Route by a new snapshot."""
+        self._services.encodings.fleet_changed(update.snapshot.instances)
         self._gateway.set_fleet(FleetView(update.snapshot, self._targets.update(update)))
 
     async def sweep(self) -> None:
@@ -157,6 +158,7 @@ class Worker:
             for client in self._connections:
                 client.check_deadline(now)
             self._targets.close_expired(now)
+            self._services.encodings.close_expired()
 
     async def drain(self, grace: float) -> None:
         """Accept nothing new and wait until what runs is done, `grace` seconds at most."""

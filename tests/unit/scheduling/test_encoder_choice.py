@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from math import ceil
 
 import numpy as np
@@ -24,6 +25,10 @@ def names(count: int) -> list[str]:
     return [f"encode-{number}/0" for number in range(count)]
 
 
+def ids(indices: Iterable[int]) -> frozenset[str]:
+    return frozenset(f"encode-{index}/0" for index in indices)
+
+
 def idle_choice(ledger: Ledger, endpoints: list[str]) -> EncoderChoice:
     return EncoderChoice(ledger, endpoints, range(len(endpoints)))
 
@@ -38,7 +43,7 @@ def test_nobody_beyond_the_bound_gets_an_item(count: int, items: list[tuple[int,
         for number, (key, load) in enumerate(items):
             pending = [first.load(index) for index in range(count)]
             total = sum(pending[index] for index in allowed)
-            chosen = choices[number % 2].choose(key, load, excluded)
+            chosen = choices[number % 2].choose(key, load, ids(excluded))
             assert chosen in allowed
             assert pending[chosen] < max(1, ceil(5 * (total + load) / (4 * len(allowed))))
             (first, second)[number % 2].begin(chosen, load)
@@ -65,9 +70,26 @@ def test_only_the_items_of_an_encoder_that_goes_are_moved(count: int, keys: list
         for key in keys:
             was = endpoints[before.choose(key, 1)]
             now = kept[after.choose(key, 1)]
-            assert endpoints[before.choose(key, 1, frozenset({gone}))] == now, "excluded counts as gone"
+            assert endpoints[before.choose(key, 1, ids({gone}))] == now, "excluded counts as gone"
             if was != endpoints[gone]:
                 assert now == was
+
+
+@given(COUNTS, KEYS, st.sets(st.integers(0, 8)), st.sets(st.integers(0, 8)))
+def test_whom_to_avoid_is_chosen_only_when_nobody_else_is_left(
+    count: int, key: int, excluded: set[int], avoided: set[int]
+) -> None:
+    left = set(range(count)) - excluded
+    with shared_ledgers(1, count) as (ledger, _):
+        choice = idle_choice(ledger, names(count))
+        if not left:
+            with pytest.raises(LookupError):
+                choice.choose(key, 1, ids(excluded), ids(avoided))
+            return
+        chosen = choice.choose(key, 1, ids(excluded), ids(avoided))
+        assert chosen in (left - avoided or left)
+        if left - avoided:
+            assert chosen == choice.choose(key, 1, ids(excluded | avoided)), "to be avoided counts as gone"
 
 
 @given(st.integers(1, 9), KEYS)
@@ -77,7 +99,7 @@ def test_the_order_goes_on_to_the_next_when_the_first_is_full(count: int, key: i
         choice = idle_choice(ledger, names(count))
         visited: list[int] = []
         for _ in range(count):
-            chosen = choice.choose(key, 0, frozenset(visited))
+            chosen = choice.choose(key, 0, ids(visited))
             assert chosen not in visited
             visited.append(chosen)
         for expected in visited[:-1]:
@@ -115,7 +137,7 @@ def test_unusual_input_is_refused() -> None:
         with pytest.raises(LookupError, match="no encoder endpoint"):
             EncoderChoice(ledger, [], []).choose(1, 1)
         with pytest.raises(LookupError, match="no encoder endpoint"):
-            EncoderChoice(ledger, ["a", "b"], [0, 1]).choose(1, 1, frozenset({0, 1}))
+            EncoderChoice(ledger, ["a", "b"], [0, 1]).choose(1, 1, frozenset({"a", "b"}))
 
 
 def test_rows_of_other_endpoints_do_not_count() -> None:

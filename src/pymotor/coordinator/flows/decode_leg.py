@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pymotor.coordinator.api.request_view import assemble
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.encode import EncodedMedia
+from pymotor.coordinator.flows.encoded_media import EncodedMedia
 from pymotor.coordinator.flows.legs import Buffers
 
 DECODE = "decode"
@@ -19,9 +19,7 @@ def decode_body(context: Context, media: EncodedMedia | None, handoff: bytes | N
     kill the engine.
     """
     view = context.view
-    fields = view.fields
     if handoff is None:
         return view.body
-    if media is not None and context.services.settings.forward_media != "always":
-        fields = media.fields_with_metadata()
+    fields = view.fields if media is None else media.decode_fields()
     return assemble(fields, handoff, _WITHOUT, view.size)

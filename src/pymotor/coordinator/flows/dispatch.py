@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.encode import ENCODE
+from pymotor.coordinator.flows.encode import doubt_encodings
+from pymotor.coordinator.flows.encode_leg import ENCODE
 from pymotor.coordinator.flows.last_leg import answer
 from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.several import several
@@ -35,6 +36,7 @@ async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
             else:
                 await run_way(context, way, answer)
         except LegFailed as failure:
+            doubt_encodings(context, failure)
             allowed = settings.max_retry if failure.attempts is None else min(failure.attempts, settings.max_retry)
             if failure.clients_fault or context.committed:
                 raise

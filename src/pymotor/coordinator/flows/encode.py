@@ -1,180 +1,214 @@
-"""Media items to their encoders, each a leg of its own, in parallel, equal items once.
+"""Media items to their encoders, in parallel, before the stage that reads the embeddings.
 
-An encoder answers with the identifier that it computed from the item's content and with metadata that lets later
-stages do without the media. Which stage gets media and which metadata is `forward_media`.
+| dialect | an item is encoded | another request's encoding serves |
+|---|---|---|
+| store | once for a request, however often later legs are tried | while it is under way, and for `reuse_seconds` |
+| pull | for each consumer, again when another one is tried | while it is under way for the same consumer |
+| push | for each consumer, again when another one is tried | never: the consumer drops a push with its request |
+
+Equal items of one request are one item. What is read from where an address points, and not from the request itself,
+may be another thing a moment later: such an item is not known to be in a store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 
-import msgspec
-
-from pymotor.coordinator.api.errors import ApiError
+from pymotor.coordinator.api.errors import ApiError, ServiceUnavailable
 from pymotor.coordinator.api.media import MediaItem, check_source
-from pymotor.coordinator.api.request_view import Fields, RequestView, content_parts, message_fields
-from pymotor.coordinator.flows.context import Context, Encoded
-from pymotor.coordinator.flows.legs import LegFailed, whole_leg
+from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.encode_leg import ENCODE, EncodeLegs
+from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS, EncodedMedia, RequestEncodings
+from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.together import together
 from pymotor.coordinator.routing import Encoders
-from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
-from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.coordinator.scheduling.encodings import Encoding, ItemKey
+from pymotor.coordinator.scheduling.target import Target
+from pymotor.fleet import ECDialect
 
-ENCODE = "encode"
-"""The legs' name; what they brought stays good when a later leg is tried again."""
-_CHAT_PATH = b"/v1/chat/completions"
-_PROCESSOR_FIELDS = ("mm_processor_kwargs", "media_io_kwargs")
-
-
-class _Item(msgspec.Struct):
-    metadata: dict[str, msgspec.Raw] | None = None
-
-
-class _EncodeReply(msgspec.Struct):
-    ec_transfer_params: dict[str, _Item] | None = None
-
-
-_reply_decoder = msgspec.json.Decoder(_EncodeReply)
-
-
-class EncodedMedia:
-    """The media of one request after the encoders have run: the contents each stage is to get."""
-
-    __slots__ = ("_results", "_view")
-
-    def __init__(self, view: RequestView, results: Sequence[Encoded | None]) -> None:
-        """`results` are in the order of `view.media`; None for an item that no encoder took."""
-        self._view = view
-        self._results = results
-
-    def fields_with_metadata(self) -> Fields:
-        """The request's fields with metadata in place of media, as far as that is possible.
-
-        Media and metadata of one modality never mix in a request (engines refuse that), so all items of a
-        modality need metadata. With processor options an engine would hash the identifier together with them:
-        they are left out, which is only right when no media is left.
-        """
-        view = self._view
-        lacking = {
-            item.modality
-            for item, result in zip(view.media, self._results, strict=True)
-            if result is None or result.metadata is None
-        }
-        has_options = any(name in view.fields for name in _PROCESSOR_FIELDS)
-        if len(lacking) == len({item.modality for item in view.media}) or (lacking and has_options):
-            return view.fields
-        replaced: dict[int, dict[int, msgspec.Raw]] = {}
-        for item, result in zip(view.media, self._results, strict=True):
-            if item.modality not in lacking and result is not None and result.metadata is not None:
-                replaced.setdefault(item.message, {})[item.position] = _embeds_part(item, result)
-        fields = {name: raw for name, raw in view.fields.items() if name not in _PROCESSOR_FIELDS or lacking}
-        fields["messages"] = _with_parts(view, replaced)
-        return fields
-
-
-def _embeds_part(item: MediaItem, result: Encoded) -> msgspec.Raw:
-    kind = f"{item.modality}_embeds"
-    return msgspec.Raw(msgspec.json.encode({"type": kind, kind: result.metadata, "uuid": result.identifier}))
-
-
-def _with_parts(view: RequestView, replaced: dict[int, dict[int, msgspec.Raw]]) -> msgspec.Raw:
-    messages = message_fields(view)
-    for index, parts in replaced.items():
-        contents = [
-            parts.get(position, part) for position, part in enumerate(content_parts(messages[index]["content"]))
-        ]
-        messages[index]["content"] = msgspec.Raw(msgspec.json.encode(contents))
-    return msgspec.Raw(msgspec.json.encode(messages))
+_HARMLESS = frozenset(("connect", "busy", "expired"))
 
 
 async def encode_media(context: Context, encoders: Encoders | None, consumers: Sequence[Target]) -> EncodedMedia:
-    """Have the request's media encoded for the `consumers`, the targets that will read media or embeddings.
+    """Have the request's media encoded for the `consumers`, the targets that will read media or embeddings; the first
+    of them reads the embeddings.
 
-    Without encoders every item stays media. What was encoded once for a request is not encoded again, neither when
-    a later leg is tried again nor for the parts of a request that is several. Raises `ApiError`: 400 for a source
-    that may not be used, 502 when an item could not be encoded and the fallback is `fail`.
+    Without encoders every item stays media. Without consumers, which are not chosen yet, only what does not depend on
+    them is done: what is in a store then is not encoded again for the parts of a request that is several. Raises
+    `ApiError`: 400 for a source that may not be used, 502 when an item could not be encoded and must be, 503 when
+    there is no encoder and must be one; `LegFailed` when an encoder says that the request is wrong.
     """
     view = context.view
     for consumer in consumers:
         for item in view.media:
             check_source(item, consumer.instance.allowed_local_media_path)
+    reader = consumers[0] if consumers else None
     if encoders is None:
+        if reader is not None:
+            _without_encoders(context, reader)
         return EncodedMedia(view, [None] * len(view.media))
-    if context.encoded is None or None in context.encoded:
-        context.encoded = await _encode(context, encoders)
-    return EncodedMedia(view, context.encoded)
+    state = context.encoded
+    if state is None:
+        state = context.encoded = RequestEncodings()
+    dialect = _dialect(encoders)
+    distinct, place = _distinct(view.media)
+    if dialect is ECDialect.STORE:
+        results = state.in_store = await _encode(context, encoders, distinct, state.in_store, reader)
+    elif reader is None:
+        results = [None] * len(distinct)
+    else:
+        results = await _encode(context, encoders, distinct, [], reader)
+    forward_media = context.services.settings.forward_media
+    return EncodedMedia(
+        view,
+        [results[index] for index in place],
+        passes=dialect is not ECDialect.STORE,
+        reader_with_media=forward_media != "never" or state.doubted,
+        decode_with_media=forward_media == "always",
+    )
 
 
-async def _encode(context: Context, encoders: Encoders) -> list[Encoded | None]:
-    """What the encoders say of each item, in the order of `view.media`; equal items are encoded once."""
-    view = context.view
+def doubt_encodings(context: Context, failure: LegFailed) -> None:
+    """A leg of the request has failed. If it may have lacked embeddings, no other request shall rely on them, and the
+    request's next try carries its media."""
+    state = context.encoded
+    if state is None or failure.leg == ENCODE or failure.clients_fault or failure.reason in _HARMLESS:
+        return
+    state.doubted = True
+    context.services.encodings.forget(state.keys)
+
+
+def _dialect(encoders: Encoders) -> ECDialect:
+    transfer = encoders.group.targets[0].instance.ec
+    return transfer.dialect if transfer is not None else ECDialect.STORE
+
+
+def _without_encoders(context: Context, reader: Target) -> None:
+    """The media go on as they are, if the `reader` can encode them."""
+    transfer = reader.instance.ec
+    if transfer is None or not transfer.consumes:
+        return
+    if transfer.dialect is ECDialect.PUSH:
+        raise ServiceUnavailable(
+            f"no encoder is up, and {reader.instance.name} waits for embeddings instead of encoding"
+        )
+    _, place = _distinct(context.view.media)
+    context.services.instruments.media_items.child("inline").value += len(set(place))
+
+
+def _distinct(media: Sequence[MediaItem]) -> tuple[list[MediaItem], list[int]]:
+    """The items that differ, and for each item which of these it equals."""
     distinct: list[MediaItem] = []
     place: list[int] = []
-    for item in view.media:
-        same = next((index for index, other in enumerate(distinct) if other.same_as(item)), None)
-        if same is None:
-            same = len(distinct)
+    for item in media:
+        same = next((index for index, other in enumerate(distinct) if other.same_as(item)), len(distinct))
+        if same == len(distinct):
             distinct.append(item)
-        else:
-            context.services.instruments.media_items.child("shared").value += 1
         place.append(same)
-    if len(distinct) == 1:
-        results = [await _encode_item(context, encoders, distinct[0])]
-    else:
-        results = await together(context.services.loop, [_encode_item(context, encoders, item) for item in distinct])
-    return [results[index] for index in place]
+    return distinct, place
 
 
-async def _encode_item(context: Context, encoders: Encoders, item: MediaItem) -> Encoded | None:
-    """One item's encoding; a second encoder is tried when the first fails. None: the item goes on as media."""
+async def _encode(
+    context: Context,
+    encoders: Encoders,
+    distinct: Sequence[MediaItem],
+    found: Sequence[Encoding | None],
+    reader: Target | None,
+) -> list[Encoding | None]:
+    """What the encoders say of each item; `found` is what they said before, None or nothing where they did not."""
+    results = [*found] or [None] * len(distinct)
+    missing = [index for index, result in enumerate(results) if result is None]
+    if not found:
+        shared = len(context.view.media) - len(distinct)
+        context.services.instruments.media_items.child("shared").value += shared
+    work = [_encode_or_inline(context, encoders, distinct[index], reader) for index in missing]
+    encoded = [await work[0]] if len(work) == 1 else await together(context.services.loop, work)
+    for index, result in zip(missing, encoded, strict=True):
+        results[index] = result
+    return results
+
+
+async def _encode_or_inline(
+    context: Context, encoders: Encoders, item: MediaItem, reader: Target | None
+) -> Encoding | None:
+    """One item's encoding; None when it goes on as media."""
     services = context.services
-    buffers = [_encode_body(context.view, item)]
-    excluded: set[int] = set()
-    failure: LegFailed | None = None
-    while len(excluded) < min(2, len(encoders.group)):
-        index = encoders.choice.choose(item.key, item.tokens * TENTHS_PER_ACTIVE_TOKEN, frozenset(excluded))
-        target = encoders.group.targets[index]
-        check_source(item, target.instance.allowed_local_media_path)
-        reservation = Reservation(target, item.tokens)
-        try:
-            reply = await whole_leg(context, ENCODE, target, buffers, services.ids.next(), path=_CHAT_PATH)
-        except LegFailed as error:
-            failure = error
-            excluded.add(index)
-            if error.clients_fault:
-                raise
-            continue
-        finally:
-            reservation.end()
-        services.instruments.media_items.child("encoded").value += 1
-        return _read_reply(reply.body)
-    if services.settings.encode_fallback == "fail" and failure is not None:
-        raise ApiError(502, f"a media item could not be encoded: {failure}", code="encode_failed") from failure
+    try:
+        return await _encode_item(context, encoders, item, reader)
+    except LegFailed as failure:
+        if failure.clients_fault:
+            raise
+        waits = _dialect(encoders) is ECDialect.PUSH
+        if waits or services.settings.encode_fallback == "fail":
+            raise ApiError(502, f"a media item could not be encoded: {failure}", code="encode_failed") from failure
     services.instruments.media_items.child("inline").value += 1
     return None
 
 
-def _encode_body(view: RequestView, item: MediaItem) -> bytes:
-    fields: dict[str, object] = {
-        "model": view.fields["model"],
-        "messages": [{"role": "user", "content": [item.part]}],
-        "max_tokens": 1,
-        "stream": False,
-    }
-    for name in _PROCESSOR_FIELDS:
-        if name in view.fields:
-            fields[name] = view.fields[name]
-    return msgspec.json.encode(fields)
+async def _encode_item(context: Context, encoders: Encoders, item: MediaItem, reader: Target | None) -> Encoding:
+    """One item's encoding, by a leg of its own or by another request's. Raises `LegFailed`, `ApiError`."""
+    services = context.services
+    outcomes = services.instruments.media_items
+    dialect = _dialect(encoders)
+    if dialect is ECDialect.PUSH and reader is not None:
+        encoding = await EncodeLegs(context, encoders, item, _push_address(reader)).run()
+        outcomes.child("encoded").value += 1
+        return encoding
+    key = _key(context, encoders, item, reader)
+    encodings = services.encodings
+    reusable = dialect is ECDialect.STORE and _in_request(item) and services.settings.forward_media != "never"
+    if context.encoded is not None:
+        context.encoded.keys.add(key)
+    known = encodings.known(key, item.part) if reusable else None
+    if known is not None:
+        outcomes.child("reused").value += 1
+        return known
+    since = monotonic()
+    while True:
+        leg = encodings.underway(key, item.part)
+        joined = leg is not None
+        if leg is None:
+            work = EncodeLegs(context, encoders, item).run()
+            leg = encodings.start(key, item.part, work, until=context.whole_by, reusable=reusable)
+        try:
+            encoding = await encodings.wait(leg)
+        except LegFailed:
+            if joined and leg.until <= monotonic() < context.whole_by:
+                # What is over is the time of the request that began it.
+                continue
+            raise
+        outcomes.child("joined" if joined else "encoded").value += 1
+        if joined:
+            context.legs.append((ENCODE, encoding.encoder, (monotonic() - since) * 1000))
+        return encoding
 
 
-def _read_reply(body: bytes) -> Encoded | None:
-    """The identifier and metadata in an encoder's reply; None from engines before vLLM 0.32, which name neither."""
-    try:
-        items = _reply_decoder.decode(body).ec_transfer_params
-    except msgspec.MsgspecError:
-        return None
-    if not items or len(items) != 1:
-        return None
-    identifier, item = next(iter(items.items()))
-    metadata = msgspec.Raw(msgspec.json.encode(item.metadata)) if item.metadata else None
-    return Encoded(identifier, metadata)
+def _in_request(item: MediaItem) -> bool:
+    """Whether the item itself is in the request, and not only where it can be had."""
+    return item.url is None or item.url.startswith(b"data:")
+
+
+def _key(context: Context, encoders: Encoders, item: MediaItem, reader: Target | None) -> ItemKey:
+    transfer = encoders.group.targets[0].instance.ec
+    store = transfer.store if transfer is not None else None
+    fields = context.view.fields
+    return ItemKey(
+        scope=store or (reader.endpoint_id if reader is not None else ""),
+        model=bytes(fields["model"]),
+        options=tuple(bytes(fields.get(name, b"")) for name in PROCESSOR_FIELDS),
+        kind=item.kind,
+        digest=item.key,
+    )
+
+
+def _push_address(reader: Target) -> str:
+    address = reader.instance.ec_address_of(reader.endpoint_id)
+    if not address:
+        raise ApiError(
+            502,
+            f"{reader.instance.name} has no address that embeddings can be pushed to; "
+            "its ec_transfer_config needs ec_ip and ec_port",
+            code="encode_failed",
+        )
+    return address

@@ -6,12 +6,13 @@ import msgspec
 
 from pymotor.coordinator.api.request_view import assemble
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.encode import EncodedMedia
+from pymotor.coordinator.flows.encoded_media import EncodedMedia
 from pymotor.coordinator.flows.legs import Buffers, LegFailed
 from pymotor.coordinator.http.replies import WholeReply
 from pymotor.coordinator.scheduling.target import Target
 
 PREFILL = "prefill"
+_REPLACED = frozenset(("ec_transfer_params",))
 
 
 class _PrefillReply(msgspec.Struct):
@@ -22,17 +23,22 @@ _reply_decoder = msgspec.json.Decoder(_PrefillReply)
 
 
 def prefill_body(context: Context, media: EncodedMedia | None, members: bytes = b"") -> Buffers:
-    """The body that ends after one token, with media unless `forward_media` is `never`; `members` are more members,
-    as JSON text with a comma at the end."""
+    """The body that ends after one token, with what prefill gets of the media; `members` are more members, as JSON
+    text with a comma at the end."""
     view = context.view
     fields = view.fields
-    if media is not None and context.services.settings.forward_media == "never":
-        fields = media.fields_with_metadata()
+    without = view.surface.prefill_without
     members += view.surface.one_token
+    if media is not None:
+        fields = media.reader_fields()
+        embeddings = media.reader_members()
+        if embeddings:
+            members += b"," + embeddings
+            without |= _REPLACED
     if "max_completion_tokens" in fields:
         # Of the two limits vLLM takes this one.
         members += b',"max_completion_tokens":1'
-    return assemble(fields, members, view.surface.prefill_without, view.size)
+    return assemble(fields, members, without, view.size)
 
 
 def handed_over(prefill: Target, reply: WholeReply) -> msgspec.Raw | None:

@@ -13,6 +13,7 @@ compared with the load before the item: an item that is larger than any bound st
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +38,9 @@ def _scores(hashes: npt.NDArray[np.uint64], item_key: int) -> npt.NDArray[np.uin
 
 
 class EncoderChoice:
-    """Chooses among the encoder endpoints of one snapshot; keeps nothing but their hashes."""
+    """Chooses among the encoder endpoints of one snapshot; keeps nothing but their ids and hashes."""
 
-    __slots__ = ("_hashes", "_ledger", "_rows")
+    __slots__ = ("_endpoint_ids", "_hashes", "_ledger", "_rows")
 
     def __init__(self, ledger: Ledger, endpoint_ids: Sequence[str], rows: Sequence[int]) -> None:
         """`rows` are the endpoints' ledger rows, in the order of `endpoint_ids`.
@@ -51,22 +52,29 @@ class EncoderChoice:
         if len(set(endpoint_ids)) != len(endpoint_ids):
             raise ValueError("an encoder endpoint is named twice")
         self._ledger = ledger
+        self._endpoint_ids = tuple(endpoint_ids)
         self._rows = np.asarray(rows, dtype=np.intp)
         digests = [xxhash.xxh3_64_intdigest(endpoint_id.encode()) for endpoint_id in endpoint_ids]
         self._hashes = np.asarray(digests, dtype=np.uint64)
 
-    def choose(self, item_key: int, load: int, excluded: frozenset[int] = frozenset()) -> int:
+    def choose(
+        self,
+        item_key: int,
+        load: int,
+        excluded: AbstractSet[str] = frozenset(),
+        avoided: AbstractSet[str] = frozenset(),
+    ) -> int:
         """The index of the endpoint that shall encode the item.
 
         `item_key`: 64 bits, well mixed (xxh3 of the item's bytes or URL). `load`: what the item will be charged
-        with, in the ledger's unit. `excluded`: indices that must not be chosen; neither their load nor their
-        number counts for the bound. Should two endpoints' hashes collide, the lower index goes first.
-        Raises `LookupError` when no endpoint is left.
+        with, in the ledger's unit. `excluded`: ids of endpoints that must not be chosen; `avoided`: of those that are
+        chosen only when no other is left. Neither their load nor their number counts for the bound. Should two
+        endpoints' hashes collide, the lower index goes first. Raises `LookupError` when no endpoint is left.
         """
         loads = self._ledger.loads(self._rows)
         scores = _scores(self._hashes, item_key)
-        if excluded:
-            kept = np.asarray([index for index in range(len(loads)) if index not in excluded], dtype=np.intp)
+        kept = self._kept(excluded, avoided) if excluded or avoided else None
+        if kept is not None:
             loads, scores = loads[kept], scores[kept]
         count = len(loads)
         if count == 0:
@@ -76,4 +84,10 @@ class EncoderChoice:
         bound = max(1, -(-_BOUND_NUMERATOR * total // (_BOUND_DENOMINATOR * count)))
         within = np.flatnonzero(loads < bound)
         best = int(within[scores[within].argmax()])
-        return int(kept[best]) if excluded else best
+        return best if kept is None else int(kept[best])
+
+    def _kept(self, excluded: AbstractSet[str], avoided: AbstractSet[str]) -> npt.NDArray[np.intp]:
+        """The indices that may be chosen."""
+        allowed = [index for index, name in enumerate(self._endpoint_ids) if name not in excluded]
+        good = [index for index in allowed if self._endpoint_ids[index] not in avoided]
+        return np.asarray(good or allowed, dtype=np.intp)

@@ -1,0 +1,171 @@
+"""One media item to an encoder: to another when that fails, to a second one as well when it is silent.
+
+An endpoint that refuses or is busy has harmed nobody and is simply passed over. After any other failure the item goes
+to one more endpoint only: it may be what broke the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from pymotor.coordinator.api.media import MediaItem, check_source
+from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS
+from pymotor.coordinator.flows.legs import Buffers, LegFailed, whole_leg
+from pymotor.coordinator.routing import Encoders
+from pymotor.coordinator.scheduling.encodings import Encoding
+from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
+from pymotor.coordinator.scheduling.target import Reservation
+
+ENCODE = "encode"
+"""The legs' name; what they brought to a store stays good when a later leg is tried again."""
+_CHAT_PATH = b"/v1/chat/completions"
+_FAILURES = 2
+
+
+class _Item(msgspec.Struct):
+    metadata: dict[str, msgspec.Raw] | None = None
+
+
+class _EncodeReply(msgspec.Struct):
+    ec_transfer_params: dict[str, msgspec.Raw] | None = None
+
+
+_reply_decoder = msgspec.json.Decoder(_EncodeReply)
+_item_decoder = msgspec.json.Decoder(_Item)
+
+
+class EncodeLegs:
+    """The legs of one item, from first to last."""
+
+    __slots__ = ("_body", "_context", "_encoders", "_failures", "_item", "_left", "_push_to", "_sent_to")
+
+    def __init__(self, context: Context, encoders: Encoders, item: MediaItem, push_to: str = "") -> None:
+        """`push_to` is the consumer's control address where encoders push."""
+        self._context = context
+        self._encoders = encoders
+        self._item = item
+        self._push_to = push_to
+        self._body = _body(context, item)
+        self._failures = 0
+        self._left = len(encoders.group)
+        self._sent_to: set[str] = set()
+
+    async def run(self) -> Encoding:
+        """The item's encoding. Raises `LegFailed` of the last leg, `ApiError` (400) for a source not to be used."""
+        hedge_after = self._context.services.settings.hedge_after
+        # A push that loses would hold its place in the consumer's memory until that expires.
+        if hedge_after and len(self._encoders.group) > 1 and not self._push_to:
+            return await self._run_hedged(hedge_after)
+        while True:
+            found = await self._next_leg()
+            if isinstance(found, Encoding):
+                return found
+            if not self._may_go_on(found):
+                raise found
+
+    async def _run_hedged(self, hedge_after: float) -> Encoding:
+        """With two legs at the same time at most. What still runs at the end is closed before this returns."""
+        loop = self._context.services.loop
+        legs = {loop.create_task(self._next_leg())}
+        hedged = False
+        try:
+            while True:
+                silence = hedge_after if self._left and not hedged else None
+                done, legs = await asyncio.wait(legs, timeout=silence, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    hedged = True
+                    self._context.services.instruments.hedged_legs.value += 1
+                    legs.add(loop.create_task(self._next_leg()))
+                failures = []
+                for leg in done:
+                    found = leg.result()
+                    if isinstance(found, Encoding):
+                        return found
+                    failures.append(found)
+                for failure in failures:
+                    if not self._may_go_on(failure) and (failure.clients_fault or not legs):
+                        raise failure
+                if not legs:
+                    legs.add(loop.create_task(self._next_leg()))
+        finally:
+            for leg in legs:
+                leg.cancel()
+            if legs:
+                await asyncio.wait(legs)
+
+    def _may_go_on(self, failure: LegFailed) -> bool:
+        """Whether the item goes to one more endpoint after this failure."""
+        context = self._context
+        context.avoid |= {failure.target.endpoint_id}
+        if failure.attempts is not None:
+            self._failures += 1
+        return (
+            not failure.clients_fault
+            and self._failures < _FAILURES
+            and self._left > 0
+            and monotonic() < context.whole_by
+        )
+
+    def _next_leg(self) -> Coroutine[Any, Any, Encoding | LegFailed]:
+        """A leg to an endpoint that this item was not sent to yet; there must be one left."""
+        self._left -= 1
+        return self._leg()
+
+    async def _leg(self) -> Encoding | LegFailed:
+        context, item, encoders = self._context, self._item, self._encoders
+        load = item.tokens * TENTHS_PER_ACTIVE_TOKEN
+        target = encoders.group.targets[encoders.choice.choose(item.key, load, self._sent_to, context.avoid)]
+        self._sent_to.add(target.endpoint_id)
+        check_source(item, target.instance.allowed_local_media_path)
+        ids = context.services.ids
+        buffers: Buffers = (self._body,)
+        transfer_id = ""
+        if self._push_to:
+            transfer_id = ids.next().decode()
+            params = {"consumer_zmq": self._push_to, "ec_items": [{"transfer_id": transfer_id}]}
+            buffers = (b'{"ec_transfer_params":%b,' % msgspec.json.encode(params), memoryview(self._body)[1:])
+        reservation = Reservation(target, item.tokens)
+        try:
+            reply = await whole_leg(context, ENCODE, target, buffers, ids.next(), path=_CHAT_PATH)
+        except LegFailed as failure:
+            return failure
+        finally:
+            reservation.end()
+        return _encoding(target.instance.name, reply.body, transfer_id)
+
+
+def _body(context: Context, item: MediaItem) -> bytes:
+    view = context.view
+    fields: dict[str, object] = {
+        "model": view.fields["model"],
+        "messages": [{"role": "user", "content": [item.chat_part]}],
+        "max_tokens": 1,
+        "stream": False,
+    }
+    for name in PROCESSOR_FIELDS:
+        if name in view.fields:
+            fields[name] = view.fields[name]
+    return msgspec.json.encode(fields)
+
+
+def _encoding(encoder: str, body: bytes, transfer_id: str) -> Encoding:
+    """What an encoder's reply says. Engines before vLLM 0.32 name neither identifier nor metadata."""
+    try:
+        params = _reply_decoder.decode(body).ec_transfer_params
+        if not params:
+            return Encoding(encoder, transfer_id=transfer_id)
+        identifier, said = next(iter(params.items()))
+        metadata = _item_decoder.decode(said).metadata
+    except msgspec.MsgspecError:
+        return Encoding(encoder, transfer_id=transfer_id)
+    if len(params) > 1:
+        # Which of them names the item is not said.
+        return Encoding(encoder, parameters=params, transfer_id=transfer_id)
+    known = msgspec.Raw(msgspec.json.encode(metadata)) if metadata else None
+    return Encoding(encoder, identifier, known, params, transfer_id)
