@@ -50,6 +50,18 @@ class ExceptionConfig(Section):
     retry_delay: Seconds = Field(0.2, description="Seconds before the first new try, doubled each time.")
     first_token_timeout: Seconds = Field(600, description="Seconds until the first token.")
     infer_timeout: Seconds = Field(3600, description="Seconds for the whole request.")
+    retry_budget_ratio: NotNegative = Field(
+        0.2, description="Further tries of a process, as a part of its requests of the last 10 seconds."
+    )
+    retry_budget_floor: NotNegative = Field(10.0, description="Further tries a second that are allowed in any case.")
+    recovery_buffer_bytes: Count = Field(
+        1073741824, description="Bytes of request bodies that a process keeps for further tries; 0: none."
+    )
+    circuit_failures: Count = Field(
+        5, description="Failures of an endpoint in a row that open its circuit; 0: circuits never open."
+    )
+    circuit_pause: Seconds = Field(1.0, description="Seconds until an open circuit is probed, doubled each time.")
+    circuit_longest_pause: Seconds = Field(60.0, description="Longest pause between probes, in seconds.")
 
 
 class SchedulerConfig(Section):
@@ -235,6 +247,13 @@ class HTTPConfig(Section):
     stream_idle_timeout: Seconds = Field(600.0, description="Seconds of silence within an engine's stream.")
     stream_keepalive: NotNegative = Field(0.0, description="Seconds after which a comment keeps a stream open; 0: off.")
     trust_client_fields: bool = Field(False, description="Whether clients may name caches, embeddings and engines.")
+    forward_headers: list[str] = Field(
+        default_factory=list, description="Headers of clients that engines get beside those in docs/api.md."
+    )
+    forward_authorization: bool = Field(False, description="Whether engines get the client's Authorization.")
+    engine_api_key_env: str = Field(
+        "", description="Environment variable with the key of engines started with --api-key; empty: none."
+    )
     cors: CORSConfig = Field(default_factory=CORSConfig, description="Which web pages may call.")
 
 

@@ -40,7 +40,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     scheduler_type: str = "load_balance"
     deploy_mode: str | None = None
-    """None: by the roles that are present."""
+    """None: by the roles and connectors that are present."""
+    callback_host: str = "127.0.0.1"
+    """Where decode engines reach the workers' metaservers; empty where nobody knows."""
+    metaserver_base_port: int = 0
+    """Of the first worker's metaserver, the next one's is one higher; 0: any free port."""
     prefill_threshold: int = 512
     """Prompts of at least so many tokens go through prefill and decode where union instances stand beside them."""
     engine_load_interval: float = 0.0
@@ -57,7 +61,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     infer_timeout: float = 3600.0
     connect_timeout: float = 5.0
     max_retry: int = 5
+    """Further tries of a request."""
+    transport_max_retry: int = 5
+    """Further tries of one of its legs."""
+    recompute_enabled: bool = True
+    """Whether an answer that broke off, or that an engine wants computed again, is carried on elsewhere."""
+    recompute_max_retry: int = 5
     retry_delay: float = 0.2
+    retry_budget_ratio: float = 0.2
+    retry_budget_floor: float = 10.0
+    recovery_buffer_bytes: int = 1024 * 1024 * 1024
+    circuit_failures: int = 5
+    """Failures in a row that open an endpoint's circuit; 0: never."""
+    circuit_pause: float = 1.0
+    circuit_longest_pause: float = 60.0
     server_timing: bool = False
     body_limit_bytes: int = 512 * 1024 * 1024
     header_limit_bytes: int = 65536
@@ -66,11 +83,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream_idle_timeout: float = 600.0
     stream_keepalive: float = 0.0
     trust_client_fields: bool = False
+    forward_headers: tuple[str, ...] = ()
+    forward_authorization: bool = False
+    engine_api_key_env: str = ""
+    """Where a worker finds the engines' key, which is nowhere else."""
     cors: CorsSettings = CorsSettings()
 
 
-def settings_from(user: UserConfig, *, server_timing: bool | None = None) -> Settings:
-    """The settings in a user configuration; `server_timing` of the command line wins over the file's."""
+def settings_from(user: UserConfig, *, server_timing: bool | None = None, callback_host: str = "127.0.0.1") -> Settings:
+    """The settings in a user configuration; `server_timing` of the command line wins over the file's, and
+    `callback_host` is where engines reach the Coordinator."""
     coordinator = user.motor_coordinator_config
     scheduler = coordinator.scheduler_config
     exceptions = coordinator.exception_config
@@ -80,6 +102,8 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None) -> Set
     return Settings(
         scheduler_type=scheduler.scheduler_type,
         deploy_mode=scheduler.deploy_mode,
+        callback_host=callback_host,
+        metaserver_base_port=coordinator.inference_workers_config.worker_metaserver_base_port,
         prefill_threshold=scheduler.prefill_threshold,
         engine_load_interval=float(scheduler.engine_load_interval),
         limits=RequestLimits(
@@ -100,7 +124,16 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None) -> Set
         first_token_timeout=float(exceptions.first_token_timeout),
         infer_timeout=float(exceptions.infer_timeout),
         max_retry=exceptions.max_retry,
+        transport_max_retry=_stated(exceptions.transport_max_retry, exceptions.max_retry),
+        recompute_enabled=exceptions.recompute_enabled,
+        recompute_max_retry=_stated(exceptions.recompute_max_retry, exceptions.max_retry),
         retry_delay=float(exceptions.retry_delay),
+        retry_budget_ratio=float(exceptions.retry_budget_ratio),
+        retry_budget_floor=float(exceptions.retry_budget_floor),
+        recovery_buffer_bytes=exceptions.recovery_buffer_bytes,
+        circuit_failures=exceptions.circuit_failures,
+        circuit_pause=float(exceptions.circuit_pause),
+        circuit_longest_pause=float(exceptions.circuit_longest_pause),
         server_timing=http.server_timing == "on" if server_timing is None else server_timing,
         body_limit_bytes=http.body_limit_bytes,
         header_limit_bytes=http.header_limit_bytes,
@@ -109,6 +142,9 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None) -> Set
         stream_idle_timeout=http.stream_idle_timeout,
         stream_keepalive=http.stream_keepalive,
         trust_client_fields=http.trust_client_fields,
+        forward_headers=tuple(http.forward_headers),
+        forward_authorization=http.forward_authorization,
+        engine_api_key_env=http.engine_api_key_env,
         cors=CorsSettings(
             allow_origins=tuple(http.cors.allow_origins),
             allow_methods=tuple(http.cors.allow_methods),
@@ -117,6 +153,10 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None) -> Set
             max_age=http.cors.max_age,
         ),
     )
+
+
+def _stated(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
 
 
 def worker_count(user: UserConfig) -> int:

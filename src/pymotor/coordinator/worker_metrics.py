@@ -65,12 +65,13 @@ class WorkerMetrics:
             inquiry.settle(column)
 
     def retire(self, column: int) -> None:
-        """The worker of this column has ended: its successor counts from zero."""
+        """The worker of this column has ended: its successor counts from zero. Its gauges are gone with it."""
         for inquiry in self._inquiries.values():
             inquiry.settle(column)
         last = self._last.pop(column, None)
         if last is not None:
-            self._retired = merge([self._retired, last])
+            counted = tuple(family for family in last.families if family.kind != "gauge")
+            self._retired = merge([self._retired, MetricsDump(counted)])
 
     def total(self) -> MetricsDump:
         """The sum over all workers there were."""

@@ -42,12 +42,13 @@ class HistogramChild:
 
 
 class Counter:
-    """A family of counters, one for each combination of labels."""
+    """A family of counters, or of gauges, one for each combination of labels."""
 
-    __slots__ = ("_children", "help", "labels", "name")
+    __slots__ = ("_children", "help", "kind", "labels", "name")
 
-    def __init__(self, name: str, help_text: str, labels: tuple[str, ...]) -> None:
+    def __init__(self, name: str, help_text: str, labels: tuple[str, ...], kind: str = "counter") -> None:
         self.name = name
+        self.kind = kind
         self.help = help_text
         self.labels = labels
         self._children: dict[tuple[str, ...], CounterChild] = {}
@@ -119,6 +120,12 @@ class Registry:
         self._counters.append(counter)
         return counter
 
+    def gauge(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
+        """A new family of figures that also fall; those of several processes are added up."""
+        gauge = Counter(name, help_text, labels, "gauge")
+        self._counters.append(gauge)
+        return gauge
+
     def histogram(
         self, name: str, help_text: str, labels: tuple[str, ...] = (), bounds: Sequence[float] = SECONDS_BUCKETS
     ) -> Histogram:
@@ -132,7 +139,7 @@ class Registry:
         families = [
             Family(
                 name=counter.name,
-                kind="counter",
+                kind=counter.kind,
                 help=counter.help,
                 labels=counter.labels,
                 samples=tuple(Sample(labels, child.value) for labels, child in counter._children.items()),

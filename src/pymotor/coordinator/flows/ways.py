@@ -43,12 +43,12 @@ def choose_way(context: Context, routes: Routes) -> Pair | Single:
 
 def _least_loaded_pair(context: Context, pairs: tuple[Pair, ...]) -> Pair:
     services = context.services
-    return min(pairs, key=lambda pair: services.ledger.load(services.choose(pair.prefills, context.avoid).row))
+    return min(pairs, key=lambda pair: services.ledger.load(services.peek(pair.prefills, context.avoid).row))
 
 
 def _least_loaded_single(context: Context, singles: tuple[Single, ...]) -> Single:
     services = context.services
-    return min(singles, key=lambda single: services.ledger.load(services.choose(single.targets, context.avoid).row))
+    return min(singles, key=lambda single: services.ledger.load(services.peek(single.targets, context.avoid).row))
 
 
 async def run_way(context: Context, way: Pair | Single, finish: Finish[Result]) -> Result:
