@@ -1,79 +1,105 @@
-"""What a client finds at the inference port: paths, errors, CORS. Requests that generate go on to the flows."""
+"""What a client finds at the inference port. Requests that engines answer go on to the flows."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Mapping
 from functools import partial
-from time import monotonic, time
-from urllib.parse import unquote_to_bytes
+from time import monotonic
 
 import msgspec
 
-from pymotor.coordinator.api.errors import ApiError, ServiceUnavailable, invalid
+from pymotor.coordinator.api.errors import ApiError, invalid
+from pymotor.coordinator.api.forwarding import Forwarding
 from pymotor.coordinator.api.media import barred
-from pymotor.coordinator.api.surface import GENERATING, Surface
+from pymotor.coordinator.api.paths import SURFACES
+from pymotor.coordinator.api.request_view import RequestView
+from pymotor.coordinator.api.responses import RESPONSES, mark_in
+from pymotor.coordinator.api.surface import CHAT, Surface
+from pymotor.coordinator.fitting import Fitting
 from pymotor.coordinator.flows.context import Context, Services
 from pymotor.coordinator.flows.dispatch import dispatch, passed_on
 from pymotor.coordinator.flows.keepalive import Keepalive
 from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.responses import JSON
+from pymotor.coordinator.flows.stored import ask_holder
 from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.http.server import ClientConnection
-from pymotor.coordinator.routing import FleetView, Routes
+from pymotor.coordinator.plain_answers import PlainAnswers, not_allowed, retry_after
+from pymotor.coordinator.routing import FleetView, Routes, Single
 
 logger = logging.getLogger(__name__)
 
 CLIENT_WENT_AWAY = 499
-_RETRY_AFTER = b"Retry-After: 1\r\n"
-_MODEL_PATH = b"/v1/models/"
 _BARRED_HEADER = b"x-data-parallel-rank"
+_STORED_PATH = b"/v1/responses/"
+_STORED_LABEL = "/v1/responses/{id}"
+_STORED = re.compile(rb"/v1/responses/([0-9A-Za-z_-]{1,256})(/cancel)?")
+
+
+class StoredRequest(msgspec.Struct, frozen=True):
+    """A request for a response that an engine keeps."""
+
+    method: bytes
+    path: bytes
+    """With the query."""
+    response_id: str
 
 
 class Gateway:
     """Handles the requests of one worker."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, environment: Mapping[str, str] = os.environ) -> None:
+        """`environment` has the engines' key, where there is one. Raises `ValueError` when it cannot be one."""
         self._services = services
-        self._fleet: FleetView | None = None
-        self._started = int(time())
-        self._plain: dict[bytes, Callable[[], tuple[int, bytes]]] = {
-            b"/v1/models": self._models,
-            b"/health": self._health,
-            b"/liveness": self._health,
-            b"/startup": self._health,
-            b"/readiness": self._readiness,
-        }
+        self._plain = PlainAnswers()
+        self._fitting: Fitting | None = None
+        settings = services.settings
+        self._forwarding = Forwarding(
+            settings.forward_headers,
+            authorization=settings.forward_authorization,
+            engine_key=environment.get(settings.engine_api_key_env, "") if settings.engine_api_key_env else "",
+        )
 
     def set_fleet(self, fleet: FleetView) -> None:
         """Requests from now on go through this fleet."""
-        self._fleet = fleet
+        self._plain.fleet = fleet
+        self._fitting = Fitting(fleet)
 
     async def handle(self, client: ClientConnection, request: ClientRequest) -> None:
         """Answer one request, whatever happens."""
-        surface = GENERATING.get(request.path)
-        if surface is None or request.method != b"POST":
+        surface = SURFACES.get(request.path)
+        if surface is not None and request.method == b"POST":
+            await self._generate(client, request, surface)
+        elif request.path.startswith(_STORED_PATH) and request.method != b"OPTIONS":
+            await self._answer_stored(client, request)
+        else:
             self._answer_plain(client, request)
-            return
-        await self._generate(client, request, surface)
 
-    async def _generate(self, client: ClientConnection, request: ClientRequest, surface: Surface) -> None:
+    async def _generate(
+        self, client: ClientConnection, request: ClientRequest, surface: Surface, stored: StoredRequest | None = None
+    ) -> None:
         services = self._services
         status = CLIENT_WENT_AWAY
         context: Context | None = None
         keepalive: Keepalive | None = None
         try:
-            if request.headers.get(_BARRED_HEADER) is not None and not services.settings.trust_client_fields:
-                raise barred("X-data-parallel-rank")
-            if not request.headers.get(b"content-type", b"").lower().startswith(JSON):
-                # Also keeps web pages from calling without a CORS preflight.
-                raise invalid("the Content-Type must be application/json")
-            view = surface.read(surface, request.body, services.settings.trust_client_fields)
-            context = Context(services, client, request, view)
-            if view.stream and services.settings.stream_keepalive:
-                keepalive = Keepalive(context, services.settings.stream_keepalive)
-            await dispatch(context, partial(self._routes, view.model))
+            if stored is not None:
+                context = self._stored_context(client, request)
+                holder = self._holder(stored.response_id, None)
+                await ask_holder(context, holder.targets.targets[0], stored.method, stored.path)
+            else:
+                view = self._read(request, surface)
+                context = Context(services, client, request, view)
+                context.forwarded = self._forwarding.lines(request.headers)
+                if view.stream and services.settings.stream_keepalive:
+                    keepalive = Keepalive(context, services.settings.stream_keepalive)
+                narrow = view.previous or not surface.staged
+                routes = partial(self._narrowed, view) if narrow else partial(self._plain.routes, view.model)
+                await dispatch(context, routes)
             status = context.status
         except ApiError as error:
             status = self._refuse(client, request, surface, context, error)
@@ -82,6 +108,7 @@ class Gateway:
             if context is not None and context.opened:
                 self._refuse(client, request, surface, context, failure.as_api_error())
             else:
+                body = surface.engines_refusal(status, body)
                 client.respond(services.heads.whole(request, status, JSON, len(body)), body)
         except asyncio.CancelledError:
             if not client.closed:
@@ -93,21 +120,69 @@ class Gateway:
         finally:
             if keepalive is not None:
                 keepalive.stop()
-            services.instruments.request(surface.label, status, monotonic() - request.received_at)
+            label = surface.label if stored is None else _STORED_LABEL
+            services.instruments.request(label, status, monotonic() - request.received_at)
 
-    def _routes(self, model: str) -> Routes:
-        fleet = self._fleet
-        if fleet is None or not fleet.routes:
-            raise ServiceUnavailable("no engine can take requests yet")
-        routes = fleet.routes.get(model)
-        if routes is None:
-            raise ApiError(
-                404,
-                f"the model {model[:200]!r} does not exist; GET /v1/models lists those that do",
-                param="model",
-                code="model_not_found",
-            )
-        return routes
+    def _read(self, request: ClientRequest, surface: Surface) -> RequestView:
+        """What the request asks for. Raises `ApiError` (400)."""
+        trusted = self._services.settings.trust_client_fields
+        if request.headers.get(_BARRED_HEADER) is not None and not trusted:
+            raise barred("X-data-parallel-rank")
+        if not request.headers.get(b"content-type", b"").lower().startswith(JSON):
+            # Also keeps web pages from calling without a CORS preflight.
+            raise invalid("the Content-Type must be application/json")
+        return surface.read(surface, request.body, trusted)
+
+    # -- what goes to one endpoint
+
+    def _narrowed(self, view: RequestView) -> Routes:
+        """The routes of a request that one endpoint answers. Raises `ApiError`."""
+        model = view.model or self._only_model()
+        routes = self._plain.routes(model)
+        if view.previous:
+            holder = self._holder(view.previous, "previous_response_id")
+            return Routes((), (holder,), (), routes.max_model_len)
+        assert self._fitting is not None
+        return self._fitting.any_of(model)
+
+    def _only_model(self) -> str:
+        """The model of a request that names none. Raises `ApiError`."""
+        models = self._plain.serving().routes
+        if len(models) > 1:
+            raise invalid("you must provide a model parameter", "model")
+        return next(iter(models))
+
+    def _holder(self, response_id: str, param: str | None) -> Single:
+        """The endpoint that holds a response. Raises `ApiError` (404, 503)."""
+        self._plain.serving()
+        mark = mark_in(response_id)
+        holder = self._fitting.holder(mark) if mark is not None and self._fitting is not None else None
+        if holder is None:
+            raise ApiError(404, f"there is no response with the id {response_id[:100]!r}", param=param)
+        return holder
+
+    # -- responses that engines keep
+
+    async def _answer_stored(self, client: ClientConnection, request: ClientRequest) -> None:
+        match = _STORED.fullmatch(request.path)
+        if match is None:
+            self._answer_plain(client, request)
+            return
+        method = request.method
+        allowed = (b"POST",) if match[2] else (b"GET", b"DELETE")
+        if method not in allowed:
+            self._respond(client, request, _STORED_LABEL, not_allowed(method, request.path, b", ".join(allowed)))
+            return
+        path = request.path + b"?" + request.query if request.query and method == b"GET" else request.path
+        await self._generate(client, request, RESPONSES, StoredRequest(method, path, match[1].decode()))
+
+    def _stored_context(self, client: ClientConnection, request: ClientRequest) -> Context:
+        view = RequestView({}, (), RESPONSES)
+        view.stream = True
+        context = Context(self._services, client, request, view)
+        context.label = _STORED_LABEL
+        context.forwarded = self._forwarding.lines(request.headers)
+        return context
 
     def _refuse(
         self,
@@ -124,80 +199,34 @@ class Gateway:
             context.end_stream(context.view.surface.broken_off(error))
             return error.status
         body = surface.refusal(error)
-        extra = _RETRY_AFTER if error.status in (429, 503) else b""
+        extra = retry_after(error)
         client.respond(self._services.heads.whole(request, error.status, JSON, len(body), (), extra), body)
         return error.status
 
     # -- requests that need no engine
 
     def _answer_plain(self, client: ClientConnection, request: ClientRequest) -> None:
-        heads = self._services.heads
-        method, path = request.method, request.path
-        if method == b"OPTIONS":
-            preflight = heads.preflight(request)
+        if request.method == b"OPTIONS":
+            preflight = self._services.heads.preflight(request)
             if preflight is not None:
                 client.respond(preflight)
                 return
-        answer = self._plain.get(path)
-        if answer is None and path.startswith(_MODEL_PATH):
-            answer = partial(self._one_model, unquote_to_bytes(path[len(_MODEL_PATH) :]).decode("utf-8", "replace"))
-        extra = b""
-        if answer is not None and method in (b"GET", b"HEAD"):
-            status, body = answer()
-            if status == 503:
-                extra = _RETRY_AFTER
-        else:
-            allowed = b"POST" if path in GENERATING else b"GET, HEAD" if answer is not None else None
-            status, body, extra = _no_such(method, path, allowed)
-        label = path.decode("latin-1") if path in self._plain or path in GENERATING else "other"
+        found = self._plain.answer(request.method, request.path)
+        self._respond(client, request, self._plain.label(request.path), found)
+
+    def _respond(
+        self, client: ClientConnection, request: ClientRequest, label: str, found: tuple[int, bytes, bytes]
+    ) -> None:
+        """`found`: status, body and more header lines."""
+        status, body, extra = found
         self._services.instruments.request(label, status, monotonic() - request.received_at)
-        head = heads.whole(request, status, JSON, len(body), (), extra)
-        client.respond(head, b"" if method == b"HEAD" else body)
-
-    def _health(self) -> tuple[int, bytes]:
-        return 200, b'{"status":"ok"}'
-
-    def _readiness(self) -> tuple[int, bytes]:
-        if self._fleet is not None and self._fleet.routes:
-            return 200, b'{"status":"ready"}'
-        return 503, ServiceUnavailable("no engine can take requests yet").body()
-
-    def _models(self) -> tuple[int, bytes]:
-        routes = self._fleet.routes if self._fleet is not None else {}
-        data = [self._model_object(model, found) for model, found in routes.items()]
-        return 200, msgspec.json.encode({"object": "list", "data": data})
-
-    def _one_model(self, model: str) -> tuple[int, bytes]:
-        try:
-            return 200, msgspec.json.encode(self._model_object(model, self._routes(model)))
-        except ApiError as error:
-            return error.status, error.body()
-
-    def _model_object(self, model: str, routes: Routes) -> dict[str, object]:
-        return {
-            "id": model,
-            "object": "model",
-            "created": self._started,
-            "owned_by": "pymotor",
-            "root": model,
-            "parent": None,
-            "max_model_len": routes.max_model_len,
-        }
+        head = self._services.heads.whole(request, status, JSON, len(body), (), extra)
+        client.respond(head, b"" if request.method == b"HEAD" else body)
 
     def refusal(self, request: ClientRequest, status: int, message: str) -> bytes:
         """The response to a request that cannot be read to its end; see `http.server.Refusal`."""
         request.keep_alive = False
-        body = ApiError(status, message, code="bad_request" if status == 400 else None).body()
+        error = ApiError(status, message, code="bad_request" if status == 400 else None)
+        body = SURFACES.get(request.path, CHAT).refusal(error)
         self._services.instruments.request("other", status, 0.0)
         return self._services.heads.whole(request, status, JSON, len(body)) + body
-
-
-def _no_such(method: bytes, path: bytes, allowed: bytes | None) -> tuple[int, bytes, bytes]:
-    """Status, body and header lines for a method or path that nobody serves."""
-    if allowed is not None:
-        told = ApiError(
-            405, f"{method.decode()} is not allowed here; use {allowed.decode()}", code="method_not_allowed"
-        )
-        return 405, told.body(), b"Allow: %b\r\n" % allowed
-    shown = path[:200].decode("latin-1")
-    return 404, ApiError(404, f"there is nothing at {shown}", code="not_found").body(), b""

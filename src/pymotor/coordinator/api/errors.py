@@ -65,10 +65,13 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         kind: str | None = None,
+        retry_after: float = 1.0,
     ) -> None:
-        """`kind` is the error's `type`; without it the status decides."""
+        """`kind` is the error's `type`; without it the status decides. `retry_after`: seconds after which the client
+        may try again, told with 429 and 503."""
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after
         self.detail = ErrorDetail(
             message=message,
             type=kind or _TYPES.get(status, "api_error"),
@@ -94,6 +97,29 @@ class ServiceUnavailable(ApiError):
     def body(self) -> bytes:
         """The response body."""
         return msgspec.json.encode({"detail": "Service is not available", "error": self.detail})
+
+
+class _Named(msgspec.Struct):
+    message: str = ""
+
+
+class _EngineError(msgspec.Struct):
+    error: _Named | str | None = None
+    message: str = ""
+    detail: str = ""
+
+
+_engine_error = msgspec.json.Decoder(_EngineError)
+
+
+def message_of(body: bytes) -> str:
+    """What an engine's error body says, in whichever of the usual forms; empty when it says nothing."""
+    try:
+        found = _engine_error.decode(body)
+    except UNREADABLE:
+        return ""
+    error = found.error.message if isinstance(found.error, _Named) else found.error
+    return error or found.message or found.detail
 
 
 def invalid(message: str, param: str | None = None) -> ApiError:

@@ -66,6 +66,7 @@ class RequestView:
         "media",
         "model",
         "n",
+        "previous",
         "prompt_tokens",
         "prompts",
         "size",
@@ -80,16 +81,20 @@ class RequestView:
         self.size = sum(map(len, body))
         self.surface = surface
         self.model = ""
+        """Empty where an engine takes its own and the request names none."""
         self.stream = False
         self.n = 1
         self.prompt_tokens = 0
         """Estimated from the text's length and the media's pixels."""
         self.answer_tokens = DEFAULT_ANSWER_TOKENS
+        """Expected."""
         self.answer_limit: int | None = None
-        """How many tokens the client wants at most; None: it does not say."""
+        """What the client limits the answer to."""
         self.media: list[MediaItem] = []
         self.prompts: list[msgspec.Raw] = []
         """The prompts of a completions request with several; empty for one."""
+        self.previous = ""
+        """The id of the stored response that a Responses request goes on from; empty for none."""
 
 
 def read_chat(surface: Surface, body: bytes, trusted: bool) -> RequestView:
@@ -97,20 +102,22 @@ def read_chat(surface: Surface, body: bytes, trusted: bool) -> RequestView:
 
     `trusted` lets fields through that clients may not send otherwise. Raises `ApiError` (400).
     """
-    view = _read_generating(surface, body, trusted)
+    view = read_fields(surface, body, trusted)
+    _read_sampling(view)
     _read_messages(view, trusted)
     return view
 
 
 def read_completion(surface: Surface, body: bytes, trusted: bool) -> RequestView:
     """Read a completions body; see `read_chat`."""
-    view = _read_generating(surface, body, trusted)
+    view = read_fields(surface, body, trusted)
+    _read_sampling(view)
     _read_prompt(view)
     return view
 
 
-def _read_generating(surface: Surface, body: bytes, trusted: bool) -> RequestView:
-    """What chat completions and completions have in common."""
+def read_fields(surface: Surface, body: bytes, trusted: bool) -> RequestView:
+    """What all paths that generate have in common; see `read_chat`."""
     try:
         fields = _fields_decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -120,25 +127,37 @@ def _read_generating(surface: Surface, body: bytes, trusted: bool) -> RequestVie
     if not trusted and not _BARRED_SET.isdisjoint(fields):
         raise barred(next(name for name in BARRED_FIELDS if name in fields))
     view = RequestView(fields, (body,), surface)
-    view.model = _model(fields)
-    if "stream" in fields:
+    if surface.staged or "model" in fields:
+        view.model = _model(fields)
+    if "stream" in fields and surface.staged:
         view.stream = bool(_decode(_flag_decoder, fields, "stream", "a boolean"))
+    if "vllm_xargs" in fields and not trusted:
+        _check_extra_arguments(fields["vllm_xargs"])
+    return view
+
+
+def _read_sampling(view: RequestView) -> None:
+    fields = view.fields
     if "n" in fields:
         view.n = _decode(_count_decoder, fields, "n", "an integer") or 1
         if not 1 <= view.n <= 128:
             raise invalid("n must be between 1 and 128", "n")
-    for name in ("max_completion_tokens", "max_tokens"):
-        if name in fields:
-            stated = _decode(_count_decoder, fields, name, "an integer")
-            if stated is not None:
-                if stated < 0:
-                    raise invalid(f"{name} must not be negative", name)
-                view.answer_tokens = min(stated, _ANSWER_TOKENS_BOUND)
-                view.answer_limit = stated
-                break
-    if "vllm_xargs" in fields and not trusted:
-        _check_extra_arguments(fields["vllm_xargs"])
-    return view
+    if not read_limit(view, "max_completion_tokens"):
+        read_limit(view, "max_tokens")
+
+
+def read_limit(view: RequestView, name: str) -> bool:
+    """Whether the field, which limits the answer's tokens, is there and not null. Raises `ApiError` (400)."""
+    if name not in view.fields:
+        return False
+    stated = _decode(_count_decoder, view.fields, name, "an integer")
+    if stated is None:
+        return False
+    if stated < 0:
+        raise invalid(f"{name} must not be negative", name)
+    view.answer_limit = stated
+    view.answer_tokens = min(stated, _ANSWER_TOKENS_BOUND)
+    return True
 
 
 def _model(fields: Fields) -> str:
@@ -261,6 +280,13 @@ def assemble(fields: Fields, added: bytes, without: frozenset[str], size: int) -
             small += value
     buffers.append(small + b"}")
     return buffers
+
+
+def with_member(body: Sequence[bytes | memoryview], member: bytes) -> list[bytes | memoryview]:
+    """A body, which is an object that is not empty, with one more member; what is large is not copied."""
+    first = body[0]
+    brace = first.find(b"{") if isinstance(first, bytes) else 0
+    return [b"{" + member + b",", memoryview(first)[brace + 1 :], *body[1:]]
 
 
 def body_of(fields: Fields) -> list[bytes | memoryview]:

@@ -181,6 +181,9 @@ async def _send(
     if send_by is not None and now > send_by:
         pool.put_back(connection)
         raise LegFailed(leg, target, "expired", "the KV cache it should fetch may be gone by now")
+    surface = context.view.surface
+    if surface.names_answers and path is None:
+        buffers = surface.named(context.view, buffers, leg_id, target.endpoint_id)
     length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
     head = b"%b%b\r\n%b%bContent-Length: %d\r\n\r\n" % (
         head_start(target, path or context.engine_path),
