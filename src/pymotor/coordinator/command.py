@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pymotor.config import UserConfig, load_config
+from pymotor.coordinator.forwarding_checks import check_forwarding
 from pymotor.coordinator.not_served import not_served
 from pymotor.coordinator.ports import PortError
 from pymotor.coordinator.settings import settings_from, worker_count
@@ -108,6 +109,7 @@ def run(arguments: argparse.Namespace, worker_module: str = WORKER_MODULE) -> in
     problems = list(loaded.problems)
     if loaded.user is not None:
         problems += not_served(loaded.user, str(arguments.user_config_path))
+        problems += check_forwarding(loaded.user, str(arguments.user_config_path), os.environ)
     for problem in problems:
         print(problem, file=sys.stderr)
     if loaded.user is None or any(problem.severity == "error" for problem in problems):
