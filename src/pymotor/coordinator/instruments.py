@@ -9,6 +9,7 @@ class Instruments:
     """Counters and histograms, with the ones used for each request kept at hand."""
 
     __slots__ = (
+        "_circuits",
         "_failures",
         "_first_token",
         "_first_token_of",
@@ -19,10 +20,13 @@ class Instruments:
         "_requests",
         "_requests_of",
         "_seconds_of",
+        "carried_on",
         "connections",
+        "hedged_legs",
         "media_items",
         "queue_seconds",
         "registry",
+        "retries",
     )
 
     def __init__(self) -> None:
@@ -49,8 +53,26 @@ class Instruments:
         )
         self.media_items = registry.counter(
             "pymotor_media_items_total",
-            "Media items by what became of them: encoded, shared, inline.",
+            "Media items by what became of them: encoded, shared, joined, reused, inline.",
             ("outcome",),
+        )
+        self.hedged_legs = registry.counter(
+            "pymotor_hedged_legs_total", "Encode legs sent because an earlier one was silent."
+        ).child()
+        self.retries = registry.counter(
+            "pymotor_retries_total",
+            "Requests that failed and could be tried again, by what became of it: tried, or why not.",
+            ("outcome",),
+        )
+        self.carried_on = registry.counter(
+            "pymotor_broken_streams_total",
+            "Streams that broke off after content, by what became of them: carried_on, completed, given_up, impossible.",
+            ("outcome",),
+        )
+        self._circuits = registry.gauge(
+            "pymotor_circuit_state",
+            "Workers in which the circuit of an endpoint that failed lately is in this state.",
+            ("endpoint", "state"),
         )
         self.queue_seconds = registry.histogram(
             "pymotor_queue_seconds", "Seconds that requests and media items waited for room at the engines."
@@ -96,3 +118,10 @@ class Instruments:
     def leg_failed(self, leg: str, instance: str, reason: str) -> None:
         """A leg failed."""
         self._failures.child(leg, instance, reason).value += 1
+
+    def circuit(self, endpoint: str, former: str, state: str) -> None:
+        """An endpoint's circuit went from one state to another; empty: nothing is known of the endpoint."""
+        if former:
+            self._circuits.child(endpoint, former).value -= 1
+        if state:
+            self._circuits.child(endpoint, state).value += 1

@@ -7,27 +7,21 @@ import binascii
 import os
 from time import monotonic
 
-import msgspec
-
 from pymotor.coordinator.admission import Admission
 from pymotor.coordinator.api.request_view import RequestView
+from pymotor.coordinator.flows.encoded_media import RequestEncodings
 from pymotor.coordinator.flows.responses import ResponseHeads
 from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.instruments import Instruments
+from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
+from pymotor.coordinator.recovery.circuits import Circuits
+from pymotor.coordinator.recovery.retry_budget import RetryBudget
+from pymotor.coordinator.scheduling.encodings import Encodings
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.target import Group, Policy, Reservation, Target
 from pymotor.coordinator.settings import Settings
-
-
-class Encoded(msgspec.Struct, frozen=True):
-    """What an encoder said of a media item."""
-
-    identifier: str
-    """Of the item's content, computed by the encoder; the name of the embeddings in the store."""
-    metadata: msgspec.Raw | None
-    """What a later stage needs to know in place of the media, or None when the encoder does not say."""
 
 
 class RequestIds:
@@ -52,7 +46,20 @@ class RequestIds:
 class Services:
     """What every request of a worker uses."""
 
-    __slots__ = ("admission", "heads", "ids", "instruments", "ledger", "loop", "policy", "settings")
+    __slots__ = (
+        "admission",
+        "circuits",
+        "encodings",
+        "heads",
+        "ids",
+        "instruments",
+        "kept_bytes",
+        "ledger",
+        "loop",
+        "policy",
+        "retry_budget",
+        "settings",
+    )
 
     def __init__(
         self,
@@ -73,9 +80,29 @@ class Services:
         self.instruments = instruments
         self.heads = heads
         self.ids = RequestIds()
+        # Whoever chooses endpoints without `choose`: `if circuits.tripped:` then leave out those in
+        # `circuits.barred(now)` as long as another is left, and call `circuits.probe(target, now)` with the one
+        # chosen. While all circuits are closed that one test is the whole cost.
+        self.circuits = Circuits(
+            settings.circuit_failures,
+            settings.circuit_pause,
+            settings.circuit_longest_pause,
+            changed=instruments.circuit,
+        )
+        self.retry_budget = RetryBudget(settings.retry_budget_ratio, settings.retry_budget_floor, monotonic())
+        self.kept_bytes = 0
+        """Of request bodies that are kept for further tries."""
+        self.encodings = Encodings(loop, reuse_seconds=settings.reuse_seconds, reuse_bytes=settings.reuse_bytes)
 
     def choose(self, group: Group, avoid: frozenset[str]) -> Target:
-        """By policy; one that failed before only when no other is left. The group is not empty."""
+        """By policy, for a leg that is about to begin; one that failed this request only when no other is left, and
+        before it those whose circuits are open. The group is not empty."""
+        if self.circuits.tripped:
+            return self.circuits.choose(self.policy, group, avoid, monotonic())
+        return self.policy.choose(group, avoid) or self.policy.choose(group, frozenset()) or group.targets[0]
+
+    def peek(self, group: Group, avoid: frozenset[str]) -> Target:
+        """Who would be chosen by load alone; no leg begins."""
         return self.policy.choose(group, avoid) or self.policy.choose(group, frozenset()) or group.targets[0]
 
 
@@ -90,11 +117,13 @@ class Context:
         "encoded",
         "engine_path",
         "forwarded",
+        "kept",
         "label",
         "legs",
         "opened",
         "request",
         "services",
+        "so_far",
         "started_at",
         "status",
         "view",
@@ -122,10 +151,14 @@ class Context:
         self.whole_by = request.received_at + services.settings.infer_timeout
         self.answering: Reservation | None = None
         """The newest reservation for the leg that generates the answer; what is generated makes it grow."""
+        self.kept = True
+        """Whether the request's body is kept until the first content, so that the request can be tried again."""
+        self.so_far: AnswerSoFar | None = None
+        """What has to be known to carry the answer on when its stream breaks off; None where it cannot be."""
         self.avoid: frozenset[str] = frozenset()
         """Endpoints that failed this request."""
-        self.encoded: list[Encoded | None] | None = None
-        """What is known of the request's media by now, in their order."""
+        self.encoded: RequestEncodings | None = None
+        """What is known of the request's media by now."""
         self.without_decode = False
         """Whether it is too large for the KV cache of any decode endpoint."""
         self.committed = False
