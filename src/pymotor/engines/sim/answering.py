@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from pymotor.engines.sim.about import Served
 from pymotor.engines.sim.answers import Answer, ClientGone
+from pymotor.engines.sim.chat_template import Prompt
 from pymotor.engines.sim.driver import EngineDriver
 from pymotor.engines.sim.errors import RequestError
 from pymotor.engines.sim.exchange import Exchange
 from pymotor.engines.sim.faults import Fault, Faults, Stage
 from pymotor.engines.sim.fields import Fields
+from pymotor.engines.sim.prompts import reading
 from pymotor.engines.sim.requests import EngineDeadError, Output
 from pymotor.engines.sim.writers import Choice, Writer
 
@@ -69,6 +72,24 @@ class Answering:
         """Generate and write. `engine_id` names the request in the engine."""
         generation = writer.generation
         answer = Answer(self.driver, generation, engine_id, self.served.max_model_len)
+        async with self._answered(exchange, answer):
+            if generation.stream:
+                await _Stream(exchange, struck).run(events(answer, writer, struck))
+            else:
+                await _whole(exchange, writer, answer, struck)
+
+    async def read(self, exchange: Exchange, prompts: Sequence[Prompt], engine_id: str) -> None:
+        """Let the engine read prompts that it is not to answer.
+
+        Raises `RequestError`, `EngineDeadError`, `ClientGone`.
+        """
+        answer = Answer(self.driver, reading(tuple(prompts)), engine_id, self.served.max_model_len)
+        async with self._answered(exchange, answer):
+            await collect(answer, {})
+
+    @asynccontextmanager
+    async def _answered(self, exchange: Exchange, answer: Answer) -> AsyncIterator[None]:
+        """Run an answer for as long as its client is there."""
         connection = exchange.connection
         if connection.transport.is_closing():
             raise ClientGone
@@ -76,10 +97,7 @@ class Answering:
         self.active += 1
         try:
             with answer:
-                if generation.stream:
-                    await _Stream(exchange, struck).run(events(answer, writer, struck))
-                else:
-                    await _whole(exchange, writer, answer, struck)
+                yield
         finally:
             self.active -= 1
             connection.on_lost = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,15 +23,13 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 
 class Application:
-    """Routes requests to one engine."""
+    """Routes requests to one engine: what every engine has, and `routes`, what this one computes."""
 
     def __init__(
         self,
         about: About,
         answering: Answering,
-        completions: Completions,
-        messages: Messages,
-        responses: Responses,
+        routes: Mapping[tuple[str, str], Handler],
         control: Control | None,
         *,
         api_keys: Sequence[str] = (),
@@ -50,13 +48,7 @@ class Application:
             ("GET", "/v1/models"): about.models,
             ("POST", "/tokenize"): about.tokenize,
             ("POST", "/detokenize"): about.detokenize,
-            ("POST", "/v1/chat/completions"): completions.chat,
-            ("POST", "/v1/completions"): completions.completion,
-            ("POST", "/v1/messages"): messages.create,
-            ("POST", "/v1/messages/count_tokens"): messages.count_tokens,
-            ("POST", "/v1/responses"): responses.create,
-            ("GET", "/v1/responses/{id}"): responses.retrieve,
-            ("POST", "/v1/responses/{id}/cancel"): responses.cancel,
+            **routes,
         }
         if control is not None:
             self._routes |= {
@@ -102,6 +94,21 @@ class Application:
 
     async def _load(self, exchange: Exchange) -> None:
         await exchange.respond(msgspec.json.encode({"server_load": self._answering.active}))
+
+
+def generating_routes(
+    completions: Completions, messages: Messages, responses: Responses
+) -> dict[tuple[str, str], Handler]:
+    """The routes of an engine that generates."""
+    return {
+        ("POST", "/v1/chat/completions"): completions.chat,
+        ("POST", "/v1/completions"): completions.completion,
+        ("POST", "/v1/messages"): messages.create,
+        ("POST", "/v1/messages/count_tokens"): messages.count_tokens,
+        ("POST", "/v1/responses"): responses.create,
+        ("GET", "/v1/responses/{id}"): responses.retrieve,
+        ("POST", "/v1/responses/{id}/cancel"): responses.cancel,
+    }
 
 
 def _route(path: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from pymotor.engines.sim import tokenizer
 from pymotor.engines.sim.about import About, Served
 from pymotor.engines.sim.answering import Answering
-from pymotor.engines.sim.api import Application
+from pymotor.engines.sim.api import Application, Handler, generating_routes
 from pymotor.engines.sim.completions import Completions
 from pymotor.engines.sim.control import Control
 from pymotor.engines.sim.core import EngineCore
@@ -30,6 +30,8 @@ from pymotor.engines.sim.media import MediaReader
 from pymotor.engines.sim.messages import Messages
 from pymotor.engines.sim.metrics import EngineMetrics
 from pymotor.engines.sim.options import EngineOptions, OptionError
+from pymotor.engines.sim.pooling import Pooling
+from pymotor.engines.sim.pooling_input import PoolingInput
 from pymotor.engines.sim.prompts import PromptBuilder
 from pymotor.engines.sim.responses_api import Responses
 from pymotor.engines.sim.responses_store import VARIABLE, ResponsesStore
@@ -116,15 +118,20 @@ class SimulatedEngine:
         application = Application(
             About(served, driver, prompts, metrics),
             answering,
-            Completions(answering, prompts),
-            Messages(answering, prompts),
-            Responses(answering, prompts, self._responses_store),
+            self._routes(answering, prompts),
             Control(driver, faults, self._kv.ports) if options.control else None,
             api_keys=options.api_keys,
             echo_request_id=options.request_id_headers,
         )
         self._server = HTTPServer(application)
         return await self._server.listen(options.host, options.port)
+
+    def _routes(self, answering: Answering, prompts: PromptBuilder) -> dict[tuple[str, str], Handler]:
+        options = self._options
+        if options.task != "generate":
+            return Pooling(answering, PoolingInput(prompts), options.task, options.num_labels).routes()
+        responses = Responses(answering, prompts, self._responses_store)
+        return generating_routes(Completions(answering, prompts), Messages(answering, prompts), responses)
 
     async def stop(self) -> None:
         """End everything at once."""

@@ -43,7 +43,8 @@ def mix(word: int) -> int:
     return word ^ (word >> 31)
 
 
-def _mix_words(words: Words) -> Words:
+def mix_words(words: Words) -> Words:
+    """`mix` of each word."""
     words = (words ^ (words >> _SHIFT_30)) * _FIRST_WORD
     words = (words ^ (words >> _SHIFT_27)) * _SECOND_WORD
     mixed: Words = words ^ (words >> _SHIFT_31)
@@ -53,7 +54,7 @@ def _mix_words(words: Words) -> Words:
 def prefill(state: int, inputs: Words, first_position: int) -> Words:
     """The KV of consecutive positions, after a context whose last KV is `state` (0 for none)."""
     positions = np.arange(first_position, first_position + len(inputs), dtype=np.uint64)
-    states = np.cumsum(_mix_words(inputs + positions * _POSITION_WORD), dtype=np.uint64)
+    states = np.cumsum(mix_words(inputs + positions * _POSITION_WORD), dtype=np.uint64)
     states += np.array(state, dtype=np.uint64)
     return states
 
@@ -66,7 +67,7 @@ def decode(state: int, token: int, position: int) -> int:
 def attend(states: Words, first_position: int) -> int:
     """What attention reads from the KV of consecutive positions; sums over all positions make a readout."""
     positions = np.arange(first_position, first_position + len(states), dtype=np.uint64)
-    return int(_mix_words(states ^ (positions * _ATTENTION_WORD)).sum(dtype=np.uint64))
+    return int(mix_words(states ^ (positions * _ATTENTION_WORD)).sum(dtype=np.uint64))
 
 
 def attend_one(state: int, position: int) -> int:

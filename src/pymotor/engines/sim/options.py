@@ -44,6 +44,10 @@ class EngineOptions:
     api_keys: tuple[str, ...]
     request_id_headers: bool
     data_parallel_size: int
+    task: str
+    """`generate`, `embed` or `classify`."""
+    num_labels: int
+    """Of a classifier."""
     kv_transfer: Mapping[str, Any]
     ec_transfer: Mapping[str, Any]
     disaggregation_mode: str | None
@@ -99,6 +103,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("--enable-mm-embeds", action="store_true", help="accept image_embeds and the like")
     serving.add_argument("--enable-prompt-tokens-details", action="store_true", help="report cached tokens in usage")
     serving.add_argument("--enable-request-id-headers", action="store_true", help="answer with X-Request-Id")
+    serving.add_argument(
+        "--runner", choices=("auto", "generate", "pooling"), default="auto", help="pooling: numbers instead of text"
+    )
+    serving.add_argument(
+        "--convert",
+        choices=("auto", "none", "embed", "classify"),
+        default="auto",
+        help="what --runner pooling makes of the model (default: embed)",
+    )
+    serving.add_argument(
+        "--hf-overrides", type=json_object, default={}, metavar="JSON", help="num_labels: how many a classifier has"
+    )
     serving.add_argument(
         "--data-parallel-size",
         "-dp",
@@ -179,6 +195,8 @@ def read_options(arguments: argparse.Namespace, words: Sequence[str]) -> EngineO
         api_keys=tuple(parsed.api_key),
         request_id_headers=parsed.enable_request_id_headers,
         data_parallel_size=parsed.data_parallel_size,
+        task=_task(parsed.runner, parsed.convert),
+        num_labels=int(parsed.hf_overrides.get("num_labels", 2)),
         kv_transfer=_merged(parsed.kv_transfer_config, dotted["kv"]),
         ec_transfer=_merged(parsed.ec_transfer_config, dotted["ec"]),
         disaggregation_mode=None if parsed.disaggregation_mode == "null" else parsed.disaggregation_mode,
@@ -188,6 +206,12 @@ def read_options(arguments: argparse.Namespace, words: Sequence[str]) -> EngineO
         faults=_faults(parsed.sim_fault),
         control=parsed.sim_control,
     )
+
+
+def _task(runner: str, convert: str) -> str:
+    if runner != "pooling":
+        return "generate"
+    return "classify" if convert == "classify" else "embed"
 
 
 def _profile(path: Path | None) -> Profile:

@@ -197,6 +197,25 @@ def _transfer_params(fields: Fields) -> dict[str, Any] | None:
     return sglang or fields.mapping("kv_transfer_params")
 
 
+def reading(prompts: tuple[Prompt, ...]) -> Generation:
+    """What makes an engine read prompts for numbers: one token, that nobody is told."""
+    return Generation(
+        chat=False,
+        prompts=prompts,
+        sampling=Sampling(max_tokens=1),
+        max_tokens=1,
+        n=1,
+        stream=False,
+        include_usage=False,
+        continuous_usage=False,
+        return_token_ids=False,
+        logprobs=None,
+        echo=False,
+        kv_transfer_params=None,
+        request_id=None,
+    )
+
+
 def _seed(fields: Fields, unpredictable: int) -> int | None:
     """None where the answer is greedy."""
     temperature = fields.number("temperature", 1.0, 0.0, 2.0)
