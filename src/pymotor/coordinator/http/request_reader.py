@@ -155,8 +155,11 @@ class RequestReader:
             # Trailers: nobody here wants one, and no field of the head may be replaced by one.
             self._check_head_size()
             return
-        if name in headers and name in _ONCE:
-            self._repeated = name
+        if name in headers:
+            if name in _ONCE:
+                self._repeated = name
+            elif name == b"connection":
+                value = headers[name] + b", " + value
         headers[name] = value
 
     def on_headers_complete(self) -> None:
@@ -253,7 +256,9 @@ class RequestReader:
             logger.error("reading a request failed for no reason foreseen", exc_info=cause or error)
             self.refuse(Refused(500, "the gateway failed to read this request; its log says why"))
         else:
-            self.refuse(Refused(400, "this is not an HTTP/1.1 request"))
+            refused = Refused(400, "this is not an HTTP/1.1 request")
+            refused.__cause__ = error
+            self.refuse(refused)
 
     def _pass_over_upgrades(self, rest: memoryview) -> None:
         """Take a request that offers to switch protocols as one that does not (RFC 9110, section 7.8): Java's client
