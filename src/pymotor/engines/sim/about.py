@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -104,10 +105,19 @@ class About:
         fields = Fields(await exchange.json())
         self._served.check_model(fields)
         try:
-            text = tokenizer.decode(fields.integers("tokens"), keep_special=True)
+            text = tokenizer.decode(_token_ids(fields.body.get("tokens")), keep_special=True)
         except ValueError as error:
             raise RequestError(str(error), param="tokens") from error
         await exchange.respond(msgspec.json.encode({"prompt": text}))
+
+
+def _token_ids(value: Any) -> list[int]:
+    if not isinstance(value, list):
+        raise invalid("tokens", "Field required" if value is None else "Input should be a valid list")
+    for index, token in enumerate(value):
+        if not isinstance(token, int) or isinstance(token, bool) or token < 0:
+            raise invalid(f"tokens.{index}", "Input should be a whole number, 0 or more")
+    return value
 
 
 def _permission(created: int) -> dict[str, object]:

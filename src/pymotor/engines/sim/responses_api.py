@@ -12,7 +12,7 @@ import msgspec
 
 from pymotor.engines.sim.answering import EVENT_STREAM, Answering, BrokenOffError, Struck, collect, events, pause
 from pymotor.engines.sim.answers import Answer, ClientGone
-from pymotor.engines.sim.errors import RequestError
+from pymotor.engines.sim.errors import MediaUnavailableError, RequestError
 from pymotor.engines.sim.exchange import Exchange
 from pymotor.engines.sim.fields import Fields
 from pymotor.engines.sim.prompts import PromptBuilder
@@ -92,8 +92,10 @@ class Responses:
     def _writer(self, body: dict[str, Any], messages: list[dict[str, Any]]) -> ResponsesWriter:
         try:
             generation = self._prompts.chat(chat_request(body, messages), int.from_bytes(os.urandom(8), "little"))
+        except MediaUnavailableError:
+            raise
         except RequestError as error:
-            raise _by_its_name_here(error) from error
+            raise _by_its_name_here(error, body) from error
         served = self._answering.served
         sampling = generation.sampling_for(generation.prompts[0], 0, served.max_model_len)
         identifier = Fields(body).text("request_id") or f"resp_{os.urandom(8).hex()}"
@@ -155,10 +157,10 @@ def _identifier(exchange: Exchange) -> str:
     return exchange.path.split("/")[3]
 
 
-def _by_its_name_here(error: RequestError) -> RequestError:
-    """A refusal that speaks of a chat's field, in this API's words."""
+def _by_its_name_here(error: RequestError, body: dict[str, Any]) -> RequestError:
+    """A refusal that speaks of a chat's field, in this API's words; too few tokens are refused by chat's name."""
     names = {"body.messages": "body.input", "body.max_tokens": "body.max_output_tokens"}
+    if body.get("max_output_tokens"):
+        names["max_tokens"] = "max_output_tokens"
     param = names.get(error.param or "", error.param)
-    if param == error.param:
-        return error
     return RequestError(str(error), status=error.status, kind=error.kind, param=param)
