@@ -115,6 +115,14 @@ def ec_flags(role: str, directory: Path) -> list[str]:
     return ["--ec-transfer-config", json.dumps(config)]
 
 
+def ec_peer_flags(connector: str, role: str, *, ip_port: int | None = None, **extra: Any) -> list[str]:
+    """Flags for an encoder cache that goes from engine to engine."""
+    config: dict[str, Any] = {"ec_connector": connector, "ec_role": role, "ec_connector_extra_config": extra}
+    if ip_port is not None:
+        config |= {"ec_ip": "127.0.0.1", "ec_port": ip_port}
+    return ["--ec-transfer-config", json.dumps(config)]
+
+
 def nixl_flags(role: str, **extra: Any) -> list[str]:
     config = {"kv_connector": "NixlConnector", "kv_role": role, "kv_connector_extra_config": extra}
     return ["--kv-transfer-config", json.dumps(config)]

@@ -28,7 +28,7 @@ def raw_stream(engine: Engine, **fields: Any) -> tuple[list[bytes], bool]:
     body = json.dumps(chat_body("raw", stream=True, **fields)).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
     reads = []
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+    with socket.create_connection((address.hostname, address.port or 0), timeout=10) as connection:
         connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
         try:
             while data := connection.recv(65536):

@@ -43,6 +43,7 @@ class Answer:
                         sampling=generation.sampling_for(prompt, number, max_model_len),
                         media=prompt.media,
                         kv_transfer_params=params,
+                        ec_transfer_params=generation.ec_transfer_params,
                     )
                 )
         self.unfinished = len(self.choices)

@@ -8,7 +8,7 @@ import numpy as np
 
 from pymotor.engines.sim import model
 from pymotor.engines.sim.blocks import BlockPool
-from pymotor.engines.sim.core_types import Counters, KVStore, StepResult
+from pymotor.engines.sim.core_types import Announce, Counters, KVStore, StepResult
 from pymotor.engines.sim.embedding_source import EmbeddingSource
 from pymotor.engines.sim.encoder_cache import EncoderCache
 from pymotor.engines.sim.requests import Output, Request, Status
@@ -25,12 +25,14 @@ class Computing:
         embeddings: EmbeddingSource,
         kv_store: KVStore | None,
         counters: Counters,
+        announce: Announce,
     ) -> None:
         self.pool = pool
         self.encoder_cache = encoder_cache
         self.counters = counters
         self._embeddings = embeddings
         self._kv_store = kv_store
+        self._announce = announce
 
     def grow(self, request: Request, positions: int) -> bool:
         missing = -(-positions // self.pool.block_size) - len(request.blocks)
@@ -102,16 +104,20 @@ class Computing:
     def encode(self, request: Request, result: StepResult) -> bool:
         """Encode all items of a request; False when there is no room yet."""
         params: dict[str, Any] = {}
+        embeddings = []
         for index, item in enumerate(request.media):
             embedding = self._embeddings.get(item, request, result.work)
             if embedding is None:
                 return False
             self.encoder_cache.let_go(item.identifier, request.id)
-            entry = params.setdefault(item.identifier, {"item_indices": []})
-            entry["metadata"] = item.metadata
-            entry["item_indices"].append(index)
+            embeddings.append(embedding)
+            said = self._announce(item, request)
+            if said is not None:
+                params.setdefault(item.identifier, {"item_indices": []}).update(said)
+                params[item.identifier]["item_indices"].append(index)
         request.status = Status.FINISHED
-        result.outputs.append(Output(request, finish_reason="stop", ec_transfer_params=params or None))
+        end = Output(request, finish_reason="stop", ec_transfer_params=params or None, embeddings=tuple(embeddings))
+        result.outputs.append(end)
         return True
 
     def compute(self, request: Request, count: int, work: Work) -> None:

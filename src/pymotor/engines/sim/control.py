@@ -52,6 +52,8 @@ class Control:
             "waiting": len(core.waiting),
             "waiting_for_kv": len(core.fetching),
             "transfers": self._driver.transfers.count,
+            "embeddings_moving": self._driver.moving,
+            "embeddings_kept": 0 if self._driver.exchange is None else self._driver.exchange.kept,
             "offers": self._driver.transfers.rendezvous.offers,
             "waiting_for_offers": self._driver.transfers.rendezvous.waiting,
             "blocks_used": core.pool.used_count,

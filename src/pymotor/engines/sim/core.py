@@ -20,7 +20,7 @@ from typing import Any
 
 from pymotor.engines.sim.blocks import BlockPool
 from pymotor.engines.sim.computing import Computing
-from pymotor.engines.sim.core_types import CoreOptions, Counters, EmbeddingStore, KVStore, StepResult
+from pymotor.engines.sim.core_types import Announce, CoreOptions, Counters, EmbeddingStore, KVStore, StepResult
 from pymotor.engines.sim.embedding_source import EmbeddingSource
 from pymotor.engines.sim.encoder_cache import EncoderCache
 from pymotor.engines.sim.handoffs import Lease, Nowhere, Offer, PushTarget, Source
@@ -44,6 +44,7 @@ class EngineCore:
         produces_embeddings: bool = False,
         consumes_embeddings: bool = False,
         kv_store: KVStore | None = None,
+        announce: Announce = lambda item, _request: {"metadata": item.metadata},
     ) -> None:
         self.options = options
         self.profile = profile
@@ -57,7 +58,7 @@ class EngineCore:
         source = EmbeddingSource(
             self.encoder_cache, embeddings, produces=produces_embeddings, consumes=consumes_embeddings
         )
-        self._computing = Computing(self.pool, self.encoder_cache, source, kv_store, self.counters)
+        self._computing = Computing(self.pool, self.encoder_cache, source, kv_store, self.counters, announce)
 
     # What callers do.
 

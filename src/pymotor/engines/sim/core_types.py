@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from pymotor.engines.sim.handoffs import Handoffs
 from pymotor.engines.sim.model import Words
-from pymotor.engines.sim.requests import Awaited, Handover, Output
+from pymotor.engines.sim.requests import Awaited, Handover, MediaItem, Output, Request
 from pymotor.engines.sim.times import Work
+
+Announce = Callable[[MediaItem, Request], dict[str, Any] | None]
+"""What an encoder's answer says of an item besides its index; None for nothing at all."""
 
 
 class EmbeddingStore(Protocol):

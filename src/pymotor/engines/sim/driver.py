@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pymotor.engines.sim.core import EngineCore
 from pymotor.engines.sim.core_types import StepResult
+from pymotor.engines.sim.embedding_pull import EmbeddingPull
+from pymotor.engines.sim.embedding_push import EmbeddingPush
 from pymotor.engines.sim.faults import Faults, Stage
+from pymotor.engines.sim.frames import TransferError
 from pymotor.engines.sim.handoffs import Offer
 from pymotor.engines.sim.metrics import EngineMetrics, Timing
 from pymotor.engines.sim.model import Words
-from pymotor.engines.sim.requests import EngineDeadError, Handover, Output, Request
+from pymotor.engines.sim.requests import EngineDeadError, Handover, Output, Request, Status
 from pymotor.engines.sim.transfers import Transfers
 
 log = logging.getLogger("pymotor.sim")
+
+_STOP_SECONDS = 2.0
+"""How long `stop` waits for what it told to end."""
 
 Sink = Callable[[Output], None]
 
@@ -43,6 +50,9 @@ class EngineDriver:
         self._woken = False
         """Whether something changed since the step under way was computed."""
         self._expiry: asyncio.TimerHandle | None = None
+        self._moving: dict[Request, asyncio.Task[None]] = {}
+        self.exchange: EmbeddingPull | EmbeddingPush | None = None
+        """What moves embeddings between engines, where a directory does not."""
         self.transfers = Transfers(
             core,
             layout=layout,
@@ -54,6 +64,11 @@ class EngineDriver:
             failed=self.die,
         )
 
+    @property
+    def moving(self) -> int:
+        """Requests whose embeddings are on their way."""
+        return len(self._moving)
+
     def submit(self, request: Request, sink: Sink) -> None:
         """Queue a request; `sink` gets its outputs, the last of which has a finish reason.
 
@@ -61,8 +76,12 @@ class EngineDriver:
         """
         if self.dead:
             raise EngineDeadError
-        self.core.add(request)
+        gathers = self.exchange is not None and bool(request.media) and self.exchange.gathers(request)
+        if not gathers:
+            self.core.add(request)
         self._listeners[request] = _Listener(sink, Timing(asyncio.get_running_loop().time()))
+        if gathers:
+            self._move(request, self._gather(request))
         self._wake()
 
     def cancel(self, request: Request) -> None:
@@ -70,6 +89,13 @@ class EngineDriver:
         if self._listeners.pop(request, None) is None or self.dead:
             return
         self._metrics.aborted()
+        if self.exchange is not None:
+            self.exchange.release(request)
+        moving = self._moving.pop(request, None)
+        if moving is not None:
+            moving.cancel()
+            if request.status is Status.WAITING:
+                return  # the core does not know it yet
         self.core.abort(request)
         self.transfers.cancel(request)
         self._wake()
@@ -81,6 +107,11 @@ class EngineDriver:
             if handle is not None:
                 handle.cancel()
         await self.transfers.stop()
+        moving = list(self._moving.values())
+        for task in moving:
+            task.cancel()
+        if moving:
+            await asyncio.wait(moving, timeout=_STOP_SECONDS)
 
     def die(self, reason: str) -> None:
         """The core is lost: all requests fail, and every later one."""
@@ -92,6 +123,9 @@ class EngineDriver:
             self._turn.cancel()
             self._turn = None
         self.transfers.abandon()
+        for task in self._moving.values():
+            task.cancel()
+        self._moving.clear()
         for request in list(self._listeners):
             self._send(Output(request, finish_reason="dead"))
 
@@ -126,7 +160,10 @@ class EngineDriver:
     def _deliver(self, result: StepResult) -> None:
         self._turn = None
         for output in result.outputs:
-            self._send(output)
+            if output.embeddings and self.exchange is not None and self.exchange.delivers(output.request):
+                self._move(output.request, self._deliver_embeddings(self.exchange, output))
+            else:
+                self._send(output)
         for handover in result.handovers:
             self._hand_over(handover)
         if result.progress or self._woken:
@@ -142,6 +179,8 @@ class EngineDriver:
         self._metrics.observe(listener.timing, output, asyncio.get_running_loop().time())
         if output.finish_reason is not None:
             del self._listeners[output.request]
+            if self.exchange is not None:
+                self.exchange.release(output.request)
         if output.kv_transfer_params is not None and self._faults.take(Stage.KV_LEASED):
             self.core.leases.lose(output.request.id)
         listener.sink(output)
@@ -154,6 +193,39 @@ class EngineDriver:
         if isinstance(handover.target, Offer) and self._faults.take(Stage.KV_LEASED):
             self.core.leases.lose(request.id)
         self.transfers.hand_over(handover)
+
+    def _move(self, request: Request, moving: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(moving)
+        self._moving[request] = task
+        task.add_done_callback(lambda ended: self._moved(request, ended))
+
+    def _moved(self, request: Request, task: asyncio.Task[None]) -> None:
+        if self._moving.get(request) is task:
+            del self._moving[request]
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("moving embeddings failed", exc_info=error)
+            self._send(Output(request, finish_reason="error"))
+
+    async def _gather(self, request: Request) -> None:
+        """Queue a request when its embeddings are here."""
+        assert self.exchange is not None
+        good = await self.exchange.gather(request)
+        del self._moving[request]
+        if good:
+            self.core.add(request)
+            self._wake()
+        else:
+            self._send(Output(request, finish_reason="error"))
+
+    async def _deliver_embeddings(self, exchange: EmbeddingPull | EmbeddingPush, output: Output) -> None:
+        try:
+            await exchange.deliver(output)
+        except TransferError as error:
+            log.error("embeddings of %s were not accepted: %s", output.request.id, error)
+            output = replace(output, finish_reason="error")
+        self._moving.pop(output.request, None)
+        self._send(output)
 
     def _received(self, request: Request, states: Words | None) -> None:
         output = self.core.receive_kv(request, states)

@@ -25,6 +25,9 @@ class EncoderCache:
             self.hits += 1
         return entry
 
+    def __contains__(self, identifier: object) -> bool:
+        return identifier in self._entries
+
     def put(self, identifier: str, embedding: Words) -> bool:
         """Keep an embedding; False when entries in use leave no room.
 

@@ -10,9 +10,6 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from pymotor.engines.sim import tokenizer
 from pymotor.engines.sim.about import About, Served
@@ -23,21 +20,19 @@ from pymotor.engines.sim.control import Control
 from pymotor.engines.sim.core import EngineCore
 from pymotor.engines.sim.core_types import CoreOptions
 from pymotor.engines.sim.driver import EngineDriver
+from pymotor.engines.sim.ec_connector import ECConnector
 from pymotor.engines.sim.faults import Faults
-from pymotor.engines.sim.handoff_faults import FaultyEmbeddingStore
-from pymotor.engines.sim.kv_connector import KVConnector, extra_config
+from pymotor.engines.sim.kv_connector import KVConnector
 from pymotor.engines.sim.media import MediaReader
 from pymotor.engines.sim.messages import Messages
 from pymotor.engines.sim.metrics import EngineMetrics
-from pymotor.engines.sim.options import EngineOptions, OptionError
+from pymotor.engines.sim.options import EngineOptions
 from pymotor.engines.sim.pooling import Pooling
 from pymotor.engines.sim.pooling_input import PoolingInput
 from pymotor.engines.sim.prompts import PromptBuilder
 from pymotor.engines.sim.responses_api import Responses
 from pymotor.engines.sim.responses_store import VARIABLE, ResponsesStore
-from pymotor.engines.sim.stores import DirectoryEmbeddingStore
 from pymotor.engines.sim.transport import HTTPServer
-from pymotor.fleet.dialects import ECDialect, ec_dialect
 
 log = logging.getLogger("pymotor.sim")
 
@@ -83,6 +78,7 @@ class SimulatedEngine:
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._kv: KVConnector | None = None
+        self._ec: ECConnector | None = None
         self._driver: EngineDriver | None = None
         self._server: HTTPServer | None = None
         self._responses_store = ResponsesStore(enabled=os.environ.get(VARIABLE, "0") == "1")
@@ -96,9 +92,12 @@ class SimulatedEngine:
         engine_id = str(options.kv_transfer.get("engine_id") or uuid.uuid4())
         self._kv = KVConnector(options, engine_id, layout)
         await self._kv.start()
-        core = _core(options, engine_id, self._kv, faults)
+        self._ec = ECConnector(options, faults, self._remembers)
+        await self._ec.start()
+        core = _core(options, engine_id, self._kv, self._ec)
         metrics = EngineMetrics(options.served_names[0])
         driver = EngineDriver(core, speed=options.speed, layout=layout, metrics=metrics, faults=faults)
+        driver.exchange = self._ec.exchange
         self._driver = driver
         self._kv.serve(driver.transfers)
         served = Served(
@@ -111,7 +110,7 @@ class SimulatedEngine:
             created=int(time.time()),
             data_parallel_size=options.data_parallel_size,
         )
-        embeds_enabled = options.enable_mm_embeds or _consumes_embeddings(options) or bool(options.kv_transfer)
+        embeds_enabled = options.enable_mm_embeds or self._ec.consumes or bool(options.kv_transfer)
         media = MediaReader(options.model, options.allowed_local_media_path, embeds_enabled)
         prompts = PromptBuilder(media, options.max_model_len)
         answering = Answering(served, driver, faults, self._refuse)
@@ -119,7 +118,7 @@ class SimulatedEngine:
             About(served, driver, prompts, metrics),
             answering,
             self._routes(answering, prompts),
-            Control(driver, faults, self._kv.ports) if options.control else None,
+            Control(driver, faults, {**self._kv.ports, **self._ec.ports}) if options.control else None,
             api_keys=options.api_keys,
             echo_request_id=options.request_id_headers,
         )
@@ -140,17 +139,20 @@ class SimulatedEngine:
         await self._responses_store.stop()
         if self._kv is not None:
             await self._kv.stop()
+        if self._ec is not None:
+            await self._ec.stop()
         if self._driver is not None:
             await self._driver.stop()
+
+    def _remembers(self, identifier: str) -> bool:
+        return self._driver is not None and identifier in self._driver.core.encoder_cache
 
     async def _refuse(self, seconds: float) -> None:
         if self._server is not None:
             await self._server.refuse(seconds)
 
 
-def _core(options: EngineOptions, engine_id: str, kv: KVConnector, faults: Faults) -> EngineCore:
-    embeddings = _embedding_store(options.ec_transfer)
-    encode_only = options.ec_transfer.get("ec_role") == "ec_producer"
+def _core(options: EngineOptions, engine_id: str, kv: KVConnector, ec: ECConnector) -> EngineCore:
     core_options = CoreOptions(
         num_blocks=options.num_blocks,
         block_size=options.block_size,
@@ -158,7 +160,7 @@ def _core(options: EngineOptions, engine_id: str, kv: KVConnector, faults: Fault
         max_num_batched_tokens=options.max_num_batched_tokens,
         max_model_len=options.max_model_len,
         prefix_caching=options.prefix_caching,
-        encode_only=encode_only,
+        encode_only=ec.produces and not ec.consumes,
         engine_id=engine_id,
         side_channel=kv.address,
         kv_lease_seconds=kv.lease_seconds,
@@ -169,24 +171,9 @@ def _core(options: EngineOptions, engine_id: str, kv: KVConnector, faults: Fault
     return EngineCore(
         core_options,
         options.profile,
-        embeddings=None if embeddings is None else FaultyEmbeddingStore(embeddings, faults),
-        produces_embeddings=options.ec_transfer.get("ec_role") in ("ec_producer", "ec_both"),
-        consumes_embeddings=_consumes_embeddings(options),
+        embeddings=ec.store,
+        produces_embeddings=ec.produces,
+        consumes_embeddings=ec.consumes,
         kv_store=kv.store,
+        announce=ec.announce,
     )
-
-
-def _consumes_embeddings(options: EngineOptions) -> bool:
-    return options.ec_transfer.get("ec_role") in ("ec_consumer", "ec_both")
-
-
-def _embedding_store(config: Mapping[str, Any]) -> DirectoryEmbeddingStore | None:
-    connector = config.get("ec_connector")
-    if connector is None:
-        return None
-    if ec_dialect(str(connector)) is not ECDialect.STORE:
-        raise OptionError(f"the simulated engine does not speak {connector} yet; use ECExampleConnector")
-    if config.get("ec_role") not in ("ec_producer", "ec_consumer", "ec_both"):
-        raise OptionError("ec_role in --ec-transfer-config must be ec_producer, ec_consumer or ec_both")
-    path = extra_config(config, "ec_connector_extra_config").get("shared_storage_path", "/tmp")  # noqa: S108 - vLLM's default
-    return DirectoryEmbeddingStore(Path(str(path)))

@@ -18,6 +18,7 @@ class Stage(Enum):
     REQUEST = "request"
     """A client's request for an answer; `path` can narrow it."""
     EMBEDDING_SAVED = "embedding saved"
+    EMBEDDING_MOVED = "embedding moved"
     KV_FETCHED = "KV fetched"
     KV_LEASED = "KV leased"
     KV_PUSHED = "KV pushed"
@@ -41,6 +42,8 @@ KINDS: dict[str, tuple[Stage, str]] = {
     "die": (Stage.REQUEST, "the engine core dies with the request"),
     "ec_drop": (Stage.EMBEDDING_SAVED, "the embedding does not reach the store"),
     "ec_wrong": (Stage.EMBEDDING_SAVED, "the store gets another item's embedding"),
+    "ec_hang": (Stage.EMBEDDING_MOVED, "an embedding that is pushed or fetched never arrives"),
+    "ec_push_lost": (Stage.EMBEDDING_MOVED, "encode answers as if it had pushed the embedding"),
     "kv_drop": (Stage.KV_FETCHED, "decode gets blocks that were never written"),
     "kv_stale": (Stage.KV_FETCHED, "decode gets the last block as it was before"),
     "kv_swap": (Stage.KV_FETCHED, "decode gets the blocks of the request fetched before"),

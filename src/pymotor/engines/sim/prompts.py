@@ -37,6 +37,7 @@ class Generation:
     echo: bool
     kv_transfer_params: dict[str, Any] | None
     request_id: str | None
+    ec_transfer_params: dict[str, Any] | None = None
 
     def sampling_for(self, prompt: Prompt, choice: int, max_model_len: int) -> Sampling:
         """The sampling of one choice for one prompt."""
@@ -187,6 +188,7 @@ class PromptBuilder:
             logprobs=logprobs,
             echo=fields.boolean("echo"),
             kv_transfer_params=_transfer_params(fields),
+            ec_transfer_params=fields.mapping("ec_transfer_params"),
             request_id=fields.text("request_id"),
         )
 

@@ -61,6 +61,7 @@ class Request:
     sampling: Sampling
     media: tuple[MediaItem, ...] = ()
     kv_transfer_params: dict[str, Any] | None = None
+    ec_transfer_params: dict[str, Any] | None = None
 
     status: Status = Status.WAITING
     inputs: Words = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
@@ -111,6 +112,8 @@ class Output:
     stop_reason: int | str | None = None
     kv_transfer_params: dict[str, Any] | None = None
     ec_transfer_params: dict[str, Any] | None = None
+    embeddings: tuple[Words, ...] = ()
+    """What an encoder made of the request's media, in their order."""
 
 
 @dataclass(frozen=True)
