@@ -144,8 +144,14 @@ class StrictClient:
         self._writer.transport.abort()
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        self._writer.write(data)
+        """Send bytes as they are; dropped when the gateway has closed."""
+        if not self._writer.transport.is_closing():
+            self._writer.write(data)
+
+    def finish(self) -> None:
+        """Say that there will be no more."""
+        if not self._writer.transport.is_closing():
+            self._writer.write_eof()
 
     async def ask(self, body: bytes, version: bytes = b"1.1") -> Answer:
         """POST a chat and take the answer apart."""

@@ -64,7 +64,16 @@ _TOKENS = (
     b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"\x0b", b"5\r\nhello\r\n", b";", b",", b"\x7f",
     b"\x80",
 )  # fmt: skip
-_BODIES = (b"", b"{}", b"hello", b"0\r\n\r\n", b"GET /hidden HTTP/1.1\r\nHost: g\r\n\r\n", b"\r\n", b'{"model":"tiny"}')
+_BODIES = (
+    b"",
+    b"{}",
+    b"hello",
+    b"0\r\n\r\n",
+    b"GET /hidden HTTP/1.1\r\nHost: g\r\n\r\n",
+    b"\r\n",
+    b'{"model":"tiny"}',
+    b'{"model":"tiny","messages":[{"role":"user","content":"x"}]}',
+)
 
 
 def request_bytes(chance: random.Random) -> bytes:
@@ -100,7 +109,9 @@ def _request(chance: random.Random) -> bytes:
     chance.shuffle(headers)
     space = _rare(chance, b" ", (b"  ", b"\t", b""), 0.02)
     method = _rare(chance, b"POST", _METHODS, 0.2)
-    line = space.join((method, _rare(chance, b"/v1/chat", _TARGETS, 0.15), _rare(chance, b"HTTP/1.1", _VERSIONS)))
+    line = space.join(
+        (method, _rare(chance, b"/v1/chat/completions", _TARGETS, 0.15), _rare(chance, b"HTTP/1.1", _VERSIONS))
+    )
     end = _rare(chance, b"\r\n", (b"\n", b"\r", b"\r\r\n", b"\n\r\n"), 0.03)
     before = _rare(chance, b"", (b"\r\n", b"\n", b"\r\n\r\n", b" "), 0.03)
     return before + end.join([line, *headers, b"", b""]) + wire

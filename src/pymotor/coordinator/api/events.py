@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from pymotor.coordinator.api.errors import UNREADABLE
+
 DONE = b"data: [DONE]\n\n"
 _LAST = b"[DONE]"
-_DONE_ENDS = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
-_DONE_LINES = (b"data: [DONE]", b"data:[DONE]")
+_DONE_ENDS = (b"[DONE]\n\n", b"[DONE]\r\n\r\n", b"[DONE]\n\r\n", b"[DONE]\r\n\n")
 
 
 class _Choice(msgspec.Struct):
@@ -48,7 +49,7 @@ def has_content(events: bytes) -> bool:
             return True
         try:
             parsed = _decoder.decode(data)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return True
         if bytes(parsed.error) != b"null":
             raise ErrorEvent(bytes(parsed.error))
@@ -85,12 +86,10 @@ def data_of(event: bytes) -> bytes:
     """The data of one event as `events_of` gives it; empty when it has none."""
     if event.startswith(b"data:") and b"\n" not in event:
         return event[5:].strip()
-    return b"\n".join([line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]).strip()
+    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines).strip()
 
 
 def ends_with_done(events: bytes) -> bool:
     """Whether the last of whole events is OpenAI's end of a stream."""
-    if not events.endswith(_DONE_ENDS):
-        return False
-    line = events.rstrip(b"\r\n").rpartition(b"\n")[2]
-    return line in _DONE_LINES
+    return events.endswith(_DONE_ENDS) and data_of(events_of(events)[-2]) == _LAST

@@ -189,7 +189,7 @@ class MessagesSurface(Surface):
                 continue
             try:
                 event = _event.decode(data)
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 return True
             if event.type == "error":
                 raise ErrorEvent(bytes(event.error))
@@ -207,7 +207,7 @@ class MessagesSurface(Surface):
             return True
         try:
             return _event.decode(data).type == "message_stop"
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return False
 
     def broken_off(self, error: ApiError) -> bytes:

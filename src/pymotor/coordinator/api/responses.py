@@ -155,7 +155,7 @@ class ResponsesSurface(Surface):
                 continue
             try:
                 event = _event.decode(data)
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 return True
             if event.type == "error":
                 raise ErrorEvent(data)
@@ -177,7 +177,7 @@ class ResponsesSurface(Surface):
             return True
         try:
             return _event.decode(data_of(events[start:].strip(b"\n"))).type in _LAST
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return False
 
     def named(

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from pymotor.coordinator.api.errors import UNREADABLE
 from pymotor.coordinator.api.media import MediaItem, check_source
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS
@@ -162,7 +163,7 @@ def _encoding(encoder: str, body: bytes, transfer_id: str) -> Encoding:
             return Encoding(encoder, transfer_id=transfer_id)
         identifier, said = next(iter(params.items()))
         metadata = _item_decoder.decode(said).metadata
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return Encoding(encoder, transfer_id=transfer_id)
     if len(params) > 1:
         # Which of them names the item is not said.

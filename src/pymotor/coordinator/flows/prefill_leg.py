@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pymotor.coordinator.api.errors import UNREADABLE
 from pymotor.coordinator.api.request_view import assemble
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encoded_media import EncodedMedia
@@ -46,6 +47,6 @@ def handed_over(prefill: Target, reply: WholeReply) -> msgspec.Raw | None:
     a prompt too short to be worth it. Raises `LegFailed`."""
     try:
         params = _reply_decoder.decode(reply.body).kv_transfer_params
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise LegFailed(PREFILL, prefill, "protocol", "its reply is not a completion") from error
     return None if bytes(params) == b"null" else params

@@ -10,7 +10,7 @@ from time import monotonic
 
 import msgspec
 
-from pymotor.coordinator.api.errors import ApiError
+from pymotor.coordinator.api.errors import UNREADABLE, ApiError
 from pymotor.coordinator.api.events import (
     DONE,
     ErrorEvent,
@@ -144,7 +144,7 @@ class _PartReceiver:
                     self._merged.take(self._position, event)
         except ErrorEvent as error:
             self.done.set_exception(EngineStreamError(error.error))
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             self.done.set_exception(BadReply(f"an event is not a completion: {error}"))
         else:
             if self._charge is not None and self._charge.open and self._merged.begun:
