@@ -209,6 +209,8 @@ def test_in_the_background(keeping: Engine) -> None:
     assert answered(streamed[-1]["response"]) == answered(whole)
     again = keeping.get(f"{PATH}/{streamed[0]['response']['id']}?stream=true&starting_after=3")
     assert events_of(again.text) == streamed[4:]
+    wrong = keeping.get(f"{PATH}/{streamed[0]['response']['id']}?stream=true&starting_after=soon")
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "query.starting_after")
     keeping.fault("late_error:count=1")
     failing = keeping.post(PATH, body("hello", background=True)).json()
     eventually(lambda: keeping.get(f"{PATH}/{failing['id']}").json()["status"] == "failed")

@@ -57,10 +57,11 @@ class Responses:
         if query.get("stream", ["false"])[0].lower() not in ("true", "1"):
             await exchange.respond(msgspec.json.encode(kept.body))
             return
+        start = _starting_after(query) + 1
         await exchange.start(EVENT_STREAM)
         if kept.events is None:
             raise BrokenOffError  # as in vLLM: only what runs in the background and is streamed has events
-        await self._relay(exchange, kept, int(query.get("starting_after", ["-1"])[0]) + 1)
+        await self._relay(exchange, kept, start)
 
     async def cancel(self, exchange: Exchange) -> None:
         """`POST /v1/responses/{response_id}/cancel`."""
@@ -151,6 +152,16 @@ async def _run(kept: Kept, answer: Answer, writer: ResponsesWriter, struck: Stru
                     kept.add(event)
     except (RequestError, EngineDeadError, BrokenOffError):
         kept.body["status"] = "failed"
+
+
+def _starting_after(query: dict[str, list[str]]) -> int:
+    """The number of the last event that is not wanted."""
+    text = query.get("starting_after", ["-1"])[0]
+    try:
+        return int(text)
+    except ValueError as error:
+        param = "query.starting_after"
+        raise RequestError(f"Input should be a valid integer: {param}", kind="Bad Request", param=param) from error
 
 
 def _identifier(exchange: Exchange) -> str:
