@@ -33,6 +33,9 @@ class EndpointReport(BaseModel):
     data_parallel_rank: int | None
     in_flight: int
     load_tokens: float
+    others_load_tokens: float
+    kv_promised_tokens: int
+    kv_capacity_tokens: int | None
 
 
 class InstanceReport(BaseModel):
@@ -51,7 +54,8 @@ class InstanceReport(BaseModel):
 
 
 class FleetReport(BaseModel):
-    """The answer to `GET /instances`; loads are tokens that legs under way are charged with."""
+    """The answer to `GET /instances`; loads are tokens that legs under way are charged with, beside those of other
+    Coordinators where they are estimated."""
 
     epoch: int | None
     version: int | None
@@ -144,7 +148,7 @@ class Overview:
         return render(merge([workers, fleet_metrics(self._fleet, self._ledger), own]))
 
     def _instance(self, instance: Instance) -> InstanceReport:
-        endpoints = [self._endpoint(endpoint) for endpoint in instance.endpoints]
+        endpoints = [self._endpoint(endpoint, instance.kv_capacity_tokens) for endpoint in instance.endpoints]
         return InstanceReport(
             name=instance.name,
             role=instance.role,
@@ -158,7 +162,7 @@ class Overview:
             endpoints=endpoints,
         )
 
-    def _endpoint(self, endpoint: Endpoint) -> EndpointReport:
+    def _endpoint(self, endpoint: Endpoint, capacity: int | None) -> EndpointReport:
         row = self._fleet.row(endpoint)
         return EndpointReport(
             id=endpoint.id,
@@ -167,6 +171,9 @@ class Overview:
             data_parallel_rank=endpoint.data_parallel_rank,
             in_flight=self._ledger.in_flight(row),
             load_tokens=self._ledger.charged(row) / TENTHS_PER_ACTIVE_TOKEN,
+            others_load_tokens=self._ledger.others(row) / TENTHS_PER_ACTIVE_TOKEN,
+            kv_promised_tokens=self._ledger.promised(row),
+            kv_capacity_tokens=capacity or self._ledger.capacity(row) or None,
         )
 
 

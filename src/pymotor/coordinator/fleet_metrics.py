@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pymotor.coordinator.known_fleet import KnownFleet
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, Ledger
+from pymotor.coordinator.scheduling.waiting_line import total_waiting
 from pymotor.fleet import InstanceState
 from pymotor.telemetry.metrics import Family, MetricsDump, Sample
 
@@ -13,7 +14,7 @@ _ENDPOINT_LABELS = ("instance", "endpoint", "role")
 
 
 def fleet_metrics(fleet: KnownFleet, ledger: Ledger) -> MetricsDump:
-    """Load and requests in flight of each endpoint, the state of each instance, the snapshot's number."""
+    """Load and requests in flight of each endpoint, the state of each instance, the queue, the snapshot's number."""
     in_flight: list[Sample] = []
     load: list[Sample] = []
     states: list[Sample] = []
@@ -36,6 +37,12 @@ def fleet_metrics(fleet: KnownFleet, ledger: Ledger) -> MetricsDump:
                 "1 for the state an instance is in, 0 for the others.",
                 ("instance", "role", "state"),
                 states,
+            ),
+            _gauge(
+                "pymotor_queue_length",
+                "Requests and media items that wait for room at the engines.",
+                (),
+                [_plain(total_waiting(ledger))],
             ),
             *_numbered(fleet),
         )

@@ -15,6 +15,7 @@ import msgspec
 
 from pymotor.coordinator.admin import AdminServer, Overview, management_app, observability_app
 from pymotor.coordinator.control import WorkerStart
+from pymotor.coordinator.engine_readings import reading_engines
 from pymotor.coordinator.fleet_source import FileFleetSource, FleetSource
 from pymotor.coordinator.known_fleet import KnownFleet, SnapshotRefusedError
 from pymotor.coordinator.ports import hold_shared, listen_alone, url_of
@@ -81,7 +82,8 @@ async def supervise(options: CoordinatorOptions, announce: Callable[[str], None]
         with _end_requests(stop, hurry, options.parent_pipe):
             management, observability = url_of(sockets.management), url_of(sockets.observability)
             logger.info("management on %s, metrics on %s", management, observability)
-            async with _admin(Overview(fleet, ledger, pool), sockets):
+            reading = reading_engines(fleet, ledger, options.settings.engine_load_interval)
+            async with _admin(Overview(fleet, ledger, pool), sockets), reading:
                 following = asyncio.create_task(_follow(FileFleetSource(options.fleet_path), fleet, pool))
                 running = asyncio.create_task(pool.run())
                 announcing = asyncio.create_task(_announce(pool, announce, url_of(sockets.inference)))

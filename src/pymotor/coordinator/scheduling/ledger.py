@@ -146,7 +146,7 @@ class Ledger:
 
     def charged(self, row: int) -> int:
         """Tenths of a token charged to `row` by all workers of this Coordinator."""
-        return _total(self._load_cells, row) - self.others(row)
+        return _total(self._load_cells[:-1], row)
 
     def others(self, row: int) -> int:
         """Tenths of a token that other gateways' requests at `row` are estimated at."""
@@ -160,6 +160,10 @@ class Ledger:
     def kv(self, row: int) -> int:
         """Tokens of KV cache at `row` that are promised by all workers or held by other gateways' requests."""
         return _total(self._kv_cells, row)
+
+    def promised(self, row: int) -> int:
+        """Tokens of KV cache at `row` that are promised by all workers of this Coordinator."""
+        return _total(self._kv_cells[:-1], row)
 
     def capacity(self, row: int) -> int:
         """Tokens of KV cache that fit at `row`, as its engine says; 0: not known."""

@@ -111,7 +111,7 @@ class Room:
     def _capacity(self, target: Target) -> int | None:
         """Tokens of KV cache that fit; vLLM keeps one block for itself. None: not known."""
         ledger, row = self._ledger, target.row
-        stated = ledger.capacity(row) or target.instance.kv_capacity_tokens
+        stated = target.instance.kv_capacity_tokens or ledger.capacity(row)
         return max(0, stated - (ledger.block(row) or _BLOCK_TOKENS)) if stated else None
 
 

@@ -1,0 +1,191 @@
+"""Limits at endpoints, and the line of those that wait: its order, its end, its deadline, and who leaves it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import plain_http
+import pytest
+from fleet_under_test import MODEL, Engines, Gateway, Role
+from images import text_chat, vision_chat
+from processes import wait_until
+from raw_client import RawConnection, post
+
+ONE_AT_A_TIME = {"max_running": {"union": 1}, "max_queued": 4, "queue_timeout": 30.0}
+BLOCKS, BLOCK = 40, 16
+
+
+@pytest.fixture(scope="module")
+def union(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """One union engine."""
+    with Engines(tmp_path_factory.mktemp("limited"), {Role.UNION: 1}, plain=False) as running:
+        yield running
+
+
+@pytest.fixture
+def limited(union: Engines) -> Iterator[Gateway]:
+    """Three workers that let one request at a time through."""
+    union.restore()
+    with Gateway(union, config={"request_limit": ONE_AT_A_TIME}, workers=3) as running:
+        yield running
+    union.restore()
+
+
+def queued(gateway: Gateway) -> float:
+    """How many requests wait."""
+    return gateway.count("pymotor_queue_length")
+
+
+def held(engines: Engines, name: str, gateway: Gateway) -> RawConnection:
+    """A stream that the engine keeps silent after its first event; it holds its place until it is closed."""
+    engines[name].fail("stall:after=2,count=1")
+    connection = RawConnection(gateway.port)
+    connection.send(post(json.dumps(text_chat("hold", stream=True, max_tokens=50, ignore_eos=True)).encode()))
+    assert connection.socket.recv(1), "the stream has begun"
+    return connection
+
+
+async def ask(gateway: Gateway, name: str, done: list[str], **fields: object) -> httpx.Response:
+    """A whole answer; notes its end in `done`. Each is a connection of its own, so that workers share them."""
+    async with httpx.AsyncClient(timeout=60, verify=plain_http.CONTEXT) as client:
+        body = {"model": MODEL, "prompt": name, "max_tokens": 2, **fields}
+        answer = await client.post(f"{gateway.url}/v1/completions", json=body)
+    done.append(name)
+    return answer
+
+
+async def until_queued(gateway: Gateway, count: int) -> None:
+    """Wait until so many wait."""
+    await asyncio.to_thread(wait_until, lambda: queued(gateway) == count, f"{count} wait")
+
+
+async def test_those_who_wait_go_by_priority_then_by_arrival(union: Engines, limited: Gateway) -> None:
+    holder = await asyncio.to_thread(held, union, "union-0", limited)
+    done: list[str] = []
+    tasks = []
+    for count, (name, priority) in enumerate((("late", 7), ("first", 0), ("second", 0), ("urgent", -1)), start=1):
+        tasks.append(asyncio.ensure_future(ask(limited, name, done, priority=priority)))
+        await until_queued(limited, count)
+    full = await ask(limited, "one too many", [])
+    assert full.status_code == 429
+    assert full.json()["error"]["code"] == "queue_full"
+    assert int(full.headers["retry-after"]) >= 1
+    assert [in_flight for _, in_flight in limited.loads().values()] == [1]
+    holder.socket.close()
+    answers = await asyncio.gather(*tasks)
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert done == ["urgent", "first", "second", "late"]
+    limited.wait_until_idle()
+    assert queued(limited) == 0
+    assert limited.count("pymotor_queue_seconds_count") == 4
+    assert limited.count("pymotor_rejections_total", reason="queue_full") == 1
+
+
+async def test_who_leaves_makes_room_in_the_line_at_once(union: Engines, limited: Gateway) -> None:
+    holder = await asyncio.to_thread(held, union, "union-0", limited)
+    leaving = [asyncio.ensure_future(ask(limited, f"leaves {number}", [])) for number in range(4)]
+    await until_queued(limited, 4)
+    for task in leaving:
+        task.cancel()
+    await until_queued(limited, 0)
+    done: list[str] = []
+    staying = asyncio.ensure_future(ask(limited, "stays", done))
+    await until_queued(limited, 1)
+    holder.socket.close()
+    assert (await staying).status_code == 200
+    limited.wait_until_idle()
+
+
+async def test_a_deadline_is_told_with_503(union: Engines) -> None:
+    union.restore()
+    limits = {"max_running": {"union": 1}, "queue_timeout": 0.2}
+    with Gateway(union, config={"request_limit": limits}) as impatient:
+        holder = await asyncio.to_thread(held, union, "union-0", impatient)
+        late = await ask(impatient, "late", [])
+        assert late.status_code == 503
+        assert late.json()["error"]["code"] == "queue_timeout"
+        assert int(late.headers["retry-after"]) >= 1
+        assert impatient.count("pymotor_rejections_total", reason="queue_timeout") == 1
+        wrong = await ask(impatient, "wrong", [], priority="high")
+        assert wrong.status_code == 400
+        holder.socket.close()
+        impatient.wait_until_idle()
+    union.restore()
+
+
+async def test_many_at_once_are_all_answered_within_the_limit(union: Engines) -> None:
+    """Also those that no worker's own waiter freed a place for: nobody is forgotten."""
+    union.restore()
+    limits = {"max_running": {"union": 2}, "max_queued": 200}
+    with Gateway(union, config={"request_limit": limits}, workers=3) as gateway:
+        done: list[str] = []
+        answers = await asyncio.gather(*(ask(gateway, f"{number}", done, max_tokens=8) for number in range(80)))
+        assert [answer.status_code for answer in answers] == [200] * 80
+        gateway.wait_until_idle()
+        assert queued(gateway) == 0
+
+
+def vision_body(seed: int, tokens: int) -> bytes:
+    """A stream with one image that may generate `tokens`."""
+    return post(json.dumps(vision_chat(seed, stream=True, max_tokens=tokens, ignore_eos=True)).encode())
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """Engines whose KV cache is 40 blocks of 16 tokens."""
+    flags = ["--num-gpu-blocks-override", str(BLOCKS), "--block-size", str(BLOCK), "--max-model-len", "512"]
+    roles = {Role.ENCODE: 1, Role.PREFILL: 1, Role.DECODE: 1, Role.UNION: 1}
+    with Engines(tmp_path_factory.mktemp("small"), roles, flags=flags, plain=False) as running:
+        yield running
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["in the snapshot", "read from the engine"])
+def test_a_request_with_media_waits_for_room_for_all_its_kv(small: Engines, told: bool) -> None:
+    small.restore()
+    gateway = Gateway(small, ["encode-0", "prefill-0", "decode-0"], workers=2)
+    gateway.changes["decode-0"] = {"kv_capacity_tokens": BLOCKS * BLOCK if told else None}
+    with gateway:
+        if not told:
+            wait_until(lambda: capacity(gateway, "decode-0/0") == BLOCKS * BLOCK, "the capacity is known")
+        small["decode-0"].fail("stall:after=2,count=1")
+        with RawConnection(gateway.port) as first, RawConnection(gateway.port) as second:
+            first.send(vision_body(1, 350))
+            assert first.socket.recv(1), "the stream has begun"
+            second.send(vision_body(2, 350))
+            wait_until(lambda: queued(gateway) == 1, "the second waits")
+            text = plain_http.post(f"{gateway.url}/v1/chat/completions", json=text_chat("text", max_tokens=4))
+            assert text.status_code == 200, "text does not wait for it"
+            first.socket.close()
+            assert second.reply().status == 200
+        gateway.wait_until_idle()
+        assert small["decode-0"].metric("vllm:num_preemptions_total") == 0
+
+
+def capacity(gateway: Gateway, endpoint: str) -> int | None:
+    """What the Coordinator knows of an endpoint's KV cache, in tokens."""
+    for instance in gateway.fleet()["instances"]:
+        for found in instance["endpoints"]:
+            if found["id"] == endpoint:
+                known: int | None = found["kv_capacity_tokens"]
+                return known
+    return None
+
+
+def test_what_fits_into_no_decode_endpoint_goes_to_union_or_is_refused(small: Engines, tmp_path: Path) -> None:
+    small.restore()
+    names = ["encode-0", "prefill-0", "decode-0"]
+    for extra, status in (([], 400), (["union-0"], 200)):
+        config = {"scheduler_config": {"prefill_threshold": 0}}
+        gateway = Gateway(small, [*names, *extra], config=config)
+        gateway.changes["decode-0"] = {"kv_capacity_tokens": 64}
+        with gateway:
+            body = vision_chat(3, max_tokens=200)
+            answer = plain_http.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=30)
+            assert answer.status_code == status, answer.text
+            if status == 400:
+                assert answer.json()["error"]["code"] == "kv_cache_too_small"
+            gateway.wait_until_idle()
