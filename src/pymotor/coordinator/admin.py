@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from pymotor.coordinator.fleet_metrics import fleet_metrics, worker_metrics
 from pymotor.coordinator.known_fleet import KnownFleet
-from pymotor.coordinator.readiness import readiness
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, Ledger
 from pymotor.coordinator.worker_pool import WorkerPool
 from pymotor.fleet import Endpoint, EndpointState, Instance, InstanceState, Role
@@ -118,7 +117,7 @@ class Overview:
 
     def readiness(self) -> ReadinessReport:
         """Whether a request that comes now can be answered, and what is missing if not."""
-        able = readiness(self._fleet.snapshot)
+        able = self._fleet.readiness
         missing = list(able.missing)
         if self._pool.stopping:
             missing.insert(0, "the Coordinator is ending and accepts nothing new")

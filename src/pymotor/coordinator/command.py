@@ -12,6 +12,7 @@ from pathlib import Path
 from pymotor.config import UserConfig, load_config
 from pymotor.coordinator.forwarding_checks import check_forwarding
 from pymotor.coordinator.not_served import not_served
+from pymotor.coordinator.pairing import is_wildcard
 from pymotor.coordinator.ports import PortError
 from pymotor.coordinator.settings import settings_from, worker_count
 from pymotor.coordinator.supervisor import CoordinatorOptions, supervise
@@ -134,10 +135,12 @@ def _options(arguments: argparse.Namespace, user: UserConfig, worker_module: str
     def stated(value: int | None, configured: int) -> int:
         return configured if value is None else value
 
+    host = arguments.host or api.coordinator_api_host or _LOOPBACK
+    callback_host = _dialled_at(host, api.coordinator_api_host, os.environ.get("POD_IP"))
     return CoordinatorOptions(
-        settings=settings_from(user, server_timing=timing),
+        settings=settings_from(user, server_timing=timing, callback_host=callback_host),
         fleet_path=arguments.fleet,
-        host=arguments.host or api.coordinator_api_host or _LOOPBACK,
+        host=host,
         port=stated(arguments.port, api.coordinator_api_infer_port),
         management_port=stated(arguments.management_port, api.coordinator_api_mgmt_port),
         observability_port=stated(arguments.observability_port, api.coordinator_obs_port),
@@ -148,6 +151,11 @@ def _options(arguments: argparse.Namespace, user: UserConfig, worker_module: str
         parent_pipe=arguments.parent_pipe,
         worker_module=worker_module,
     )
+
+
+def _dialled_at(*hosts: str | None) -> str:
+    """The first address that others can dial; empty when all of them stand for every interface."""
+    return next((host for host in hosts if host and not is_wildcard(host)), "")
 
 
 def _announce(url: str) -> None:

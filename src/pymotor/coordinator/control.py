@@ -33,6 +33,12 @@ class FleetUpdate(msgspec.Struct, tag="fleet", frozen=True, kw_only=True):
     rows: dict[str, tuple[int, int]]
 
 
+class CallbackPorts(msgspec.Struct, tag="callback ports", frozen=True, kw_only=True):
+    """Where each worker takes callbacks of decode engines, by its number."""
+
+    ports: dict[int, int]
+
+
 class MetricsRequest(msgspec.Struct, tag="metrics?", frozen=True, kw_only=True):
     """The supervisor wants the worker's figures."""
 
@@ -49,6 +55,12 @@ class Listening(msgspec.Struct, tag="listening", frozen=True, kw_only=True):
     """The worker accepts requests."""
 
 
+class CallbackPort(msgspec.Struct, tag="callback port", frozen=True, kw_only=True):
+    """The worker takes callbacks of decode engines here."""
+
+    port: int
+
+
 class MetricsReport(msgspec.Struct, tag="metrics", frozen=True, kw_only=True):
     """Answer to `MetricsRequest` of the same number."""
 
@@ -56,8 +68,8 @@ class MetricsReport(msgspec.Struct, tag="metrics", frozen=True, kw_only=True):
     dump: MetricsDump
 
 
-ToWorker = WorkerStart | FleetUpdate | MetricsRequest | Drain
-ToSupervisor = Listening | MetricsReport
+ToWorker = WorkerStart | FleetUpdate | CallbackPorts | MetricsRequest | Drain
+ToSupervisor = Listening | CallbackPort | MetricsReport
 
 _encoder = msgspec.msgpack.Encoder()
 _length = struct.Struct(">I")

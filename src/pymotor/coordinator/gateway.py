@@ -19,6 +19,7 @@ from pymotor.coordinator.api.paths import SURFACES
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.api.responses import RESPONSES, mark_in
 from pymotor.coordinator.api.surface import CHAT, Surface
+from pymotor.coordinator.callbacks import CALLBACK_PATH
 from pymotor.coordinator.fitting import Fitting
 from pymotor.coordinator.flows.context import Context, Services
 from pymotor.coordinator.flows.dispatch import dispatch, passed_on
@@ -28,6 +29,7 @@ from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.flows.stored import ask_holder
 from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.http.server import ClientConnection
+from pymotor.coordinator.metaserver import Metaserver
 from pymotor.coordinator.plain_answers import PlainAnswers, not_allowed, retry_after
 from pymotor.coordinator.routing import FleetView, Routes, Single
 
@@ -52,9 +54,10 @@ class StoredRequest(msgspec.Struct, frozen=True):
 class Gateway:
     """Handles the requests of one worker."""
 
-    def __init__(self, services: Services, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, services: Services, metaserver: Metaserver, environment: Mapping[str, str] = os.environ) -> None:
         """`environment` has the engines' key, where there is one. Raises `ValueError` when it cannot be one."""
         self._services = services
+        self._metaserver = metaserver
         self._plain = PlainAnswers()
         self._fitting: Fitting | None = None
         settings = services.settings
@@ -76,6 +79,8 @@ class Gateway:
             await self._generate(client, request, surface)
         elif request.path.startswith(_STORED_PATH) and request.method != b"OPTIONS":
             await self._answer_stored(client, request)
+        elif request.path.startswith(CALLBACK_PATH):
+            await self._metaserver.handle_shared(client, request)
         else:
             self._answer_plain(client, request)
 

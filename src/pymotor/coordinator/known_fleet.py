@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import msgspec
 
 from pymotor.coordinator.control import FleetUpdate
+from pymotor.coordinator.pairing import AUTOMATIC, PairingRules
+from pymotor.coordinator.readiness import Readiness, readiness
 from pymotor.coordinator.scheduling.ledger import RowBook
 from pymotor.fleet import Endpoint, FleetSnapshot, Instance
 
@@ -22,8 +24,10 @@ class KnownFleet:
     What was accepted stays until something newer comes.
     """
 
-    def __init__(self, ledger_rows: int) -> None:
-        """`ledger_rows` is how many endpoints the ledger has room for."""
+    def __init__(self, ledger_rows: int, rules: PairingRules = AUTOMATIC) -> None:
+        """`ledger_rows` is how many endpoints the ledger has room for; `rules` say who may work together."""
+        self._rules = rules
+        self._readiness = readiness(None)
         self._book = RowBook(ledger_rows)
         self._ledger_rows = ledger_rows
         self._received: FleetSnapshot | None = None
@@ -38,6 +42,11 @@ class KnownFleet:
     def update(self) -> FleetUpdate | None:
         """What the workers are told about it."""
         return self._update
+
+    @property
+    def readiness(self) -> Readiness:
+        """What the fleet can do and what it lacks."""
+        return self._readiness
 
     @property
     def instances(self) -> tuple[Instance, ...]:
@@ -83,6 +92,7 @@ class KnownFleet:
             )
         self._received = snapshot
         self._update = FleetUpdate(snapshot=fleet, rows=self._book.assign(endpoints))
+        self._readiness = readiness(fleet, self._rules)
         return self._update
 
     def _completed(self, snapshot: FleetSnapshot) -> FleetSnapshot:

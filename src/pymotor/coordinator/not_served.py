@@ -9,7 +9,6 @@ from __future__ import annotations
 from pymotor.config import Problem, UserConfig
 
 _COORDINATOR = "$.motor_coordinator_config"
-_SERVED_MODES = frozenset((None, "single_node", "pd_separate", "cpcd_separate"))
 
 
 def not_served(user: UserConfig, file: str) -> list[Problem]:
@@ -63,16 +62,6 @@ def _scheduling(user: UserConfig, file: str) -> list[Problem]:
                 f"{_COORDINATOR}.scheduler_config.scheduler_type",
                 "KV-cache affinity is not there yet: load_balance is used",
                 value=scheduler.scheduler_type,
-            )
-        )
-    if scheduler.deploy_mode not in _SERVED_MODES:
-        problems.append(
-            Problem.warning(
-                file,
-                f"{_COORDINATOR}.scheduler_config.deploy_mode",
-                "this order of prefill and decode is not there yet: the connectors decide, and only those whose "
-                "parameters go from prefill to decode, or that share a store, are served",
-                value=scheduler.deploy_mode,
             )
         )
     return problems

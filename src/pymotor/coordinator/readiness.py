@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from pymotor.coordinator.routing import SERVED_DIALECTS
-from pymotor.fleet import EndpointState, FleetSnapshot, Instance, Role, can_hand_over_embeddings, can_hand_over_kv
+from pymotor.coordinator.pairing import AUTOMATIC, PairingRules
+from pymotor.fleet import EndpointState, FleetSnapshot, Instance, Role, can_hand_over_embeddings
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ def takes_legs(instance: Instance) -> bool:
     return instance.serves and any(endpoint.state is EndpointState.READY for endpoint in instance.endpoints)
 
 
-def readiness(snapshot: FleetSnapshot | None) -> Readiness:
+def readiness(snapshot: FleetSnapshot | None, rules: PairingRules = AUTOMATIC) -> Readiness:
     """What the fleet of `snapshot` can do; None stands for a fleet nobody has told us of yet.
 
     A model is served by a union instance, by a prefill and a decode instance that can hand KV cache over, or by
@@ -50,7 +50,7 @@ def readiness(snapshot: FleetSnapshot | None) -> Readiness:
         able = [instance for instance in instances if takes_legs(instance)]
         if any(instance.role is not Role.ENCODE for instance in able):
             served.append(model)
-            degraded += [f"{model}: {lack}" for lack in _shortcomings(instances, able)]
+            degraded += [f"{model}: {lack}" for lack in _shortcomings(instances, able, rules)]
         else:
             missing.append(f"{model}: no {_computing_roles(instances)} instance is active{_why(instances)}")
     return Readiness(models=tuple(served), missing=tuple(missing), degraded=tuple(degraded))
@@ -76,7 +76,7 @@ def _condition(instance: Instance) -> str:
     return f"{instance.name} is {state}" + (f": {instance.fault}" if instance.fault else "")
 
 
-def _shortcomings(instances: list[Instance], able: list[Instance]) -> list[str]:
+def _shortcomings(instances: list[Instance], able: list[Instance], rules: PairingRules) -> list[str]:
     lacks = [
         f"no {role.value} instance is active"
         for role in Role
@@ -86,15 +86,28 @@ def _shortcomings(instances: list[Instance], able: list[Instance]) -> list[str]:
         [instance for instance in able if instance.role is role]
         for role in (Role.ENCODE, Role.PREFILL, Role.DECODE, Role.UNION)
     )
-    pairs = [(p, d) for p in prefills for d in decodes if can_hand_over_kv(p, d)]
-    if prefills and decodes and not pairs:
-        lacks.append("no prefill and decode instance can hand KV cache over to each other")
-    unserved = sorted(
-        {p.kv.dialect.value for p, _ in pairs if p.kv is not None and p.kv.dialect not in SERVED_DIALECTS}
-    )
-    if unserved:
-        lacks.append(f"prefill and decode do not work together: dialect {', '.join(unserved)} is not served yet")
+    lacks += _unpaired(prefills, decodes, rules)
     consumers = prefills + unions or decodes
     if encoders and not any(can_hand_over_embeddings(e, c) for e in encoders for c in consumers):
         lacks.append("no encode instance can hand embeddings over to an active instance")
+    return lacks
+
+
+def _unpaired(prefills: list[Instance], decodes: list[Instance], rules: PairingRules) -> list[str]:
+    """Prefill and decode instances that work with nobody though both roles are there, and why.
+
+    Instances that are alike have the same reason, which is told once.
+    """
+    if not prefills or not decodes:
+        return []
+    obstacles = {(p.name, d.name): rules.obstacle(p, d) for p in prefills for d in decodes}
+    if all(obstacles.values()):
+        reasons = dict.fromkeys(obstacles.values())
+        return [f"no prefill and decode instance work together: {'; '.join(reasons)}"]
+    lacks = []
+    for position, instances in enumerate((prefills, decodes)):
+        for instance in instances:
+            reasons = dict.fromkeys(why for pair, why in obstacles.items() if pair[position] == instance.name)
+            if all(reasons):
+                lacks.append(f"{instance.name} gets no requests: {'; '.join(reasons)}")
     return lacks

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from pymotor.coordinator.pairing import AUTOMATIC, PairingRules
 from pymotor.coordinator.scheduling.encoder_choice import EncoderChoice
 from pymotor.coordinator.scheduling.target import Group, Target
 from pymotor.fleet import (
@@ -18,13 +19,11 @@ from pymotor.fleet import (
     FleetSnapshot,
     Instance,
     KVDialect,
+    KVTransfer,
     Role,
     can_hand_over_embeddings,
-    can_hand_over_kv,
 )
-
-SERVED_DIALECTS = frozenset((KVDialect.PULL, KVDialect.STORE))
-"""Of those in `fleet.dialects`, what `flows` has a path for."""
+from pymotor.fleet.dialects import SGLANG_CONNECTOR
 
 
 class Encoders:
@@ -42,20 +41,17 @@ class Encoders:
 class Pair:
     """Prefill and decode endpoints of which any two can hand KV over."""
 
-    __slots__ = ("decodes", "dialect", "encoders", "handoff_seconds", "prefills")
+    __slots__ = ("connector", "decodes", "dialect", "encoders", "handoff_seconds", "joins_by_room", "prefills")
 
-    def __init__(
-        self,
-        prefills: Group,
-        decodes: Group,
-        dialect: KVDialect,
-        handoff_seconds: float | None,
-        encoders: Encoders | None,
-    ) -> None:
+    def __init__(self, prefills: Group, decodes: Group, transfer: KVTransfer, encoders: Encoders | None) -> None:
+        """`transfer` is how the prefill endpoints hand over."""
         self.prefills = prefills
         self.decodes = decodes
-        self.dialect = dialect
-        self.handoff_seconds = handoff_seconds
+        self.connector = transfer.connector
+        self.dialect = transfer.dialect
+        self.handoff_seconds = transfer.handoff_seconds
+        self.joins_by_room = transfer.dialect is KVDialect.PAIRED and transfer.connector.startswith(SGLANG_CONNECTOR)
+        """Whether paired legs meet by SGLang's `bootstrap_room`; else by vLLM's `transfer_id`."""
         self.encoders = encoders
         """Encoders whose embeddings the prefill endpoints can use; None without any."""
 
@@ -92,7 +88,7 @@ class Routes:
 class FleetView:
     """The routes of every model of one snapshot."""
 
-    def __init__(self, snapshot: FleetSnapshot, targets: Mapping[str, Target]) -> None:
+    def __init__(self, snapshot: FleetSnapshot, targets: Mapping[str, Target], rules: PairingRules = AUTOMATIC) -> None:
         """`targets` has every endpoint of the snapshot by id."""
         self.version = (snapshot.epoch, snapshot.version)
         serving = [instance for instance in snapshot.instances if instance.serves]
@@ -101,17 +97,21 @@ class FleetView:
         )
         self.routes: dict[str, Routes] = {}
         for model in models:
-            routes = _routes([instance for instance in serving if model in instance.models], targets)
+            routes = _routes([instance for instance in serving if model in instance.models], targets, rules)
             if routes.pairs or routes.singles or routes.leftovers:
                 self.routes[model] = routes
 
+    def has(self, dialect: KVDialect) -> bool:
+        """Whether any model's requests may go by a pair of this dialect."""
+        return any(pair.dialect is dialect for routes in self.routes.values() for pair in routes.pairs)
 
-def _routes(instances: Sequence[Instance], targets: Mapping[str, Target]) -> Routes:
+
+def _routes(instances: Sequence[Instance], targets: Mapping[str, Target], rules: PairingRules) -> Routes:
     by_role: dict[Role, list[Instance]] = {role: [] for role in Role}
     for instance in instances:
         by_role[instance.role].append(instance)
     encoders = by_role[Role.ENCODE]
-    pairs = _pairs(by_role[Role.PREFILL], by_role[Role.DECODE], encoders, targets)
+    pairs = _pairs(by_role[Role.PREFILL], by_role[Role.DECODE], encoders, targets, rules)
     singles = _singles(by_role[Role.UNION], Role.UNION, encoders, targets)
     leftovers: list[Single] = []
     if not pairs:
@@ -126,25 +126,15 @@ def _pairs(
     decodes: Sequence[Instance],
     encoders: Sequence[Instance],
     targets: Mapping[str, Target],
+    rules: PairingRules,
 ) -> list[Pair]:
     pairs: list[Pair] = []
     for group in _alike(prefills):
         first = group[0]
-        partners = _group(
-            (decode for decode in decodes if can_hand_over_kv(first, decode) and first.kv is not None), targets
-        )
+        partners = _group((decode for decode in decodes if not rules.obstacle(first, decode)), targets)
         prefill_group = _group(group, targets)
-        if first.kv is None or first.kv.dialect not in SERVED_DIALECTS or partners is None or prefill_group is None:
-            continue
-        pairs.append(
-            Pair(
-                prefill_group,
-                partners,
-                first.kv.dialect,
-                first.kv.handoff_seconds,
-                _encoders_for(first, encoders, targets),
-            )
-        )
+        if first.kv is not None and partners is not None and prefill_group is not None:
+            pairs.append(Pair(prefill_group, partners, first.kv, _encoders_for(first, encoders, targets)))
     return pairs
 
 

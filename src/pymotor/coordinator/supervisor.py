@@ -18,6 +18,7 @@ from pymotor.coordinator.control import WorkerStart
 from pymotor.coordinator.engine_readings import reading_engines
 from pymotor.coordinator.fleet_source import FileFleetSource, FleetSource
 from pymotor.coordinator.known_fleet import KnownFleet, SnapshotRefusedError
+from pymotor.coordinator.pairing import PairingRules
 from pymotor.coordinator.ports import hold_shared, listen_alone, url_of
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.settings import Settings
@@ -77,7 +78,8 @@ async def supervise(options: CoordinatorOptions, announce: Callable[[str], None]
             log_level=options.log_level,
         )
         pool = WorkerPool(options.worker_module, first, ledger, descriptor, options.worker_timeout)
-        fleet = KnownFleet(LEDGER_ROWS)
+        settings = options.settings
+        fleet = KnownFleet(LEDGER_ROWS, PairingRules(settings.deploy_mode, settings.callback_host))
         stop, hurry = asyncio.Event(), asyncio.Event()
         with _end_requests(stop, hurry, options.parent_pipe):
             management, observability = url_of(sockets.management), url_of(sockets.observability)
@@ -108,7 +110,8 @@ async def _announce(pool: WorkerPool, announce: Callable[[str], None], url: str)
 
 
 async def _follow(source: FleetSource, fleet: KnownFleet, pool: WorkerPool) -> None:
-    """Take each snapshot over and tell the workers."""
+    """Take each snapshot over and tell the workers, and the log what has become of it."""
+    told: set[str] = set()
     async with contextlib.aclosing(source.snapshots()) as snapshots:
         async for snapshot in snapshots:
             try:
@@ -124,6 +127,12 @@ async def _follow(source: FleetSource, fleet: KnownFleet, pool: WorkerPool) -> N
                 sum(instance.serves for instance in fleet.instances),
             )
             pool.publish(update)
+            lacks = set(fleet.readiness.degraded)
+            for lack in sorted(lacks - told):
+                logger.warning("%s", lack)
+            for mended in sorted(told - lacks):
+                logger.info("no longer: %s", mended)
+            told = lacks
 
 
 @contextlib.contextmanager

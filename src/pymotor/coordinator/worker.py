@@ -14,14 +14,18 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
 import uvloop
 
 from pymotor.coordinator.admission import Admission
+from pymotor.coordinator.bootstraps import Bootstraps
+from pymotor.coordinator.callbacks import Callbacks
 from pymotor.coordinator.control import (
+    CallbackPort,
+    CallbackPorts,
     Drain,
     FleetUpdate,
     FrameReader,
@@ -39,18 +43,22 @@ from pymotor.coordinator.http.open_connections import OpenConnections, allow_man
 from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.http.upstream_pool import SharedState
 from pymotor.coordinator.instruments import Instruments
+from pymotor.coordinator.metaserver import Metaserver
+from pymotor.coordinator.pairing import PairingRules
 from pymotor.coordinator.routing import FleetView
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
 from pymotor.coordinator.scheduling.round_robin import RoundRobin
 from pymotor.coordinator.scheduling.target import Policy, Target
-from pymotor.fleet import EndpointState
+from pymotor.fleet import EndpointState, KVDialect
 from pymotor.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 _SWEEP_SECONDS = 1.0
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where workers of one machine reach each other when they listen on all interfaces."""
 
 
 class Targets:
@@ -114,8 +122,15 @@ class Worker:
             policy=policy,
             instruments=self.instruments,
             heads=ResponseHeads(server_timing=settings.server_timing, cors=settings.cors),
+            callbacks=Callbacks(start.column, loop),
+            bootstraps=Bootstraps(self._upstream),
         )
-        self._gateway = Gateway(services)
+        self._metaserver = Metaserver(services.callbacks, services.heads, self._upstream, settings.first_token_timeout)
+        self._serving_callbacks: asyncio.Task[None] | None = None
+        self.on_callback_port: Callable[[int], None] = lambda _port: None
+        """Told the port at which decode engines call this worker back, once there is one."""
+        self._gateway = Gateway(services, self._metaserver)
+        self._rules = PairingRules(settings.deploy_mode, settings.callback_host)
         self._limits = Limits(
             head_bytes=settings.header_limit_bytes,
             body_bytes=settings.body_limit_bytes,
@@ -146,7 +161,27 @@ class Worker:
     def set_fleet(self, update: FleetUpdate) -> None:
         """Route by a new snapshot."""
         self._services.encodings.fleet_changed(update.snapshot.instances)
-        self._gateway.set_fleet(FleetView(update.snapshot, self._targets.update(update)))
+        view = FleetView(update.snapshot, self._targets.update(update), self._rules)
+        if view.has(KVDialect.CALLBACK) and self._serving_callbacks is None:
+            self._take_callbacks()
+        self._gateway.set_fleet(view)
+
+    def _take_callbacks(self) -> None:
+        """Listen for decode engines' callbacks; requests that need them are refused as long as nobody does."""
+        settings, host = self._start.settings, self._start.host
+        port = settings.metaserver_base_port and settings.metaserver_base_port + self._start.column
+        try:
+            listener = self._metaserver.listen(host, port, settings.callback_host)
+        except OSError as error:
+            logger.error("no port for callbacks of decode engines can be had on %s: %s", host, error)
+            return
+        self._serving_callbacks = self._loop.create_task(self._metaserver.serve(listener))
+        self.on_callback_port(listener.getsockname()[1])
+
+    def set_callback_ports(self, ports: Mapping[int, int]) -> None:
+        """Where the workers take callbacks, by number."""
+        host = self._start.host
+        self._metaserver.set_siblings(ports, _LOOPBACK.get(host, host))
 
     async def sweep(self) -> None:
         """Once a second, for ever: end what has been silent for too long."""
@@ -158,6 +193,7 @@ class Worker:
             for client in self._connections:
                 client.check_deadline(now)
             self._targets.close_expired(now)
+            self._metaserver.check_deadlines(now)
             self._services.encodings.close_expired()
 
     async def drain(self, grace: float) -> None:
@@ -170,6 +206,7 @@ class Worker:
             await asyncio.sleep(0.02)
         for client in self._connections:
             client.transport.abort()
+        self._metaserver.close()
 
     def _close_idle(self) -> bool:
         """Close every client's connection without a request in hand; returns whether that was all."""
@@ -185,6 +222,7 @@ class ControlChannel(asyncio.Protocol):
         self._reader = FrameReader(to_worker=True)
         self._worker: Worker | None = None
         self._waiting_fleet: FleetUpdate | None = None
+        self._callback_ports: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._transport: asyncio.Transport
         self.over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -206,6 +244,10 @@ class ControlChannel(asyncio.Protocol):
             elif isinstance(message, MetricsRequest) and self._worker is not None:
                 dump = self._worker.instruments.registry.dump()
                 self._transport.write(frame(MetricsReport(number=message.number, dump=dump)))
+            elif isinstance(message, CallbackPorts):
+                self._callback_ports = message.ports
+                if self._worker is not None:
+                    self._worker.set_callback_ports(message.ports)
             elif isinstance(message, Drain):
                 self._spawn(self._drain(message.grace))
 
@@ -233,6 +275,8 @@ class ControlChannel(asyncio.Protocol):
         worker = Worker(start, ledger, asyncio.get_running_loop())
         await worker.listen()
         self._worker = worker
+        worker.set_callback_ports(self._callback_ports)
+        worker.on_callback_port = lambda port: self._transport.write(frame(CallbackPort(port=port)))
         if self._waiting_fleet is not None:
             worker.set_fleet(self._waiting_fleet)
         self._transport.write(frame(Listening()))

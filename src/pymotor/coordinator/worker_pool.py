@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pymotor.coordinator.control import FleetUpdate, MetricsRequest, WorkerStart, frame
+from pymotor.coordinator.control import CallbackPorts, FleetUpdate, MetricsRequest, WorkerStart, frame
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.worker_metrics import WorkerMetrics
 from pymotor.coordinator.worker_process import WorkerProcess
@@ -55,6 +55,7 @@ class WorkerPool:
         self._ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._fleet: bytes | None = None
+        self._callback_ports: dict[int, int] = {}
         self._metrics = WorkerMetrics()
         self._restarts = 0
 
@@ -164,11 +165,14 @@ class WorkerPool:
                 self._ledger_descriptor,
                 frame(msgspec.structs.replace(self._first, column=column)),
                 on_listening=partial(self._listened, column),
+                on_callback_port=partial(self._takes_callbacks, column),
                 on_metrics=partial(self._metrics.report, column),
             )
         except OSError as error:
             return f"no process could be made: {error}"
         self._workers[column] = worker
+        if self._callback_ports:
+            worker.tell(frame(CallbackPorts(ports=self._callback_ports)))
         if self._fleet is not None:
             worker.tell_fleet(self._fleet)
         if self._stopping.is_set():
@@ -182,6 +186,7 @@ class WorkerPool:
         finally:
             guard.cancel()
             del self._workers[column]
+            self._callback_ports.pop(column, None)
             self._metrics.retire(column)
             self._ledger.clear_column(column)
 
@@ -190,6 +195,12 @@ class WorkerPool:
         logger.info("worker %d (pid %s) accepts requests", column, worker.pid if worker else "unknown")
         if self.listening == self.wanted:
             self._ready.set()
+
+    def _takes_callbacks(self, column: int, port: int) -> None:
+        self._callback_ports[column] = port
+        words = frame(CallbackPorts(ports=self._callback_ports))
+        for worker in self._workers.values():
+            worker.tell(words)
 
     async def _guard(self, column: int, worker: WorkerProcess) -> None:
         """Kill the worker when it does not come to listen, or later does not answer: a share of all connections

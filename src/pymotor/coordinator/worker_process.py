@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from pymotor.coordinator.control import Drain, FrameReader, Listening, MetricsReport, frame
+from pymotor.coordinator.control import CallbackPort, Drain, FrameReader, Listening, MetricsReport, frame
 
 _LAST_WORDS_DEADLINE = 5.0
 """Seconds that may pass between the end of a worker's channel and the end of its process."""
@@ -19,8 +19,14 @@ _STANDARD_ERROR = 2
 class _Channel(asyncio.Protocol):
     """The supervisor's end of the control channel."""
 
-    def __init__(self, on_listening: Callable[[], None], on_metrics: Callable[[MetricsReport], None]) -> None:
+    def __init__(
+        self,
+        on_listening: Callable[[], None],
+        on_callback_port: Callable[[int], None],
+        on_metrics: Callable[[MetricsReport], None],
+    ) -> None:
         self._on_listening = on_listening
+        self._on_callback_port = on_callback_port
         self._on_metrics = on_metrics
         self._reader = FrameReader(to_worker=False)
         self._transport: asyncio.Transport | None = None
@@ -40,6 +46,8 @@ class _Channel(asyncio.Protocol):
             if isinstance(message, Listening):
                 self.listening.set()
                 self._on_listening()
+            elif isinstance(message, CallbackPort):
+                self._on_callback_port(message.port)
             elif isinstance(message, MetricsReport):
                 self._on_metrics(message)
 
@@ -87,6 +95,7 @@ class WorkerProcess:
         first_words: bytes,
         *,
         on_listening: Callable[[], None],
+        on_callback_port: Callable[[int], None],
         on_metrics: Callable[[MetricsReport], None],
     ) -> WorkerProcess:
         """Run `module` as a process with a control channel and tell it `first_words`.
@@ -96,7 +105,7 @@ class WorkerProcess:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            channel = _Channel(on_listening, on_metrics)
+            channel = _Channel(on_listening, on_callback_port, on_metrics)
             try:
                 await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
             except BaseException:

@@ -8,6 +8,7 @@ from pymotor.engines.devices import device_environment
 from pymotor.engines.plan import InstancePlan, PlanError, ServerPlan
 from pymotor.engines.request import PlanRequest, token_count
 from pymotor.fleet import Endpoint, Instance, KVDialect, KVTransfer, Role
+from pymotor.fleet.dialects import SGLANG_CONNECTOR
 
 DEFAULT_BACKEND = "mooncake"
 
@@ -33,7 +34,7 @@ def plan_sglang(request: PlanRequest) -> InstancePlan:
         bootstrap_port = host.take_port(preferred)
         options["disaggregation_bootstrap_port"] = bootstrap_port
         kv = KVTransfer(
-            connector=f"sglang-{backend}",
+            connector=f"{SGLANG_CONNECTOR}{backend}",
             dialect=KVDialect(request.section.kv_dialect or KVDialect.PAIRED),
             produces=request.role is Role.PREFILL,
             consumes=request.role is Role.DECODE,

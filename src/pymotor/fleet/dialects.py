@@ -49,6 +49,9 @@ KV_CONNECTORS: Mapping[str, KVDialect] = {
     "MooncakeConnectorStoreV1": KVDialect.STORE,
 }
 
+SGLANG_CONNECTOR = "sglang-"
+"""How the connectors of SGLang engines begin; their transfer backend follows."""
+
 EC_CONNECTORS: Mapping[str, ECDialect] = {
     "ECExampleConnector": ECDialect.STORE,
     "ECSharedStorageConnector": ECDialect.STORE,

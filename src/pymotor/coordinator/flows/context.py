@@ -9,6 +9,8 @@ from time import monotonic
 
 from pymotor.coordinator.admission import Admission
 from pymotor.coordinator.api.request_view import RequestView
+from pymotor.coordinator.bootstraps import Bootstraps
+from pymotor.coordinator.callbacks import Callbacks
 from pymotor.coordinator.flows.encoded_media import RequestEncodings
 from pymotor.coordinator.flows.responses import ResponseHeads
 from pymotor.coordinator.http.client_request import ClientRequest
@@ -48,6 +50,8 @@ class Services:
 
     __slots__ = (
         "admission",
+        "bootstraps",
+        "callbacks",
         "circuits",
         "encodings",
         "heads",
@@ -71,6 +75,8 @@ class Services:
         policy: Policy,
         instruments: Instruments,
         heads: ResponseHeads,
+        callbacks: Callbacks,
+        bootstraps: Bootstraps,
     ) -> None:
         self.loop = loop
         self.admission = admission
@@ -79,6 +85,8 @@ class Services:
         self.policy = policy
         self.instruments = instruments
         self.heads = heads
+        self.callbacks = callbacks
+        self.bootstraps = bootstraps
         self.ids = RequestIds()
         # Whoever chooses endpoints without `choose`: `if circuits.tripped:` then leave out those in
         # `circuits.barred(now)` as long as another is left, and call `circuits.probe(target, now)` with the one

@@ -3,51 +3,82 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
+from time import monotonic
 
 from pymotor.coordinator.api.errors import ApiError
+from pymotor.coordinator.flows.carry_on import carry_on
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import doubt_encodings
 from pymotor.coordinator.flows.encode_leg import ENCODE
 from pymotor.coordinator.flows.last_leg import answer
 from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.several import several
-from pymotor.coordinator.flows.ways import choose_way, run_way
+from pymotor.coordinator.flows.ways import choose_way, is_several, run_way
+from pymotor.coordinator.recovery.carrying_on import keep_answer
+from pymotor.coordinator.recovery.pauses import pause_before
+from pymotor.coordinator.recovery.tries import BUDGET, DEADLINE, EXHAUSTED, TRIED, UNBUFFERED, Tries
 from pymotor.coordinator.routing import Pair, Routes
-
-_LONGEST_DELAY = 5.0
 
 
 async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
-    """Answer the request, trying again where a failure allows it; `routes` are asked for at each try, since the fleet
-    may have changed. Raises `ApiError`, and `LegFailed` for a reply of
-    an engine that the client is to see."""
-    settings = context.services.settings
-    admission = context.services.admission
-    retries = 0
+    """Answer the request, trying again and carrying on where a failure allows it; `routes` are asked for at each try,
+    since the fleet may have changed. Raises `ApiError`, and `LegFailed` for a reply of an engine that the client is
+    to see."""
+    services = context.services
+    admission = services.admission
+    services.retry_budget.requests += 1
+    if services.settings.recompute_enabled:
+        context.so_far = keep_answer(context.view)
+    tries: Tries | None = None
     while True:
         way = choose_way(context, routes())
         if admission.limited or context.view.media:
             way = await admission.admit(context, lambda: choose_way(context, routes()))
         try:
-            if isinstance(way, Pair) and (context.view.n > 1 or context.view.prompts):
+            if isinstance(way, Pair) and is_several(context.view, way):
                 await several(context, way)
             else:
                 await run_way(context, way, answer)
         except LegFailed as failure:
             doubt_encodings(context, failure)
-            allowed = settings.max_retry if failure.attempts is None else min(failure.attempts, settings.max_retry)
+            if context.committed and context.so_far is not None:
+                await carry_on(context, context.so_far, routes, failure)
+                return
             if failure.clients_fault or context.committed:
                 raise
-            if retries >= allowed:
-                raise failure.as_api_error() from failure
+            tries = tries or Tries(services.settings)
+            await _pause(context, failure, tries)
             context.avoid |= {failure.target.endpoint_id}
             context.legs[:] = [noted for noted in context.legs if noted[0] == ENCODE]
-            await asyncio.sleep(min(_LONGEST_DELAY, settings.retry_delay * 2**retries) * random.random())
-            retries += 1
+            if context.so_far is not None:
+                context.so_far = context.so_far.anew()
         else:
             return
+
+
+async def _pause(context: Context, failure: LegFailed, tries: Tries) -> None:
+    """Return when the request may be tried again. Raises `ApiError` when it may not."""
+    if failure.attempts == 0:
+        raise failure.as_api_error() from failure
+    services = context.services
+    now = monotonic()
+    pause = pause_before(services.settings.retry_delay, tries.count)
+    if not tries.left(failure.leg, failure.reason, harmless=failure.attempts is None):
+        outcome = EXHAUSTED
+    elif not context.kept:
+        outcome = UNBUFFERED
+    elif now + pause >= context.whole_by:
+        outcome = DEADLINE
+    elif failure.reason != "connect" and not services.retry_budget.take(now):
+        # A refused connection cost no engine anything.
+        outcome = BUDGET
+    else:
+        outcome = TRIED
+    services.instruments.retries.child(outcome).value += 1
+    if outcome != TRIED:
+        raise failure.as_api_error() from failure
+    await asyncio.sleep(pause)
 
 
 def passed_on(failure: LegFailed) -> tuple[int, bytes]:

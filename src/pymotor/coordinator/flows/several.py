@@ -1,9 +1,9 @@
 """One request that is several answers: n > 1, or several prompts.
 
 A handoff joins one prompt on prefill with one answer on decode: asked for several, engines return the parameters of
-the first only and answer the rest wrongly with status 200. So each prompt, and each of its n answers, is a pull of
-its own, and the answers become one response with the choices numbered as the client expects (OpenAI: choice
-`prompt * n + k`).
+the first only and answer the rest wrongly with status 200. So each prompt, and each of its n answers, goes through
+prefill and decode by itself, and the answers become one response with the choices numbered as the client expects
+(OpenAI: choice `prompt * n + k`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.last_leg import to_bytes
 from pymotor.coordinator.flows.legs import LegFailed
-from pymotor.coordinator.flows.pull import pull
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.flows.several_stream import MergedStream, PartStream, Usage
 from pymotor.coordinator.flows.together import together
+from pymotor.coordinator.flows.ways import run_way
 from pymotor.coordinator.routing import Pair
 
 _LIMIT = 256
@@ -63,7 +63,7 @@ def _part(view: RequestView, prompt: msgspec.Raw | None, number: int, prompts: i
 
 
 async def several(context: Context, pair: Pair) -> None:
-    """Answer the request as several pulls, all at once. Raises `LegFailed`, `ApiError`."""
+    """Answer the request as several single ones, all at once. Raises `LegFailed`, `ApiError`."""
     view = context.view
     parts = parts_of(view)
     if view.media:
@@ -71,7 +71,7 @@ async def several(context: Context, pair: Pair) -> None:
     if view.stream:
         await _streamed(context, pair, parts)
         return
-    bodies = await together(context.services.loop, [pull(context.for_part(part), pair, to_bytes) for part in parts])
+    bodies = await together(context.services.loop, [run_way(context.for_part(part), pair, to_bytes) for part in parts])
     merged = msgspec.json.encode(merge(view, bodies))
     context.note_commit()
     context.status = 200
@@ -86,7 +86,7 @@ async def _streamed(context: Context, pair: Pair, parts: list[RequestView]) -> N
     except UNREADABLE as error:
         raise invalid("stream_options must be an object", "stream_options") from error
     merged = MergedStream(context, wants_usage)
-    work = [pull(context.for_part(part), pair, PartStream(merged, position)) for position, part in enumerate(parts)]
+    work = [run_way(context.for_part(part), pair, PartStream(merged, position)) for position, part in enumerate(parts)]
     try:
         await together(context.services.loop, work)
     except LegFailed as failure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -21,3 +21,29 @@ async def together(loop: asyncio.AbstractEventLoop, work: Sequence[Coroutine[Any
             task.cancel()
         if pending:
             await asyncio.wait(pending)
+
+
+async def beside(
+    loop: asyncio.AbstractEventLoop,
+    work: Awaitable[Result],
+    helper: Awaitable[None],
+    settled: Callable[[], bool],
+) -> Result:
+    """The result of `work`, while `helper` runs beside it. What `helper` raises ends `work` and is raised, unless
+    work was `settled` by then. When this returns both are over."""
+    working, helping = asyncio.ensure_future(work, loop=loop), asyncio.ensure_future(helper, loop=loop)
+    try:
+        await asyncio.wait((working, helping), return_when=asyncio.FIRST_COMPLETED)
+        failed = helping.done() and not helping.cancelled() and helping.exception() is not None
+        if failed and not settled() and not (working.done() and working.exception() is None):
+            helping.result()
+        return await working
+    finally:
+        pending = [task for task in (working, helping) if not task.done()]
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending)
+        for task in (working, helping):
+            if not task.cancelled():
+                task.exception()

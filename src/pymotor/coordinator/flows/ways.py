@@ -7,24 +7,28 @@
 | U beside P, D | short prompts and n > 1 to U, long prompts to P and D; either when the other is gone |
 | P alone, D alone | that one, as U |
 
-Encoders come first in each of them when the request has media.
+Encoders come first in each of them when the request has media. `routing` knows which pairs there are: those of an old
+and a new engine version stand beside each other, and a request stays within one.
 """
 
 from __future__ import annotations
 
 from pymotor.coordinator.api.errors import ServiceUnavailable
+from pymotor.coordinator.api.request_view import RequestView
+from pymotor.coordinator.flows.callback import LARGEST_BATCH, callback
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.hybrid import hybrid
 from pymotor.coordinator.flows.last_leg import Finish, Result
+from pymotor.coordinator.flows.paired import paired
 from pymotor.coordinator.flows.pull import pull
 from pymotor.coordinator.routing import Pair, Routes, Single
+from pymotor.coordinator.scheduling.target import Group
+from pymotor.fleet import KVDialect
 
 
 def choose_way(context: Context, routes: Routes) -> Pair | Single:
     """The pair or single group this request goes to. Raises `ServiceUnavailable`."""
     pairs, singles = routes.pairs, routes.singles
-    if context.services.settings.deploy_mode == "single_node":
-        pairs = ()
     if pairs and singles:
         view = context.view
         short = view.prompt_tokens < context.services.settings.prefill_threshold
@@ -42,17 +46,37 @@ def choose_way(context: Context, routes: Routes) -> Pair | Single:
 
 
 def _least_loaded_pair(context: Context, pairs: tuple[Pair, ...]) -> Pair:
-    services = context.services
-    return min(pairs, key=lambda pair: services.ledger.load(services.peek(pair.prefills, context.avoid).row))
+    return min(pairs, key=lambda pair: (_spent(context, pair.decodes)[0], _spent(context, pair.prefills)))
 
 
 def _least_loaded_single(context: Context, singles: tuple[Single, ...]) -> Single:
-    services = context.services
-    return min(singles, key=lambda single: services.ledger.load(services.peek(single.targets, context.avoid).row))
+    return min(singles, key=lambda single: _spent(context, single.targets))
+
+
+def _spent(context: Context, group: Group) -> tuple[bool, int]:
+    """Whether all of a group have failed this request, and the load of the one that would get it."""
+    target = context.services.peek(group, context.avoid)
+    return target.endpoint_id in context.avoid, context.services.ledger.load(target.row)
 
 
 async def run_way(context: Context, way: Pair | Single, finish: Finish[Result]) -> Result:
     """One answer to one prompt by the flow that fits; `finish` runs the last leg. Raises `LegFailed`, `ApiError`."""
     if isinstance(way, Single):
         return await hybrid(context, way, finish)
+    if way.dialect is KVDialect.CALLBACK:
+        return await callback(context, way, finish)
+    if way.dialect is KVDialect.PAIRED:
+        return await paired(context, way, finish)
     return await pull(context, way, finish)
+
+
+def is_several(view: RequestView, way: Pair | Single) -> bool:
+    """Whether the request has to be sent as several: engines hand over one prompt for one answer, but for several
+    prompts in a callback (`batch_kv_transfer_params`) or with a list of rooms."""
+    if isinstance(way, Single):
+        return False
+    if view.n > 1:
+        return True
+    if way.dialect is KVDialect.CALLBACK:
+        return len(view.prompts) > LARGEST_BATCH
+    return bool(view.prompts) and not way.joins_by_room

@@ -39,6 +39,12 @@ class UpstreamPool:
         self.suspect = False
         """Whether the fleet says that the engine is unhealthy: then a silent exchange is not waited for."""
 
+    @property
+    def authority(self) -> bytes:
+        """Host and port as a Host header wants them."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self._port}".encode()
+
     def take_idle(self) -> UpstreamConnection | None:
         """The most recently used idle connection that is surely still open at the other end, if any."""
         idle = self._idle
