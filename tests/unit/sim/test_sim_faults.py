@@ -115,6 +115,28 @@ def test_recomputed(engine: Engine) -> None:
     eventually(lambda: engine.state()["blocks_used"] == 0)
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_recomputed_stream_ends_with_an_empty_piece_after_its_token_ids(engine: Engine, path: str) -> None:
+    body = {**chat_body("x", ignore_eos=True), "prompt": "x"}
+    expected = engine.post(path, body).json()["choices"][0]
+    engine.fault("recomputed:after=4,count=2")
+    whole = engine.post(path, body).json()
+    (choice,) = whole["choices"]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "recomputed")
+    assert choice["token_ids"] == expected["token_ids"][:4]
+    assert whole["usage"]["completion_tokens"] == 4
+    reply = engine.post(path, {**body, "stream": True, "stream_options": {"include_usage": True}})
+    assert reply.text.endswith("data: [DONE]\n\n")
+    events = [json.loads(line[6:]) for line in reply.text.split("\n\n") if line.startswith("data: {")]
+    pieces = [event["choices"][0] for event in events if event["choices"]]
+    ids = [token for piece in pieces for token in piece.get("token_ids") or []]
+    assert ids == expected["token_ids"][:4]
+    assert (pieces[-1]["finish_reason"], pieces[-1]["stop_reason"]) == ("stop", "recomputed")
+    assert pieces[-1].get("text", pieces[-1].get("delta", {}).get("content")) == ""
+    assert events[-1]["usage"]["completion_tokens"] == 4
+    eventually(lambda: engine.state()["blocks_used"] == 0)
+
+
 def test_preempt(engine: Engine) -> None:
     expected = engine.tokens("preempt me", max_tokens=60, ignore_eos=True)
     before = engine.state()["preemptions"]
