@@ -21,7 +21,7 @@ from pymotor.coordinator.flows.legs import Buffers, LegFailed, whole_leg
 from pymotor.coordinator.routing import Encoders
 from pymotor.coordinator.scheduling.encodings import Encoding
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
-from pymotor.coordinator.scheduling.target import Reservation
+from pymotor.coordinator.scheduling.target import Reservation, Target
 
 ENCODE = "encode"
 """The legs' name; what they brought to a store stays good when a later leg is tried again."""
@@ -72,8 +72,8 @@ class EncodeLegs:
 
     async def _run_hedged(self, hedge_after: float) -> Encoding:
         """With two legs at the same time at most. What still runs at the end is closed before this returns."""
-        loop = self._context.services.loop
-        legs = {loop.create_task(self._next_leg())}
+        services = self._context.services
+        legs = {services.loop.create_task(self._next_leg())}
         hedged = False
         try:
             while True:
@@ -81,8 +81,9 @@ class EncodeLegs:
                 done, legs = await asyncio.wait(legs, timeout=silence, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
                     hedged = True
-                    self._context.services.instruments.hedged_legs.value += 1
-                    legs.add(loop.create_task(self._next_leg()))
+                    if services.retry_budget.take(monotonic()):
+                        services.instruments.hedged_legs.value += 1
+                        legs.add(services.loop.create_task(self._next_leg()))
                 failures = []
                 for leg in done:
                     found = leg.result()
@@ -93,7 +94,7 @@ class EncodeLegs:
                     if not self._may_go_on(failure) and (failure.clients_fault or not legs):
                         raise failure
                 if not legs:
-                    legs.add(loop.create_task(self._next_leg()))
+                    legs.add(services.loop.create_task(self._next_leg()))
         finally:
             for leg in legs:
                 leg.cancel()
@@ -106,23 +107,38 @@ class EncodeLegs:
         context.avoid |= {failure.target.endpoint_id}
         if failure.attempts is not None:
             self._failures += 1
-        return (
-            not failure.clients_fault
-            and self._failures < _FAILURES
-            and self._left > 0
-            and monotonic() < context.whole_by
-        )
+        now = monotonic()
+        if failure.clients_fault or self._failures >= _FAILURES or not self._left or now >= context.whole_by:
+            return False
+        return failure.reason == "connect" or context.services.retry_budget.take(now)
 
     def _next_leg(self) -> Coroutine[Any, Any, Encoding | LegFailed]:
         """A leg to an endpoint that this item was not sent to yet; there must be one left."""
         self._left -= 1
         return self._leg()
 
-    async def _leg(self) -> Encoding | LegFailed:
-        context, item, encoders = self._context, self._item, self._encoders
+    def _choose(self) -> Target:
+        """The endpoint for the next leg: by affinity, sparing those that failed this request, whose circuits are open
+        or which have as many requests as they may."""
+        services, item, encoders = self._context.services, self._item, self._encoders
+        avoided = self._context.avoid
+        now = monotonic()
+        if services.circuits.tripped:
+            avoided |= services.circuits.barred(now)
+        if services.admission.limited:
+            avoided |= services.admission.room.full(encoders.group)
         load = item.tokens * TENTHS_PER_ACTIVE_TOKEN
-        target = encoders.group.targets[encoders.choice.choose(item.key, load, self._sent_to, context.avoid)]
+        target = encoders.group.targets[encoders.choice.choose(item.key, load, self._sent_to, avoided)]
         self._sent_to.add(target.endpoint_id)
+        if services.circuits.tripped:
+            services.circuits.probe(target, now)
+        return target
+
+    async def _leg(self) -> Encoding | LegFailed:
+        context, item = self._context, self._item
+        if context.services.admission.limited:
+            await context.services.admission.admit_item(context, self._encoders.group)
+        target = self._choose()
         check_source(item, target.instance.allowed_local_media_path)
         ids = context.services.ids
         buffers: Buffers = (self._body,)
