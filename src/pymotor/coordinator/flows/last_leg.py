@@ -8,10 +8,14 @@ from typing import TypeVar
 
 import msgspec
 
+from pymotor.coordinator.api.errors import UNREADABLE
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.legs import Buffers, exchange, refused, whole_leg
+from pymotor.coordinator.flows.keeping_relay import KeepingRelay
+from pymotor.coordinator.flows.legs import Buffers, exchange, failed, leg_succeeded, refused, whole_leg
 from pymotor.coordinator.flows.relay import Relay
 from pymotor.coordinator.flows.responses import JSON
+from pymotor.coordinator.http.replies import WholeReply
+from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, gives_up
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
 Result = TypeVar("Result")
@@ -40,9 +44,7 @@ async def answer(
     if context.view.stream:
         await _streamed(context, leg, target, buffers, leg_id, first_content, send_by)
         return
-    reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by)
-    if first_content is not None:
-        first_content.end()
+    reply = await _whole(context, leg, target, buffers, leg_id, first_content, send_by)
     body = _without_handoff(reply.body)
     context.note_commit()
     context.status = reply.status
@@ -64,10 +66,25 @@ async def to_bytes(
     send_by: float | None,
 ) -> bytes:
     """A `Finish` that returns the whole reply's body. Raises `LegFailed`."""
-    reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by)
+    return (await _whole(context, leg, target, buffers, leg_id, first_content, send_by)).body
+
+
+async def _whole(
+    context: Context,
+    leg: str,
+    target: Target,
+    buffers: Buffers,
+    leg_id: bytes,
+    first_content: Reservation | None,
+    send_by: float | None,
+) -> WholeReply:
+    """The whole answer, which may take as long as the request. Raises `LegFailed`."""
+    reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by, until=context.whole_by)
+    if MARK in reply.body and gives_up(reply.body):
+        raise failed(context, leg, target, Recomputed())
     if first_content is not None:
         first_content.end()
-    return reply.body
+    return reply
 
 
 async def _streamed(
@@ -80,19 +97,27 @@ async def _streamed(
     send_by: float | None,
 ) -> None:
     since = monotonic()
+    so_far = context.so_far
+
+    def make_relay() -> Relay:
+        if so_far is not None:
+            return KeepingRelay(context, leg, target, first_content, so_far)
+        return Relay(context, leg, target, first_content)
+
     relay = await exchange(
         context,
         leg,
         target,
         buffers,
         leg_id,
-        lambda: Relay(context, leg, target, first_content),
+        make_relay,
         send_by=send_by,
+        until=min(context.whole_by, since + context.services.settings.first_token_timeout),
     )
     if relay.body is not None:
         _answer_whole(context, leg, target, relay, since, first_content)
     elif context.status == 200:
-        context.services.instruments.leg(leg, target.instance.name, monotonic() - since)
+        leg_succeeded(context, leg, target, since, noted=True)
 
 
 def _answer_whole(
@@ -102,11 +127,11 @@ def _answer_whole(
     body = b"".join(relay.body or ())
     if not 200 <= relay.status < 300:
         raise refused(context, leg, target, relay.status, body)
+    if MARK in body and gives_up(body):
+        raise failed(context, leg, target, Recomputed())
     if first_content is not None:
         first_content.end()
-    seconds = monotonic() - since
-    context.services.instruments.leg(leg, target.instance.name, seconds)
-    context.note_leg(leg, target, seconds)
+    leg_succeeded(context, leg, target, since)
     context.status = relay.status
     if context.opened:
         context.begin_stream(JSON, b"data: " + body.replace(b"\n", b"") + b"\n\n")
@@ -125,7 +150,7 @@ def _without_handoff(body: bytes) -> bytes:
         return body
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return body
     for key in _HANDOFF_KEYS:
         if key in fields:

@@ -12,11 +12,12 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from pymotor.coordinator.api.errors import ApiError
+from pymotor.coordinator.api.errors import UNREADABLE, ApiError
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.http.exchange import EngineStreamError, Receiver, StaleConnection, UpstreamError
 from pymotor.coordinator.http.replies import WholeReply
 from pymotor.coordinator.http.upstream import UpstreamConnection
+from pymotor.coordinator.recovery.recomputed import RECOMPUTED
 from pymotor.coordinator.scheduling.target import Target
 
 Buffers = Sequence[bytes | memoryview]
@@ -24,6 +25,9 @@ Buffers = Sequence[bytes | memoryview]
 _JOINED_BYTES = 65536
 _OUR_FAULT = frozenset((401, 403))
 _BUSY = frozenset((408, 429))
+
+
+_HARMLESS = frozenset(("connect", "expired", "busy", RECOMPUTED))
 
 
 class LegFailed(Exception):
@@ -49,12 +53,12 @@ class LegFailed(Exception):
     def attempts(self) -> int | None:
         """How often the request may be sent again: None without a limit of its own, else that many times.
 
-        A connection that was refused has harmed nobody. After a reset or a 5xx once at most: the request may be
-        what broke the engine.
+        A connection that was refused has harmed nobody, an engine that is busy or out of KV cache says so. After a
+        reset, a time-out or a 5xx once at most: the request may be what broke the engine.
         """
         if self.clients_fault or self.status in _OUR_FAULT:
             return 0
-        return None if self.reason in ("connect", "expired", "busy") else 1
+        return None if self.reason in _HARMLESS else 1
 
     def as_api_error(self) -> ApiError:
         """What the client is told."""
@@ -63,6 +67,8 @@ class LegFailed(Exception):
             return ApiError(502, f"{where} refused the gateway (status {self.status})", code="engine_refused")
         if self.status == 429:
             return ApiError(429, f"{where} is overloaded", code="engine_overloaded")
+        if self.reason == RECOMPUTED:
+            return ApiError(503, f"{where}: {self}", code="recompute_retry_exhausted")
         if self.reason == "timeout":
             return ApiError(504, f"{where} did not answer in time", code="engine_timeout")
         if self.status:
@@ -82,7 +88,7 @@ class _EngineErrorBody(msgspec.Struct):
 def _engine_message(body: bytes) -> str:
     try:
         parsed = msgspec.json.decode(body, type=_EngineErrorBody)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return "no reason given"
     if isinstance(parsed.error, str):
         return parsed.error[:500]
@@ -126,16 +132,19 @@ async def exchange(
     path: bytes | None = None,
     headers: bytes = b"",
     send_by: float | None = None,
+    until: float | None = None,
 ) -> AnyReceiver:
     """Send a leg's request and wait until its receiver is done; returns the receiver.
 
     `path` is the client's by default; `headers` are lines of the leg's own; by `send_by` (`monotonic()`) the request
-    must have been sent. A kept-alive connection that turns out to be closed is replaced once. Raises `LegFailed`.
+    must have been sent. `until` is when the reply must be whole, or have content where the receiver then calls
+    `content_came`; without it only silence is limited. A kept-alive connection that turns out to be closed is
+    replaced once. Raises `LegFailed`.
     """
     fresh = False
     while True:
         receiver = make_receiver()
-        connection = await _send(context, leg, target, buffers, receiver, leg_id, fresh, send_by, path, headers)
+        connection = await _send(context, leg, target, buffers, receiver, leg_id, fresh, send_by, path, headers, until)
         receiver.connection = connection
         try:
             await receiver.done
@@ -167,6 +176,7 @@ async def _send(
     send_by: float | None,
     path: bytes | None,
     headers: bytes,
+    until: float | None,
 ) -> UpstreamConnection:
     """Send on an idle connection, or on a new one (`fresh`: always). Raises `LegFailed` when there is none in time."""
     pool = target.pool
@@ -196,21 +206,36 @@ async def _send(
     connection.send(
         whole,
         receiver,
-        first_byte_by=now + settings.first_token_timeout,
-        idle_seconds=settings.stream_idle_timeout,
-        whole_by=context.whole_by,
+        first_byte_by=now + settings.first_token_timeout if until is None else until,
+        idle_seconds=settings.stream_idle_timeout if until is None else settings.infer_timeout,
+        whole_by=context.whole_by if until is None else until,
     )
     return connection
 
 
+def content_came(context: Context, target: Target, connection: UpstreamConnection | None) -> None:
+    """A stream's first content is here: from now on no silence may be longer than `stream_idle_timeout`."""
+    services = context.services
+    if connection is not None:
+        connection.idle_seconds = services.settings.stream_idle_timeout
+        connection.whole_by = context.whole_by
+    if services.circuits.tripped:
+        services.circuits.answering(target)
+
+
 def failed(context: Context, leg: str, target: Target, error: UpstreamError) -> LegFailed:
-    """The failure that a transport error means, noted in the metrics."""
+    """The failure that a transport error means, noted in the metrics and against the endpoint."""
     context.services.instruments.leg_failed(leg, target.instance.name, error.reason)
+    if error.reason != RECOMPUTED:
+        context.services.circuits.failed(target, monotonic())
     return LegFailed(leg, target, error.reason, str(error))
 
 
 def refused(context: Context, leg: str, target: Target, status: int, body: bytes) -> LegFailed:
-    """The failure that a reply with an error status means, noted in the metrics."""
+    """The failure that a reply with an error status means, noted in the metrics and, if it is the engine's own,
+    against the endpoint."""
+    if status >= 500:
+        context.services.circuits.failed(target, monotonic())
     reason = "busy" if status in _BUSY or status == 503 else f"status_{status}"
     context.services.instruments.leg_failed(leg, target.instance.name, reason)
     return LegFailed(leg, target, reason, f"status {status}", status=status, body=body)
@@ -226,19 +251,40 @@ async def whole_leg(
     path: bytes | None = None,
     headers: bytes = b"",
     send_by: float | None = None,
+    until: float | None = None,
 ) -> WholeReply:
-    """A leg whose reply, of status 2xx, is wanted whole; see `exchange`. Raises `LegFailed`."""
+    """A leg whose reply, of status 2xx, is wanted whole by `until`, or within `first_token_timeout`; see `exchange`.
+    Raises `LegFailed`."""
     since = monotonic()
-    loop = context.services.loop
+    services = context.services
+    loop = services.loop
     reply = await exchange(
-        context, leg, target, buffers, leg_id, lambda: WholeReply(loop), path=path, headers=headers, send_by=send_by
+        context,
+        leg,
+        target,
+        buffers,
+        leg_id,
+        lambda: WholeReply(loop),
+        path=path,
+        headers=headers,
+        send_by=send_by,
+        until=until or min(context.whole_by, since + services.settings.first_token_timeout),
     )
     if not 200 <= reply.status < 300:
         raise refused(context, leg, target, reply.status, reply.body)
-    seconds = monotonic() - since
-    context.services.instruments.leg(leg, target.instance.name, seconds)
-    context.note_leg(leg, target, seconds)
+    leg_succeeded(context, leg, target, since)
     return reply
+
+
+def leg_succeeded(context: Context, leg: str, target: Target, since: float, *, noted: bool = False) -> None:
+    """A leg begun at `since` (`monotonic()`) ended well; `noted`: for `Server-Timing` it was noted before."""
+    services = context.services
+    if services.circuits.watched:
+        services.circuits.succeeded(target)
+    seconds = monotonic() - since
+    services.instruments.leg(leg, target.instance.name, seconds)
+    if not noted:
+        context.note_leg(leg, target, seconds)
 
 
 class _CodedError(msgspec.Struct):
@@ -249,6 +295,6 @@ def _status_of(error: bytes) -> int:
     """The status an error object in a stream stands for: vLLM puts it into `code`."""
     try:
         code = msgspec.json.decode(error, type=_CodedError).code
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return 500
     return code if isinstance(code, int) and 400 <= code < 600 else 500

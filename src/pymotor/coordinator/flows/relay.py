@@ -13,14 +13,16 @@ from time import monotonic
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.events import ErrorEvent, whole_events
 from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.legs import content_came, failed
 from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Headers, UpstreamError
 from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.http.upstream import UpstreamConnection
+from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, events_give_up
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
 _EVENT_STREAM = b"text/event-stream"
 _HELD_LIMIT = 16 * 1024 * 1024
-_GROWTH = 64
+GROWTH = 64
 """After so many events the endpoint is charged with the KV cache that they hold; an event is taken for a token."""
 
 
@@ -95,10 +97,17 @@ class Relay:
     def on_chunk(self, wire: bytes, start: int) -> None:
         """See `Receiver`."""
         # An event that ends in a brace is none of those that end a stream by their words.
-        if self._passes_on and self.committed and self._framed and not self._tail and wire.endswith(b"}\n\n\r\n"):
+        if (
+            self._passes_on
+            and self.committed
+            and self._framed
+            and not self._tail
+            and wire.endswith(b"}\n\n\r\n")
+            and MARK not in wire
+        ):
             self._ends_well = False
             self._ungrown += 1
-            if self._ungrown >= _GROWTH:
+            if self._ungrown >= GROWTH:
                 self._grow()
             try:
                 self._write(wire)
@@ -123,12 +132,18 @@ class Relay:
             if len(self._tail) > _HELD_LIMIT:
                 self._give_up(BadReply("an event of the stream is larger than 16 MiB"))
                 return
-        if not data:
+        if data:
+            self._on_events(data)
+
+    def _on_events(self, data: bytes) -> None:
+        """Whole events, at least one."""
+        if MARK in data and events_give_up(data):
+            self._give_up(Recomputed())
             return
         self._ends_well = self._surface.ends(data)
         if self.committed:
             self._ungrown += data.count(b"\n\n")
-            if self._ungrown >= _GROWTH:
+            if self._ungrown >= GROWTH:
                 self._grow()
             self._client.write(chunk(data) if self._framed else data)
             return
@@ -183,6 +198,7 @@ class Relay:
             self._first_content.end()
         if context.answering is not None:
             context.answering.worked()
+        content_came(context, self._target, self.connection)
         context.note_leg(self._leg, self._target, monotonic() - self._since)
         held = self._held
         if held:
@@ -191,9 +207,13 @@ class Relay:
             self._held = []
         client = self._client
         client.on_writable = self._set_writable
-        context.begin_stream(self.content_type, data)
+        self._begin(data)
         if not client.writable:
             self._set_writable(False)
+
+    def _begin(self, data: bytes) -> None:
+        """The first of the reply that the client sees."""
+        self._context.begin_stream(self.content_type, data)
 
     def _set_writable(self, writable: bool) -> None:
         """Back-pressure: while the client does not read, neither do we."""
@@ -213,7 +233,7 @@ class Relay:
     def _break_off(self, error: UpstreamError) -> None:
         """The stream cannot go on: say so in the stream, and end it properly so that the client gets to see it."""
         context = self._context
-        context.services.instruments.leg_failed(self._leg, self._target.instance.name, error.reason)
+        failed(context, self._leg, self._target, error)
         told = ApiError(
             502,
             f"{self._leg} on {self._target.instance.name} broke off: {error}",

@@ -1,0 +1,133 @@
+"""A stream that broke off after content goes on from another engine.
+
+The rest is a request of its own, a completion whose prompt is the tokens of the prompt and of the answer so far, and
+takes whatever way the fleet offers now. The client's stream stays open meanwhile. Where it cannot be exact, or nobody
+can, the stream ends with an error event in the form of its path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+
+from pymotor.coordinator.api.errors import ApiError
+from pymotor.coordinator.api.surface import CHAT
+from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.keeping_relay import RestRelay
+from pymotor.coordinator.flows.legs import Buffers, LegFailed, exchange, leg_succeeded, refused
+from pymotor.coordinator.flows.ways import choose_way, run_way
+from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
+from pymotor.coordinator.recovery.carrying_on import request_for_the_rest, wants_usage
+from pymotor.coordinator.recovery.pauses import pause_before
+from pymotor.coordinator.recovery.rest_of_answer import RestOfAnswer, usage_event
+from pymotor.coordinator.routing import Routes
+from pymotor.coordinator.scheduling.target import Reservation, Target
+
+
+async def carry_on(context: Context, so_far: AnswerSoFar, routes: Callable[[], Routes], failure: LegFailed) -> None:
+    """End the client's stream properly, after `failure` of the leg that was streaming it: with the rest of the
+    answer if anybody can give it, otherwise with an error event."""
+    settings = context.services.settings
+    broken_streams = context.services.instruments.carried_on
+    told = failure.as_api_error()
+    for tries in range(settings.recompute_max_retry + 1):
+        if so_far.finished:
+            _complete(context, so_far)
+            broken_streams.child("completed").value += 1
+            return
+        so_far.rewind()
+        rest = None
+        if not so_far.impossible and not failure.clients_fault:
+            rest = _context_of_rest(context, so_far, routes)
+        if rest is None:
+            _break_off(context, failure.leg, failure.target, told)
+            broken_streams.child("impossible").value += 1
+            return
+        pause = pause_before(settings.retry_delay, tries)
+        if tries == settings.recompute_max_retry or monotonic() + pause >= context.whole_by:
+            break
+        context.avoid |= {failure.target.endpoint_id}
+        rest.avoid = context.avoid
+        if tries:
+            await asyncio.sleep(pause)
+        broken_streams.child("carried_on").value += 1
+        try:
+            await run_way(rest, choose_way(rest, routes()), _Finish(so_far, chat=context.view.surface is CHAT))
+        except LegFailed as again:
+            failure = again
+            told = again.as_api_error()
+        except ApiError as error:
+            # Nobody can serve at the moment. Who broke off is as good as any.
+            told = error
+        else:
+            context.status = rest.status
+            return
+    _break_off(context, failure.leg, failure.target, told)
+    broken_streams.child("given_up").value += 1
+
+
+def _context_of_rest(context: Context, so_far: AnswerSoFar, routes: Callable[[], Routes]) -> Context | None:
+    try:
+        longest = routes().max_model_len
+    except ApiError:
+        longest = None
+    view = request_for_the_rest(context.view, so_far, longest)
+    if view is None:
+        return None
+    rest = context.for_part(view)
+    rest.committed = True
+    return rest
+
+
+def _complete(context: Context, so_far: AnswerSoFar) -> None:
+    """Only the last events are missing; what they say is known."""
+    last = context.view.surface.closing or b""
+    if wants_usage(context.view) and not so_far.usage_sent:
+        last = usage_event(so_far, len(so_far.tokens(all_of_them=True))) + last
+    context.end_stream(last)
+    context.status = 200
+
+
+def _break_off(context: Context, leg: str, target: Target, told: ApiError) -> None:
+    message = f"{leg} on {target.instance.name} broke off and nobody could carry on: {told.detail.message}"
+    context.end_stream(context.view.surface.broken_off(ApiError(502, message, code="stream_interrupted")))
+    context.status = 502
+
+
+class _Finish:
+    """The last leg of the request for the rest: a `Finish`."""
+
+    def __init__(self, so_far: AnswerSoFar, *, chat: bool) -> None:
+        self._so_far = so_far
+        self._chat = chat
+
+    async def __call__(
+        self,
+        context: Context,
+        leg: str,
+        target: Target,
+        buffers: Buffers,
+        leg_id: bytes,
+        first_content: Reservation | None,
+        send_by: float | None,
+    ) -> None:
+        """Write the rest behind the beginning. Raises `LegFailed`, and then the answer so far has grown."""
+        since = monotonic()
+        services = context.services
+        rest = RestOfAnswer(self._so_far, chat=self._chat)
+        relay = await exchange(
+            context,
+            leg,
+            target,
+            buffers,
+            leg_id,
+            lambda: RestRelay(context, leg, target, first_content, self._so_far, rest),
+            send_by=send_by,
+            until=min(context.whole_by, since + services.settings.first_token_timeout),
+        )
+        if relay.body is not None:
+            if not 200 <= relay.status < 300:
+                raise refused(context, leg, target, relay.status, b"".join(relay.body))
+            raise LegFailed(leg, target, "protocol", "it answered a stream with something else")
+        leg_succeeded(context, leg, target, since, noted=True)
