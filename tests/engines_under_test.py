@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx
+import psutil
 import pytest
 
 from pymotor.config import EnvConfig, UserConfig
@@ -130,20 +131,58 @@ def running_engines(kind: EngineKind, directory: Path, python: str = "") -> Iter
             role: EngineProcess(plan.servers[0], directory / f"{plan.servers[0].name}.log", START_SECONDS[kind])
             for role, plan in plans.items()
         }
-        with _running(processes):
+        with _running(list(processes.values())):
             yield EnginesUnderTest(kind, plans, user, processes, directory, store)
 
 
 @contextmanager
 def one_more_decode(engines: EnginesUnderTest) -> Iterator[str]:
     """The URL of a further decode engine like the first, for tests that it may not survive."""
-    python = engines.processes[Role.DECODE].plan.argv[0]
+    with more_engines(engines, [(Role.DECODE, {})]) as (decode,):
+        yield decode.plan.servers[0].endpoint.url
+
+
+@dataclass(frozen=True)
+class ExtraEngine:
+    """An engine beside the four."""
+
+    plan: InstancePlan
+    process: EngineProcess
+
+    @property
+    def url(self) -> str:
+        """Base URL."""
+        return self.plan.servers[0].endpoint.url
+
+    def kill(self) -> None:
+        """SIGKILL the server, as the kernel does when memory is short; what it started lives on for a while."""
+        argv = list(self.plan.servers[0].argv)
+        for process in psutil.Process().children(recursive=True):
+            if process.cmdline() == argv:
+                process.kill()
+                return
+        raise ProcessLookupError(" ".join(argv))
+
+
+@contextmanager
+def more_engines(
+    engines: EnginesUnderTest, wanted: Sequence[tuple[Role, Mapping[str, Any]]]
+) -> Iterator[tuple[ExtraEngine, ...]]:
+    """Further engines for the length of a `with` block, each like the first of its role but for these options."""
+    content = engine_config(engines.kind, engines.directory / "tiny-qwen3-vl")
     with port_claims() as claims:
+        python = engines.processes[Role.DECODE].plan.argv[0]
         host = HostResources(python=python, shared_directory=engines.store, port_is_free=claims.claim_unbound)
-        plan = plan_instance(engines.user, EnvConfig(), Role.DECODE, 1, host).servers[0]
-        log = engines.directory / f"{plan.name}.log"
-        with _running({Role.DECODE: EngineProcess(plan, log, START_SECONDS[engines.kind])}):
-            yield plan.endpoint.url
+        extra = []
+        for index, (role, options) in enumerate(wanted, 1):
+            section = content[f"motor_engine_{role.value}_config"]
+            changed = {**section, "engine_config": {**section["engine_config"], **options}}
+            user = UserConfig.model_validate({**content, f"motor_engine_{role.value}_config": changed})
+            plan = plan_instance(user, EnvConfig(), role, index, host)
+            log = engines.directory / f"{plan.servers[0].name}-{len(list(engines.directory.iterdir()))}.log"
+            extra.append(ExtraEngine(plan, EngineProcess(plan.servers[0], log, START_SECONDS[engines.kind])))
+        with _running([engine.process for engine in extra]):
+            yield tuple(extra)
 
 
 @contextmanager
@@ -157,7 +196,7 @@ def port_claims() -> Iterator[PortClaims]:
 
 
 @contextmanager
-def _running(processes: dict[Role, EngineProcess]) -> Iterator[None]:
+def _running(processes: Sequence[EngineProcess]) -> Iterator[None]:
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(_start(processes))
@@ -167,10 +206,10 @@ def _running(processes: dict[Role, EngineProcess]) -> Iterator[None]:
         loop.close()
 
 
-async def _start(processes: dict[Role, EngineProcess]) -> None:
-    for process in processes.values():
+async def _start(processes: Sequence[EngineProcess]) -> None:
+    for process in processes:
         await process.start()
-    waits = [asyncio.create_task(process.wait_ready()) for process in processes.values()]
+    waits = [asyncio.create_task(process.wait_ready()) for process in processes]
     try:
         await asyncio.gather(*waits)
     finally:
@@ -179,8 +218,8 @@ async def _start(processes: dict[Role, EngineProcess]) -> None:
         await asyncio.gather(*waits, return_exceptions=True)
 
 
-async def _stop(processes: dict[Role, EngineProcess]) -> None:
-    await asyncio.gather(*(process.stop(grace=15.0) for process in processes.values()))
+async def _stop(processes: Sequence[EngineProcess]) -> None:
+    await asyncio.gather(*(process.stop(grace=15.0) for process in processes))
 
 
 def vllm_python_or_skip() -> str:
@@ -216,8 +255,10 @@ __all__ = [
     "EngineKind",
     "EngineStartError",
     "EnginesUnderTest",
+    "ExtraEngine",
     "engine_config",
     "metric",
+    "more_engines",
     "one_more_decode",
     "port_claims",
     "running_engines",

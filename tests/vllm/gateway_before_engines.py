@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +44,19 @@ def running_gateway(
     """The Coordinator with this `motor_coordinator_config`, for the length of a `with` block."""
     with ExitStack() as stack:
         proxies = {role: stack.enter_context(RecordingProxy(engines.url(role))) for role in STAGES}
-        snapshot = FleetSnapshot(
-            version=1, instances=tuple(_active(engines, role, proxies[role].url) for role in STAGES)
-        )
+        instances = [active(engines.plans[role].instance, proxies[role].url) for role in STAGES]
+        urls = stack.enter_context(gateway_over(engines, instances, directory, coordinator_config))
+        yield GatewayBeforeEngines(urls[0], urls[1], proxies)
+
+
+@contextmanager
+def gateway_over(
+    engines: EnginesUnderTest, instances: Sequence[Instance], directory: Path, coordinator_config: dict[str, object]
+) -> Iterator[tuple[str, str, str]]:
+    """A ready Coordinator before these instances: its URLs for clients, management and metrics."""
+    with ExitStack() as stack:
         fleet = directory / "fleet.json"
-        fleet.write_bytes(encode_snapshot(snapshot))
+        fleet.write_bytes(encode_snapshot(FleetSnapshot(version=1, instances=tuple(instances))))
         config = directory / "user_config.json"
         content = engine_config(engines.kind, engines.directory / "tiny-qwen3-vl")
         config.write_text(json.dumps({**content, "motor_coordinator_config": coordinator_config}))
@@ -56,14 +64,13 @@ def running_gateway(
         ports = _claim_ports(claims, 3)
         log = directory / "coordinator.log"
         stack.enter_context(_coordinator(config, fleet, ports, log))
-        urls = [f"http://127.0.0.1:{port}" for port in ports]
-        _wait_until_ready(urls[0], log)
-        yield GatewayBeforeEngines(urls[0], urls[1], proxies)
+        clients, management, observability = (f"http://127.0.0.1:{port}" for port in ports)
+        _wait_until_ready(clients, log)
+        yield clients, management, observability
 
 
-def _active(engines: EnginesUnderTest, role: Role, url: str) -> Instance:
-    """The planned instance as it stands in a fleet when its engine runs, reached through the relay."""
-    planned = engines.plans[role].instance
+def active(planned: Instance, url: str) -> Instance:
+    """The planned instance as it stands in a fleet when its engine runs, reached at `url`."""
     (endpoint,) = planned.endpoints
     return msgspec.structs.replace(
         planned,
