@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from pymotor.coordinator.control import FleetUpdate, WorkerStart
@@ -23,28 +23,30 @@ MODEL = "tiny"
 
 
 class WorkerInProcess:
-    """One worker before union engines at these ports. Use as an asynchronous context manager."""
+    """One worker before union engines at these ports, or before these instances of one endpoint each. Use as an
+    asynchronous context manager."""
 
-    def __init__(self, engine_ports: list[int], settings: Settings | None = None) -> None:
+    def __init__(self, engines: Sequence[int | Instance], settings: Settings | None = None) -> None:
         self.port = _unused_port()
         self.settings = settings or Settings(max_retry=0, retry_delay=0.0)
-        self._engine_ports = engine_ports
+        self.version = 0
+        self.instances = [
+            _union(number, engine) if isinstance(engine, int) else engine for number, engine in enumerate(engines)
+        ]
         self._descriptor = -1
         self._ledger: Ledger
         self._sweeping: asyncio.Task[None]
         self.worker: Worker
 
     async def __aenter__(self) -> WorkerInProcess:
-        rows = max(1, len(self._engine_ports))
+        rows = max(1, len(self.instances))
         self._descriptor = Ledger.allocate(columns=1, rows=rows)
         self._ledger = Ledger(self._descriptor, columns=1, rows=rows, column=0)
         start = WorkerStart(
             settings=self.settings, host="127.0.0.1", port=self.port, column=0, columns=1, ledger_rows=rows
         )
         self.worker = Worker(start, self._ledger, asyncio.get_running_loop())
-        instances = [_union(number, port) for number, port in enumerate(self._engine_ports)]
-        rows_of = {instance.endpoints[0].id: (number, 1) for number, instance in enumerate(instances)}
-        self.worker.set_fleet(FleetUpdate(snapshot=FleetSnapshot(version=1, instances=tuple(instances)), rows=rows_of))
+        self.tell_fleet(self.instances)
         await self.worker.listen()
         self._sweeping = asyncio.get_running_loop().create_task(self.worker.sweep())
         return self
@@ -57,9 +59,16 @@ class WorkerInProcess:
         await asyncio.sleep(0)
         os.close(self._descriptor)
 
+    def tell_fleet(self, instances: Sequence[Instance]) -> None:
+        """The fleet is these of its instances from now on, maybe with other fields."""
+        self.version += 1
+        rows = {instance.endpoints[0].id: (number, 1) for number, instance in enumerate(self.instances)}
+        snapshot = FleetSnapshot(version=self.version, instances=tuple(instances))
+        self.worker.set_fleet(FleetUpdate(snapshot=snapshot, rows=rows))
+
     def loads(self) -> list[tuple[int, int]]:
         """Load and requests in flight of each engine, as the ledger has them."""
-        return [self._ledger.own(row) for row in range(len(self._engine_ports))]
+        return [self._ledger.own(row) for row in range(len(self.instances))]
 
     async def until_idle(self) -> None:
         """Wait until the ledger is exactly zero and no leg has a connection in hand. Raises `AssertionError`."""
