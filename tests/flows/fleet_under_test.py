@@ -30,7 +30,9 @@ from pymotor.fleet import (
     KVTransfer,
     Role,
     encode_snapshot,
+    kv_dialect,
 )
+from pymotor.fleet.dialects import SGLANG_CONNECTOR
 
 MODEL = "tiny"
 PLAIN = "plain"
@@ -60,6 +62,7 @@ class Engine:
         self._flags = list(flags)
         self.port = free_port()
         self._side_port = free_port()
+        self._bootstrap_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: PymotorProcess | None = None
 
@@ -71,7 +74,10 @@ class Engine:
     def start(self) -> None:
         """Start the process; does not wait for it."""
         argv = ["sim-engine", "serve", MODEL, "--port", str(self.port), "--sim-control", *self._flags]
-        if self.role in (Role.PREFILL, Role.DECODE):
+        if self.role in (Role.PREFILL, Role.DECODE) and self._is_sglang:
+            argv += ["--disaggregation-mode", self.role.value]
+            argv += ["--disaggregation-bootstrap-port", str(self._bootstrap_port)]
+        elif self.role in (Role.PREFILL, Role.DECODE):
             transfer: dict[str, object] = {
                 "kv_connector": self.kv_connector,
                 "kv_role": "kv_producer" if self.role is Role.PREFILL else "kv_consumer",
@@ -89,9 +95,15 @@ class Engine:
                 "ec_connector_extra_config": {"shared_storage_path": str(self.store)},
             }
             argv += ["--ec-transfer-config", json.dumps(transfer)]
-        self.process = PymotorProcess(
-            argv, self._directory / f"{self.name}.log", {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(self._side_port)}
-        )
+        environment = {
+            "VLLM_NIXL_SIDE_CHANNEL_PORT": str(self._side_port),
+            "VLLM_MOONCAKE_BOOTSTRAP_PORT": str(self._bootstrap_port),
+        }
+        self.process = PymotorProcess(argv, self._directory / f"{self.name}.log", environment)
+
+    @property
+    def _is_sglang(self) -> bool:
+        return self.kv_connector.startswith(SGLANG_CONNECTOR)
 
     def wait(self) -> None:
         """Wait until it is healthy."""
@@ -146,13 +158,15 @@ class Engine:
         """What a Coordinator is told of it; `changes` are other fields of the instance."""
         role = self.role or Role.UNION
         produces, consumes = role is Role.PREFILL, role is Role.DECODE
-        dialect = KVDialect.STORE if self.kv_connector == "ExampleConnector" else KVDialect.PULL
+        dialect = KVDialect.PAIRED if self._is_sglang else kv_dialect(self.kv_connector)
+        assert dialect is not None, f"nobody knows how {self.kv_connector} hands over"
         kv = KVTransfer(
             connector=self.kv_connector,
             dialect=dialect,
             produces=produces,
             consumes=consumes,
             handoff_seconds=self.lease_seconds if dialect is KVDialect.PULL else None,
+            bootstrap=f"http://127.0.0.1:{self._bootstrap_port}" if dialect is KVDialect.PAIRED and produces else "",
         )
         ec = ECTransfer(
             connector="ECExampleConnector",
