@@ -161,7 +161,9 @@ class Worker:
     def set_fleet(self, update: FleetUpdate) -> None:
         """Route by a new snapshot."""
         self._services.encodings.fleet_changed(update.snapshot.instances)
-        view = FleetView(update.snapshot, self._targets.update(update), self._rules)
+        targets = self._targets.update(update)
+        self._services.circuits.fleet_changed(update.snapshot.instances, targets)
+        view = FleetView(update.snapshot, targets, self._rules)
         if view.has(KVDialect.CALLBACK) and self._serving_callbacks is None:
             self._take_callbacks()
         self._gateway.set_fleet(view)

@@ -75,9 +75,7 @@ def _context_of_rest(context: Context, so_far: AnswerSoFar, routes: Callable[[],
     view = request_for_the_rest(context.view, so_far, longest)
     if view is None:
         return None
-    rest = context.for_part(view)
-    rest.committed = True
-    return rest
+    return context.for_part(view)
 
 
 def _complete(context: Context, so_far: AnswerSoFar) -> None:

@@ -93,4 +93,5 @@ class RestRelay(KeepingRelay):
         self._take(data, self._rest)
 
     def _begin(self, data: bytes) -> None:
+        self._context.committed = True
         self._client.write(chunk(data) if self._framed else data)

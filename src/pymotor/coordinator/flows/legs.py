@@ -69,6 +69,8 @@ class LegFailed(Exception):
             return ApiError(429, f"{where} is overloaded", code="engine_overloaded")
         if self.reason == RECOMPUTED:
             return ApiError(503, f"{where}: {self}", code="recompute_retry_exhausted")
+        if self.reason == "connect":
+            return ApiError(502, f"{where} cannot be reached", code="engine_unreachable")
         if self.reason == "timeout":
             return ApiError(504, f"{where} did not answer in time", code="engine_timeout")
         if self.status:

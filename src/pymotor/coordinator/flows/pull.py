@@ -13,10 +13,11 @@ from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.decode_leg import DECODE, decode_body
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.last_leg import Finish, Result
-from pymotor.coordinator.flows.legs import whole_leg
+from pymotor.coordinator.flows.legs import LegFailed, whole_leg
 from pymotor.coordinator.flows.prefill_leg import PREFILL, handed_over, prefill_body
 from pymotor.coordinator.flows.reservations import reserve_decode, reserve_prefill
 from pymotor.coordinator.routing import Pair
+from pymotor.coordinator.scheduling.target import Group, Target
 from pymotor.fleet import KVDialect
 
 _PREFILL_MEMBERS = (
@@ -41,8 +42,23 @@ async def pull(context: Context, pair: Pair, finish: Finish[Result]) -> Result:
         prefill_charge.worked()
         params = None if stored else handed_over(prefill, reply)
         body = decode_body(context, media, None if params is None else b'"kv_transfer_params":' + params)
-        return await finish(context, DECODE, decode, body, leg_id, prefill_charge, fetch_by)
+        while True:
+            try:
+                return await finish(context, DECODE, decode_charge.target, body, leg_id, prefill_charge, fetch_by)
+            except LegFailed as failure:
+                # An endpoint that refused the connection has not fetched anything: another can, until `fetch_by`.
+                if failure.reason != "connect" or not _another(context, pair.decodes, failure.target):
+                    raise
+            decode_charge.end()
+            decode_charge = reserve_decode(context, pair.decodes)
     finally:
         if prefill_charge.open:
             prefill_charge.end()
-        decode_charge.end()
+        if decode_charge.open:
+            decode_charge.end()
+
+
+def _another(context: Context, decodes: Group, refused: Target) -> bool:
+    """Whether there is a decode endpoint that has not failed this request; `refused` has, from now on."""
+    context.avoid |= {refused.endpoint_id}
+    return any(target.endpoint_id not in context.avoid for target in decodes.targets)

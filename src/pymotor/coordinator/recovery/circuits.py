@@ -17,6 +17,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 
 from pymotor.coordinator.scheduling.target import Group, Policy, Target
+from pymotor.fleet import EndpointState, Instance
 
 CLOSED, HALF_OPEN, OPEN = "closed", "half_open", "open"
 _PROBE_SECONDS = 10.0
@@ -27,11 +28,13 @@ _NOBODY: frozenset[str] = frozenset()
 class _Circuit:
     """What is known of one endpoint that failed."""
 
-    __slots__ = ("failures", "pause", "state", "target", "until")
+    __slots__ = ("failures", "out_of_service", "pause", "state", "target", "until")
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.state = CLOSED
+        self.out_of_service = False
+        """Whether a snapshot said that it does not serve; when it does again, it was started again."""
         self.failures = 0
         self.pause = 0.0
         self.until = 0.0
@@ -115,12 +118,22 @@ class Circuits:
         circuit.until = now + max(_PROBE_SECONDS, circuit.pause)
         self._set(circuit, HALF_OPEN)
 
-    def renew(self, targets: Mapping[str, Target], restarted: Iterable[str] = ()) -> None:
-        """Forget what is known of endpoints that are gone, are others by now, or were started again; `targets` are
-        those of the new snapshot by id."""
-        again = frozenset(restarted)
-        for endpoint, circuit in list(self.watched.items()):
-            if targets.get(endpoint) is not circuit.target or endpoint in again:
+    def fleet_changed(self, instances: Iterable[Instance], targets: Mapping[str, Target]) -> None:
+        """Forget what is known of endpoints that are gone, are others by now, or serve again after they did not;
+        `instances` and `targets` (by endpoint id) are those of the new snapshot."""
+        if not self.watched:
+            return
+        serving = {
+            endpoint.id
+            for instance in instances
+            if instance.serves
+            for endpoint in instance.endpoints
+            if endpoint.state is EndpointState.READY
+        }
+        for endpoint_id, circuit in list(self.watched.items()):
+            if endpoint_id not in serving and targets.get(endpoint_id) is circuit.target:
+                circuit.out_of_service = True
+            elif circuit.out_of_service or targets.get(endpoint_id) is not circuit.target:
                 self._forget(circuit)
 
     def _circuit_of(self, target: Target) -> _Circuit:
