@@ -32,6 +32,7 @@ from pymotor.engines.sim.pooling_input import PoolingInput
 from pymotor.engines.sim.prompts import PromptBuilder
 from pymotor.engines.sim.responses_api import Responses
 from pymotor.engines.sim.responses_store import VARIABLE, ResponsesStore
+from pymotor.engines.sim.token_generation import TokenGeneration
 from pymotor.engines.sim.transport import HTTPServer
 
 log = logging.getLogger("pymotor.sim")
@@ -130,7 +131,11 @@ class SimulatedEngine:
         if options.task != "generate":
             return Pooling(answering, PoolingInput(prompts), options.task, options.num_labels).routes()
         responses = Responses(answering, prompts, self._responses_store)
-        return generating_routes(Completions(answering, prompts), Messages(answering, prompts), responses)
+        tokens = TokenGeneration(answering, prompts, options.max_model_len, enabled=options.scale_out)
+        return {
+            **generating_routes(Completions(answering, prompts), Messages(answering, prompts), responses),
+            ("POST", "/inference/v1/generate"): tokens.generate,
+        }
 
     async def stop(self) -> None:
         """End everything at once."""

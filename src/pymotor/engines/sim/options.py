@@ -48,6 +48,8 @@ class EngineOptions:
     """`generate`, `embed` or `classify`."""
     num_labels: int
     """Of a classifier."""
+    scale_out: bool
+    """Whether `/inference/v1/generate` is served."""
     kv_transfer: Mapping[str, Any]
     ec_transfer: Mapping[str, Any]
     disaggregation_mode: str | None
@@ -122,6 +124,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="ranks that X-data-parallel-rank may name; all are one engine",
     )
+    for flag in ("--enable-scale-out", "--tokens-only"):
+        serving.add_argument(flag, dest="scale_out", action="store_true", help="serve /inference/v1/generate")
     serving.add_argument("--kv-transfer-config", type=json_object, default={}, metavar="JSON")
     serving.add_argument("--ec-transfer-config", type=json_object, default={}, metavar="JSON")
     sglang = parser.add_argument_group("as in `sglang.launch_server`")
@@ -197,6 +201,7 @@ def read_options(arguments: argparse.Namespace, words: Sequence[str]) -> EngineO
         data_parallel_size=parsed.data_parallel_size,
         task=_task(parsed.runner, parsed.convert),
         num_labels=int(parsed.hf_overrides.get("num_labels", 2)),
+        scale_out=parsed.scale_out,
         kv_transfer=_merged(parsed.kv_transfer_config, dotted["kv"]),
         ec_transfer=_merged(parsed.ec_transfer_config, dotted["ec"]),
         disaggregation_mode=None if parsed.disaggregation_mode == "null" else parsed.disaggregation_mode,
