@@ -42,6 +42,7 @@ STRICTER = {
     "400: Expected HTTP/": TARGETS,
     "400: Expected CRLF after version": LINE_ENDS,
     "400: Missing expected": LINE_ENDS,
+    "400: Expected LF": LINE_ENDS,
     "400: Invalid header value char": LINE_ENDS,
     "400: Invalid header field char": LINE_ENDS,
     "400: Invalid header token": "a name is a token and nothing stands between it and its colon",

@@ -86,8 +86,8 @@ def data_of(event: bytes) -> bytes:
     """The data of one event as `events_of` gives it; empty when it has none."""
     if event.startswith(b"data:") and b"\n" not in event:
         return event[5:].strip()
-    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines).strip()
+    lines = [line for line in event.split(b"\n") if line.startswith(b"data:") or line == b"data"]
+    return b"\n".join([line[5:].removeprefix(b" ") for line in lines]).strip()
 
 
 def ends_with_done(events: bytes) -> bool:
