@@ -53,8 +53,10 @@ class Asking(Protocol):
     view: RequestView
     started_at: float
     whole_by: float
-    avoid: frozenset[str]
     without_decode: bool
+
+    def spared(self) -> frozenset[str]:
+        """Ids of endpoints that get nothing of it while others are left."""
 
 
 class Crowded(ApiError):
@@ -101,7 +103,7 @@ class Admission:
         """Return when an encoder of `group` has a free place for a media item; see `admit`."""
 
         def fits(encoders: Group) -> bool:
-            return self.room.has_places(encoders, 1, frozenset())
+            return self.room.has_places(encoders, 1, asking.spared())
 
         slot = group.rows[0]
         if self._line.is_busy(slot, PLAIN) or not fits(group):
@@ -142,14 +144,15 @@ class Admission:
     def _fits(self, asking: Asking, way: Way) -> bool:
         view = asking.view
         room = self.room
+        spared = asking.spared()
         places = view.n * (len(view.prompts) or 1)
         if isinstance(way, Single):
-            return room.has_places(way.targets, 1, asking.avoid)
-        if not room.has_places(way.prefills, places, asking.avoid):
+            return room.has_places(way.targets, 1, spared)
+        if not room.has_places(way.prefills, places, spared):
             return False
-        if not room.has_places(way.decodes, places, asking.avoid):
+        if not room.has_places(way.decodes, places, spared):
             return False
-        return not self._waits_for_kv(view) or room.has_kv(way.decodes, view, asking.avoid)
+        return not self._waits_for_kv(view) or room.has_kv(way.decodes, view, spared)
 
     async def _wait(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -63,6 +64,10 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.001)
 
 
+def _as_many(served: list[int], number: int) -> bool:
+    return len(served) >= number
+
+
 @given(
     st.lists(st.integers(-(10**12), 10**12), min_size=2, max_size=2),
     st.lists(st.integers(0, 10**15), min_size=2, max_size=2),
@@ -111,7 +116,7 @@ async def test_two_workers_serve_in_one_order_and_never_beyond_the_places() -> N
         for number in range(1, len(keys) + 1):
             for endpoint in endpoints:
                 endpoint.places = number
-            await until(lambda number=number: len(served) >= number)
+            await until(partial(_as_many, served, number))
             assert reader.in_flight(SLOT) == number
         await asyncio.gather(*tasks)
         assert served == keys

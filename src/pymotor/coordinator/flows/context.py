@@ -177,6 +177,12 @@ class Context:
         self.legs: list[tuple[str, str, float]] = []
         """Name, instance and milliseconds of each leg so far, for `Server-Timing`."""
 
+    def spared(self) -> frozenset[str]:
+        """Endpoints that get no leg of this request while others are left: they failed it, or their circuits are
+        open."""
+        circuits = self.services.circuits
+        return self.avoid | circuits.barred(monotonic()) if circuits.tripped else self.avoid
+
     def for_part(self, view: RequestView) -> Context:
         """The same request reduced to one of its several answers; legs are noted together."""
         part = Context(self.services, self.client, self.request, view)

@@ -32,9 +32,10 @@ async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
         context.so_far = keep_answer(context.view)
     tries: Tries | None = None
     while True:
-        way = choose_way(context, routes())
         if admission.limited or context.view.media:
             way = await admission.admit(context, lambda: choose_way(context, routes()))
+        else:
+            way = choose_way(context, routes())
         try:
             if isinstance(way, Pair) and is_several(context.view, way):
                 await several(context, way)

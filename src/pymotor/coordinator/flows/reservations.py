@@ -56,12 +56,10 @@ def reserve_whole(context: Context, group: Group) -> Reservation:
 
 def _choose(context: Context, group: Group, avoid: frozenset[str]) -> Target:
     services = context.services
-    target = services.choose(group, avoid)
-    admission = services.admission
-    if admission.limited and admission.room.is_full(target):
+    if services.admission.limited:
         # The least loaded may have many small requests.
-        target = services.choose(group, avoid | admission.room.full(group))
-    return target
+        avoid |= services.admission.room.full(group)
+    return services.choose(group, avoid)
 
 
 def _expected_answer(context: Context) -> int:

@@ -67,7 +67,14 @@ class Room:
 
     def full(self, group: Group) -> frozenset[str]:
         """The ids of the group's endpoints that have as many requests as they may."""
-        return frozenset(target.endpoint_id for target in group.targets if self.is_full(target))
+        limit = self._limits.get(group.targets[0].instance.role)
+        if limit is None:
+            return frozenset()
+        targets = group.targets
+        if len(targets) <= _LOOP_BOUND:
+            return frozenset([target.endpoint_id for target in targets if self.is_full(target)])
+        full = np.flatnonzero(self._ledger.requests(group.row_array) >= limit)
+        return frozenset([targets[index].endpoint_id for index in full])
 
     # -- KV cache
 
