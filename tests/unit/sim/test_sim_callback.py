@@ -207,6 +207,21 @@ def test_a_push_that_is_lost_leaves_decode_waiting(pair: Pair) -> None:
         eventually(lambda engine=engine: idle(engine))  # type: ignore[misc]
 
 
+def test_a_transfer_that_hangs_ends_with_the_clients(pair: Pair) -> None:
+    pair.decode.fault("kv_hang:count=1")
+    pair.gateway.bodies.clear()
+    pair.gateway.prefill = lambda callback: 200
+    params = {"do_remote_prefill": True, "do_remote_decode": False, "metaserver": pair.gateway.url}
+    body = chat_body("hangs")
+    with unread(pair.decode, {**body, "kv_transfer_params": params}):
+        eventually(lambda: len(pair.gateway.bodies) == 1)
+        with unread(pair.prefill, {**body, "max_tokens": 1, "kv_transfer_params": pair.gateway.bodies[0]}):
+            eventually(lambda: not pair.decode.get("/sim/faults").json()["faults"])
+            assert pair.prefill.state()["leases"] == 1
+    for engine in pair[:2]:
+        eventually(lambda engine=engine: idle(engine))  # type: ignore[misc]
+
+
 def test_a_transfer_that_fails_is_500_on_both_sides(pair: Pair) -> None:
     pair.decode.fault("kv_fail:count=1")
     name = uuid.uuid4().hex

@@ -144,6 +144,17 @@ def test_a_transfer_that_fails_is_500(pair: Pair) -> None:
     assert second.status_code == 500
 
 
+def test_a_transfer_that_hangs_ends_with_its_client(pair: Pair) -> None:
+    pair.decode.fault("kv_hang:count=1")
+    for_prefill, for_decode = pair.fields(pair.prefill, 1)
+    first = pair.send(pair.prefill, {**chat_body("hangs"), "max_tokens": 1, "min_tokens": 1, **for_prefill})
+    with unread(pair.decode, {**chat_body("hangs"), **for_decode}):
+        assert first.result(30).status_code == 200
+        eventually(lambda: not pair.decode.get("/sim/faults").json()["faults"])
+        assert pair.decode.state()["waiting_for_kv"] == 1
+    eventually(lambda: idle(pair.decode))
+
+
 def test_a_push_that_is_lost_leaves_decode_waiting(pair: Pair) -> None:
     pair.prefill.fault("kv_push_lost:count=1")
     for_prefill, for_decode = pair.fields(pair.prefill, 1)
@@ -213,6 +224,14 @@ def test_prefill_that_ends_otherwise_than_by_length_keeps_nothing(mooncake: Pair
     reply = mooncake.send(mooncake.prefill, {**body, **for_prefill}).result(30)
     assert reply.json()["choices"][0]["finish_reason"] == "stop"
     assert mooncake.prefill.state() == before
+
+
+@pytest.mark.parametrize("role", ["kv_producer", "kv_consumer"])
+def test_a_leg_for_the_other_role_ends_the_engine(engines: Engines, role: str) -> None:
+    engine = engines.start(*kv_flags("MooncakeConnector", role), environment=VLLM)
+    wanted = {"do_remote_prefill": role == "kv_producer", "do_remote_decode": role == "kv_consumer", "transfer_id": "x"}
+    assert engine.chat("wrong", kv_transfer_params=wanted).status_code == 500
+    assert engine.get("/health").status_code == 503
 
 
 def test_decode_with_incomplete_parameters_computes_by_itself(mooncake: Pair) -> None:

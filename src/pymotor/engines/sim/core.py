@@ -63,7 +63,7 @@ class EngineCore:
     # What callers do.
 
     def add(self, request: Request) -> None:
-        """Queue a request. Raises `HandoffError` when its transfer parameters cannot be accepted."""
+        """Queue a request. Raises `HandoffError` and `WrongRoleError` for transfer parameters it cannot accept."""
         request.source = self.options.handoffs.source(request.kv_transfer_params)
         request.target = self.options.handoffs.target(request.kv_transfer_params)
         if isinstance(request.target, Offer) and not request.target.answers_first:

@@ -14,7 +14,7 @@ from pymotor.engines.sim.embedding_pull import EmbeddingPull
 from pymotor.engines.sim.embedding_push import EmbeddingPush
 from pymotor.engines.sim.faults import Faults, Stage
 from pymotor.engines.sim.frames import TransferError
-from pymotor.engines.sim.handoffs import Offer
+from pymotor.engines.sim.handoffs import Offer, WrongRoleError
 from pymotor.engines.sim.metrics import EngineMetrics, Timing
 from pymotor.engines.sim.model import Words
 from pymotor.engines.sim.requests import EngineDeadError, Handover, Output, Request, Status
@@ -78,11 +78,18 @@ class EngineDriver:
             raise EngineDeadError
         gathers = self.exchange is not None and bool(request.media) and self.exchange.gathers(request)
         if not gathers:
-            self.core.add(request)
+            self._add(request)
         self._listeners[request] = _Listener(sink, Timing(asyncio.get_running_loop().time()))
         if gathers:
             self._move(request, self._gather(request))
         self._wake()
+
+    def _add(self, request: Request) -> None:
+        try:
+            self.core.add(request)
+        except WrongRoleError as error:
+            self.die(str(error))
+            raise EngineDeadError(str(error)) from error
 
     def cancel(self, request: Request) -> None:
         """Forget a request and free what it holds, here and where its KV waits; harmless when it is finished."""
@@ -213,7 +220,7 @@ class EngineDriver:
         good = await self.exchange.gather(request)
         del self._moving[request]
         if good:
-            self.core.add(request)
+            self._add(request)
             self._wake()
         else:
             self._send(Output(request, finish_reason="error"))

@@ -21,6 +21,10 @@ class HandoffError(ValueError):
     """Parameters that an engine of this kind refuses; the message is the client's."""
 
 
+class WrongRoleError(Exception):
+    """Parameters for the other role, which MooncakeConnector meets with an assertion: the engine core dies."""
+
+
 @dataclass(frozen=True)
 class KVSource:
     """Where another engine keeps KV for a request, to be fetched from there."""
@@ -98,11 +102,13 @@ class Handoffs:
     dialect: KVDialect | None = KVDialect.PULL
     sglang_mode: str | None = None
     """`prefill` or `decode` of SGLang's `--disaggregation-mode`."""
+    role: str = "kv_both"
+    """`kv_role` of the connector."""
 
     def source(self, params: Mapping[str, Any] | None) -> Source | None:
         """Where a request's KV comes from; None where it is to be computed here.
 
-        Raises `HandoffError` for an SGLang request that names no room.
+        Raises `HandoffError` for an SGLang request that names no room, `WrongRoleError`.
         """
         if self.sglang_mode is not None:
             room = _room(params)
@@ -115,13 +121,15 @@ class Handoffs:
             url = params.get("metaserver")
             return Callback(url if isinstance(url, str) else None, bool(params.get("do_virtual")))
         if self.dialect is KVDialect.PAIRED:
+            if self.role == "kv_producer":
+                raise WrongRoleError("do_remote_prefill was asked of a kv_producer")
             return _meeting(params)
         return None
 
     def target(self, params: Mapping[str, Any] | None) -> Target | None:
         """Where a request's KV goes when prefill has computed it; None where it stays.
 
-        Raises `HandoffError` for an SGLang request that names no room.
+        Raises `HandoffError` for an SGLang request that names no room, `WrongRoleError`.
         """
         if self.sglang_mode is not None:
             room = _room(params)
@@ -132,6 +140,8 @@ class Handoffs:
             return Lease()
         if self.dialect is KVDialect.CALLBACK:
             return _push_target(params)
+        if self.dialect is KVDialect.PAIRED and self.role == "kv_consumer":
+            raise WrongRoleError("do_remote_decode was asked of a kv_consumer")
         if self.dialect is KVDialect.PAIRED and params.get("transfer_id"):
             return Offer(str(params["transfer_id"]), answers_first=True)
         return None

@@ -41,7 +41,7 @@ class KVConnector:
     @property
     def handoffs(self) -> Handoffs:
         """How requests' parameters are read."""
-        return Handoffs(self.dialect, self.sglang_mode)
+        return Handoffs(self.dialect, self.sglang_mode, str(self._config.get("kv_role")))
 
     @property
     def lease_seconds(self) -> float:

@@ -87,7 +87,12 @@ class TokenWriter:
         if output.token is None and output.finish_reason is None:
             return []
         entry = self._choice(choice, [] if output.token is None else [output.token], text)
-        body = {"request_id": self._identifier, "usage": None, "output_mode": self._mode, "choices": [entry]}
+        body: dict[str, Any] = {
+            "request_id": self._identifier,
+            "usage": None,
+            "output_mode": self._mode,
+            "choices": [entry],
+        }
         if self.generation.return_token_ids and not self._told_prompt:
             self._told_prompt = True
             body["prompt_token_ids"] = self.generation.prompts[0].tokens.tolist()
