@@ -7,6 +7,7 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import pytest
 from sim_legs import REMOTE_DECODE, Engine, Engines, ec_flags, embeds, image, nixl_flags, png, text
@@ -231,3 +232,26 @@ def test_faults_have_this_form(engine: Engine) -> None:
     whole = engine.post(PATH, body("x")).json()["content"][0]["text"]
     engine.fault("split:bytes=5,count=1", "merge:events=4,count=1")
     assert said(events(engine, body("x"))) == whole
+
+
+def test_a_temperature_below_zero_is_refused_in_anthropic_form(engine: Engine) -> None:
+    response = engine.post(PATH, body("x", temperature=-1))
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "BadRequestError")
+
+
+def test_anthropic_sdk(engine: Engine) -> None:
+    conversation: Any = [{"role": "user", "content": [picture(1), TEXT]}]
+    asked: Any = {"model": "sim-model", "max_tokens": 9, "messages": conversation, "extra_body": {"temperature": 0}}
+    with anthropic.Anthropic(base_url=engine.url, api_key="any", max_retries=0) as client:
+        whole = client.messages.create(**asked)
+        assert isinstance(whole.content[0], anthropic.types.TextBlock)
+        with client.messages.stream(**asked) as stream:
+            assert "".join(stream.text_stream) == whole.content[0].text
+            assert stream.get_final_message().usage.output_tokens == whole.usage.output_tokens
+        counted = client.messages.count_tokens(model="sim-model", messages=conversation)
+        assert counted.input_tokens == whole.usage.input_tokens
+        with pytest.raises(anthropic.NotFoundError):
+            client.messages.create(**{**asked, "model": "unknown"})
+        engine.fault("late_error:count=1,path=/v1/messages")
+        with pytest.raises(anthropic.APIStatusError), client.messages.stream(**asked) as stream:
+            stream.until_done()
