@@ -243,7 +243,10 @@ class HTTPConfig(Section):
     body_limit_bytes: AtLeastOne = Field(536870912, description="Longest request body.")
     header_limit_bytes: AtLeastOne = Field(65536, description="Longest request head.")
     header_timeout: Seconds = Field(30.0, description="Seconds until a request's head is there.")
-    body_idle_timeout: Seconds = Field(60.0, description="Seconds of silence within a request's body.")
+    body_idle_timeout: Seconds = Field(
+        60.0,
+        description="Seconds of silence within a request's body, or in which a client takes nothing of its answer.",
+    )
     stream_idle_timeout: Seconds = Field(600.0, description="Seconds of silence within an engine's stream.")
     stream_keepalive: NotNegative = Field(0.0, description="Seconds after which a comment keeps a stream open; 0: off.")
     trust_client_fields: bool = Field(False, description="Whether clients may name caches, embeddings and engines.")

@@ -264,11 +264,13 @@ def test_a_stream_that_goes_wrong_ends_with_an_error_event(case: str) -> None:
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_bytes_that_are_no_text(status: int, stream: bool) -> None:
     """Neither an error's message nor a stream's first event has to be UTF-8 for a defined answer."""
-    texts = (
+    texts = [
         b'data: {"choices":[{"text":"\xff","delta":{"content":"\xff"}}]}\n\n',
         b'data: {"error":{"message":"\xff"}}\n\n',
-    )
-    texts += (b'{"error":{"message":"\xff","code":"\xff"}}', b"\xff", b"data: \xff\n\n")
+        b'{"error":{"message":"\xff","code":"\xff"}}',
+        b"\xff",
+        b"data: \xff\n\n",
+    ]
     for text in texts:
         head = b"HTTP/1.1 %d X\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % (status, len(text))
 
