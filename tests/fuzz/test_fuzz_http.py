@@ -67,6 +67,7 @@ STRICTER = {
 
 LAXER = {
     r"no request line received": "empty lines before a request are skipped, as RFC 9112, section 2.2, asks",
+    r"illegal request line: bytearray\(b'\\\\r": "the same, where a carriage return too many stands there",
     r"illegal request line: .*(RTSP|ICE)/1": "llhttp knows these; they are taken as HTTP/1.0",
     r"illegal request line: bytearray\(b['\"][A-Z]+  ": "more than one space before the target; it means the same",
     r"illegal request line: bytearray\(b['\"].*  ?HTTP/1": "more than one space before the version; it means the same",
@@ -156,6 +157,9 @@ def difference(one: Seen, other: Seen) -> str | None:
     if len(one.requests) == len(other.requests):
         return None
     if len(one.requests) < len(other.requests):
+        if other.requests[len(one.requests)][0] == b"PRI":
+            # Taken for the beginning of an HTTP/2 preface, whose rest is waited for.
+            return "400: Expected HTTP/2 Connection Preface"
         return next(reason for reason in STRICTER if one.end.startswith(reason))
     return next(reason for reason in LAXER if re.match(reason, other.end, re.DOTALL))
 
