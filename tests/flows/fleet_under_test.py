@@ -88,7 +88,7 @@ class Engine:
                 },
             }
             argv += ["--kv-transfer-config", json.dumps(transfer)]
-        if self.role in (Role.ENCODE, Role.PREFILL, Role.UNION):
+        if self._reads_embeddings or self.role is Role.ENCODE:
             transfer = {
                 "ec_connector": "ECExampleConnector",
                 "ec_role": "ec_producer" if self.role is Role.ENCODE else "ec_consumer",
@@ -104,6 +104,10 @@ class Engine:
     @property
     def _is_sglang(self) -> bool:
         return self.kv_connector.startswith(SGLANG_CONNECTOR)
+
+    @property
+    def _reads_embeddings(self) -> bool:
+        return self.role is Role.UNION or (self.role is Role.PREFILL and not self._is_sglang)
 
     def wait(self) -> None:
         """Wait until it is healthy."""
@@ -184,7 +188,7 @@ class Engine:
             state=InstanceState.ACTIVE if self.alive else InstanceState.INACTIVE,
             endpoints=(Endpoint(id=f"{self.name}/0", url=self.url, state=state),),
             kv=kv if produces or consumes else None,
-            ec=ec if role is not Role.DECODE else None,
+            ec=ec if self._reads_embeddings or role in (Role.ENCODE, Role.UNION) else None,
             pairing=MODEL,
             max_model_len=32768,
         )
