@@ -29,6 +29,7 @@ from pymotor.fleet import (
     KVDialect,
     KVTransfer,
     Role,
+    ec_dialect,
     encode_snapshot,
     kv_dialect,
 )
@@ -52,10 +53,12 @@ class Engine:
         flags: Sequence[str],
         connector: str,
         lease_seconds: float,
+        ec_connector: str = "ECExampleConnector",
     ) -> None:
         self.name = name
         self.role = role
         self.kv_connector = connector
+        self.ec_connector = ec_connector
         self.lease_seconds = lease_seconds
         self.store = directory / "ec"
         self._directory = directory
@@ -63,6 +66,7 @@ class Engine:
         self.port = free_port()
         self._side_port = free_port()
         self._bootstrap_port = free_port()
+        self._ec_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: PymotorProcess | None = None
 
@@ -90,14 +94,20 @@ class Engine:
             argv += ["--kv-transfer-config", json.dumps(transfer)]
         if self._reads_embeddings or self.role is Role.ENCODE:
             transfer = {
-                "ec_connector": "ECExampleConnector",
+                "ec_connector": self.ec_connector,
                 "ec_role": "ec_producer" if self.role is Role.ENCODE else "ec_consumer",
-                "ec_connector_extra_config": {"shared_storage_path": str(self.store)},
+                "ec_port": self._ec_port,
+                "ec_connector_extra_config": {
+                    "shared_storage_path": str(self.store),
+                    "ec_enable_nixl": True,
+                    "ec_cpu_bytes": 1 << 30,
+                },
             }
             argv += ["--ec-transfer-config", json.dumps(transfer)]
         environment = {
             "VLLM_NIXL_SIDE_CHANNEL_PORT": str(self._side_port),
             "VLLM_MOONCAKE_BOOTSTRAP_PORT": str(self._bootstrap_port),
+            "VLLM_EC_SIDE_CHANNEL_PORT": str(self._ec_port),
         }
         self.process = PymotorProcess(argv, self._directory / f"{self.name}.log", environment)
 
@@ -172,12 +182,16 @@ class Engine:
             handoff_seconds=self.lease_seconds if dialect is KVDialect.PULL else None,
             bootstrap=f"http://127.0.0.1:{self._bootstrap_port}" if dialect is KVDialect.PAIRED and produces else "",
         )
+        embeddings = ec_dialect(self.ec_connector)
+        assert embeddings is not None, f"nobody knows how {self.ec_connector} hands over"
+        pushed_to = embeddings is ECDialect.PUSH and role is not Role.ENCODE
         ec = ECTransfer(
-            connector="ECExampleConnector",
-            dialect=ECDialect.STORE,
+            connector=self.ec_connector,
+            dialect=embeddings,
             produces=role is Role.ENCODE,
             consumes=role is not Role.ENCODE,
-            store=str(self.store),
+            store=str(self.store) if embeddings is ECDialect.STORE else None,
+            address=f"tcp://127.0.0.1:{self._ec_port}" if pushed_to else "",
         )
         state = EndpointState.READY if self.alive else EndpointState.GONE
         told = Instance(
@@ -206,13 +220,15 @@ class Engines:
         flags: Sequence[str] = (),
         kv_connector: str = "NixlConnector",
         kv_lease_seconds: float = 30.0,
+        ec_connector: str = "ECExampleConnector",
         plain: bool = True,
     ) -> None:
         (directory / "ec").mkdir(parents=True, exist_ok=True)
         self.directory = directory
         names = [(f"{role.value}-{number}", role) for role, count in roles.items() for number in range(count)]
         self.by_name = {
-            name: Engine(name, role, directory, flags, kv_connector, kv_lease_seconds) for name, role in names
+            name: Engine(name, role, directory, flags, kv_connector, kv_lease_seconds, ec_connector)
+            for name, role in names
         }
         if plain:
             self.by_name[PLAIN] = Engine(PLAIN, None, directory, flags, kv_connector, kv_lease_seconds)
