@@ -31,6 +31,7 @@ _ID_KEYS = ("token_ids", "prompt_token_ids")
 _LEFT_OVER = (b'token_ids":[', b'token_ids": [')
 
 _BEGIN = b',"token_ids":['
+_IDS = b'_ids":['
 _GOES_ON = b'"finish_reason":null'
 _CHAT_DELTA = b'"delta":{"content":"'
 _CHAT_EMPTY = b'"delta":{"content":""'
@@ -142,7 +143,7 @@ class AnswerSoFar:
             or self._empty in wire
             or self._held
             or wire.find(b"\n\n", start) != stop - 2
-            or wire.find(_BEGIN, at + 14, stop) > 0
+            or wire.count(_IDS, start, stop) != 1
         ):
             return None
         end = wire.index(b"]", at) + 1
@@ -217,9 +218,8 @@ class AnswerSoFar:
             return event
         if not parsed.choices:
             self.usage_sent = True
-            return event
         if self.shows_ids:
-            return self.hold_back(event)
+            return self.hold_back(event) if parsed.choices else event
         return without_token_ids(event, parsed)
 
     def hold_back(self, event: bytes) -> bytes:

@@ -48,7 +48,17 @@ class Circuits:
     unless some circuit is not closed.
     """
 
-    __slots__ = ("_changed", "_failures", "_longest", "_pause", "_random", "tripped", "watched")
+    __slots__ = (
+        "_barred",
+        "_changed",
+        "_failures",
+        "_groups",
+        "_longest",
+        "_pause",
+        "_random",
+        "tripped",
+        "watched",
+    )
 
     def __init__(
         self,
@@ -66,6 +76,9 @@ class Circuits:
         self._longest = longest_pause
         self._changed = changed
         self._random = chance or random.Random()
+        self._barred = _NOBODY
+        self._groups: dict[int, tuple[Group, Group]] = {}
+        """By the identity of a group: the group, and what of it is left."""
         self.watched: dict[str, _Circuit] = {}
         """Circuits of endpoints that failed, by endpoint id."""
         self.tripped: dict[str, _Circuit] = {}
@@ -99,12 +112,24 @@ class Circuits:
 
     def choose(self, policy: Policy, group: Group, avoid: frozenset[str], now: float) -> Target:
         """Like `policy.choose`, without endpoints whose circuits are open, as long as another is left."""
-        barred = self.barred(now)
-        found = policy.choose(group, avoid | barred) if barred else None
+        rest = self._without_barred(group, now)
+        found = policy.choose(rest, avoid) if rest.targets else None
         target = found or policy.choose(group, avoid) or policy.choose(group, _NOBODY) or group.targets[0]
         if self.tripped:
             self.probe(target, now)
         return target
+
+    def _without_barred(self, group: Group, now: float) -> Group:
+        """The endpoints of `group` that may get a leg; made anew only when that changes."""
+        barred = self.barred(now)
+        if barred != self._barred:
+            self._barred = barred
+            self._groups.clear()
+        known = self._groups.get(id(group))
+        if known is None or known[0] is not group:
+            rest = [target for target in group.targets if target.endpoint_id not in barred]
+            known = self._groups[id(group)] = (group, Group(rest) if len(rest) < len(group.targets) else group)
+        return known[1]
 
     def barred(self, now: float) -> frozenset[str]:
         """Endpoint ids that get no leg at `now`."""
@@ -121,6 +146,7 @@ class Circuits:
     def fleet_changed(self, instances: Iterable[Instance], targets: Mapping[str, Target]) -> None:
         """Forget what is known of endpoints that are gone, are others by now, or serve again after they did not;
         `instances` and `targets` (by endpoint id) are those of the new snapshot."""
+        self._groups.clear()
         if not self.watched:
             return
         serving = {
