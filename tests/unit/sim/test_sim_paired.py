@@ -242,6 +242,11 @@ def test_decode_with_incomplete_parameters_computes_by_itself(mooncake: Pair) ->
 # What is SGLang's alone.
 
 
+def test_sglangs_command_line_is_taken(engines: Engines) -> None:
+    engine = engines.start("--model-path", "path", "--disaggregation-transfer-backend", "mooncake", *SGLANG_DECODE)
+    assert engine.get("/health").status_code == 200
+
+
 def test_a_request_without_a_room_is_refused(sglang: Pair) -> None:
     for engine in sglang[:2]:
         reply = engine.chat("no room")

@@ -78,7 +78,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags the simulated engine heeds. All others of `vllm serve` are accepted and passed over."""
     serving = parser.add_argument_group("as in `vllm serve`; flags not listed are accepted and have no effect")
     serving.add_argument(
-        "--model", dest="model_flag", metavar="MODEL", help="the model, instead of the word after `serve`"
+        "--model",
+        "--model-path",
+        dest="model_flag",
+        metavar="MODEL",
+        help="the model, instead of the word after `serve`; --model-path as SGLang has it",
     )
     serving.add_argument(
         "--host", help="address to listen on (default: 127.0.0.1; vllm's own default is all addresses)"
