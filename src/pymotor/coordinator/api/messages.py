@@ -11,7 +11,8 @@ import msgspec
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid, message_of
 from pymotor.coordinator.api.events import ErrorEvent, data_of, events_of
 from pymotor.coordinator.api.media import SNIFFED_BYTES, MediaItem, Part
-from pymotor.coordinator.api.request_view import BYTES_A_TOKEN, RequestView, read_fields, read_limit
+from pymotor.coordinator.api.prompt_length import text_tokens
+from pymotor.coordinator.api.request_view import RequestView, read_fields, read_limit
 from pymotor.coordinator.api.surface import Surface
 
 _ONE_TOKEN = b'"stream":false,"max_tokens":1'
@@ -116,15 +117,15 @@ def read_messages(surface: Surface, body: bytes, trusted: bool) -> RequestView:
         raise invalid(f"messages must be a list of objects with text or content blocks: {error}", "messages") from error
     if not messages:
         raise invalid("messages must not be empty", "messages")
-    text_bytes = sum([len(memoryview(fields[name])) for name in ("messages", "system", "tools") if name in fields])
-    media_tokens = 0
+    media_bytes = media_tokens = 0
     for index, message in enumerate(messages):
         if isinstance(message.content, list):
             _collect(view.media, index, message.content)
     for item in view.media:
         media_tokens += item.tokens
-        text_bytes -= item.size
-    view.prompt_tokens = text_bytes // BYTES_A_TOKEN + 1 + media_tokens
+        media_bytes += item.size
+    texts = [fields[name] for name in ("messages", "system", "tools") if name in fields]
+    view.prompt_tokens = text_tokens(texts, media_bytes) + media_tokens
     return view
 
 

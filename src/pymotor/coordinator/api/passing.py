@@ -9,7 +9,8 @@ import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, invalid
 from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, Part, barred, media_kind
-from pymotor.coordinator.api.request_view import BYTES_A_TOKEN, RequestView, read_fields
+from pymotor.coordinator.api.prompt_length import text_tokens
+from pymotor.coordinator.api.request_view import RequestView, read_fields
 from pymotor.coordinator.api.surface import Surface
 
 _WITH_PARTS = ("messages", "input", "query", "queries", "documents", "items", "text_1", "text_2", "data_1", "data_2")
@@ -32,7 +33,8 @@ def read_passing(surface: Surface, body: bytes, trusted: bool) -> RequestView:
             except UNREADABLE as error:
                 raise invalid(f"{name} has contents that are no content parts: {error}", name) from error
     media_bytes = sum([item.size for item in view.media])
-    view.prompt_tokens = (len(body) - media_bytes) // BYTES_A_TOKEN + 1 + sum([item.tokens for item in view.media])
+    texts = [raw for name, raw in view.fields.items() if name != "model"]
+    view.prompt_tokens = text_tokens(texts, media_bytes) + sum([item.tokens for item in view.media])
     return view
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, invalid
 from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, Part, barred, media_kind
+from pymotor.coordinator.api.prompt_length import text_tokens, token_ids
 
 if TYPE_CHECKING:
     from pymotor.coordinator.api.surface import Surface
@@ -30,7 +31,6 @@ BARRED_FIELDS = (
 BARRED_EXTRA_ARGUMENTS = ("kv_transfer_params", "ec_transfer_params")
 """`vllm_xargs` ends up beside the transfer parameters inside vLLM."""
 
-BYTES_A_TOKEN = 4
 DEFAULT_ANSWER_TOKENS = 256
 _ANSWER_TOKENS_BOUND = 1024
 
@@ -199,8 +199,7 @@ def _read_messages(view: RequestView, trusted: bool) -> None:
         ) from error
     if not messages:
         raise invalid("messages must not be empty", "messages")
-    text_bytes = len(memoryview(raw))
-    media_tokens = 0
+    media_bytes = media_tokens = 0
     for index, message in enumerate(messages):
         content = message.content
         if isinstance(content, list):
@@ -209,8 +208,9 @@ def _read_messages(view: RequestView, trusted: bool) -> None:
                 if item is not None:
                     view.media.append(item)
                     media_tokens += item.tokens
-                    text_bytes -= item.size
-    view.prompt_tokens = text_bytes // BYTES_A_TOKEN + 1 + media_tokens
+                    media_bytes += item.size
+    texts = (raw, view.fields["tools"]) if "tools" in view.fields else (raw,)
+    view.prompt_tokens = text_tokens(texts, media_bytes) + media_tokens
 
 
 def _media_of(index: int, position: int, part: Part | str, trusted: bool) -> MediaItem | None:
@@ -229,7 +229,12 @@ def _read_prompt(view: RequestView) -> None:
         raise invalid("prompt is required", "prompt")
     text = memoryview(raw)
     if text[0] == _QUOTE:
-        view.prompt_tokens = len(text) // BYTES_A_TOKEN + 1
+        view.prompt_tokens = text_tokens((raw,))
+        return
+    ids = token_ids(raw)
+    if ids is not None and bytes(text[1:64]).lstrip()[:1].isdigit():
+        # One prompt. Tens of thousands of ids are not looked at one by one.
+        view.prompt_tokens = ids
         return
     try:
         items = _raw_list_decoder.decode(raw)
@@ -239,9 +244,7 @@ def _read_prompt(view: RequestView) -> None:
         raise invalid("prompt must not be empty", "prompt")
     if memoryview(items[0])[0] in (_QUOTE, _BRACKET):
         view.prompts = items if len(items) > 1 else []
-        view.prompt_tokens = len(text) // BYTES_A_TOKEN + 1
-    else:
-        view.prompt_tokens = len(items)
+    view.prompt_tokens = ids or text_tokens((raw,))
 
 
 def message_fields(view: RequestView) -> list[Fields]:

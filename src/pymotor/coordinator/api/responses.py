@@ -20,7 +20,8 @@ import xxhash
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid
 from pymotor.coordinator.api.events import ErrorEvent, data_of, ends_with_done, events_of
 from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, Part, barred, media_kind
-from pymotor.coordinator.api.request_view import BYTES_A_TOKEN, RequestView, read_fields, read_limit, with_member
+from pymotor.coordinator.api.prompt_length import text_tokens
+from pymotor.coordinator.api.request_view import RequestView, read_fields, read_limit, with_member
 from pymotor.coordinator.api.surface import Surface
 
 _ONE_TOKEN = b'"stream":false,"store":false,"background":false,"ignore_eos":true,"max_output_tokens":1'
@@ -83,12 +84,12 @@ def read_response(surface: Surface, body: bytes, trusted: bool) -> RequestView:
     text = memoryview(raw)
     if text[0] != _QUOTE:
         _read_items(view, raw, trusted)
-    text_bytes = sum([len(memoryview(fields[name])) for name in ("input", "instructions", "tools") if name in fields])
-    media_tokens = 0
+    media_bytes = media_tokens = 0
     for item in view.media:
         media_tokens += item.tokens
-        text_bytes -= item.size
-    view.prompt_tokens = text_bytes // BYTES_A_TOKEN + 1 + media_tokens
+        media_bytes += item.size
+    texts = [fields[name] for name in ("input", "instructions", "tools") if name in fields]
+    view.prompt_tokens = text_tokens(texts, media_bytes) + media_tokens
     return view
 
 
