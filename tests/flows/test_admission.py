@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import plain_http
+import psutil  # type: ignore[import-untyped]
 import pytest
 from fleet_under_test import MODEL, Engines, Gateway, Role
 from images import text_chat, vision_chat
@@ -127,6 +131,48 @@ async def test_many_at_once_are_all_answered_within_the_limit(union: Engines) ->
         assert [answer.status_code for answer in answers] == [200] * 80
         gateway.wait_until_idle()
         assert queued(gateway) == 0
+
+
+def worker_of(gateway: Gateway, connection: RawConnection) -> int:
+    """The process id of the worker that has this client."""
+    port = connection.socket.getsockname()[1]
+    for process in psutil.Process(gateway.process.pid).children(recursive=True):
+        if any(found.raddr and found.raddr.port == port for found in process.net_connections("tcp")):
+            return int(process.pid)
+    raise AssertionError("no worker has the client's connection")
+
+
+def at_another_worker(gateway: Gateway, worker: int, clients: ExitStack) -> RawConnection:
+    """A connection that another worker has; the kernel spreads them."""
+    for _ in range(100):
+        connection = clients.enter_context(RawConnection(gateway.port))
+        connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.reply().status == 200
+        if worker_of(gateway, connection) != worker:
+            return connection
+    raise AssertionError("all connections went to one worker")
+
+
+def test_a_worker_that_dies_gives_its_places_and_its_place_in_line_back(union: Engines, limited: Gateway) -> None:
+    with ExitStack() as clients:
+        holder = clients.enter_context(held(union, "union-0", limited))
+        doomed = worker_of(limited, holder)
+        waiting = at_another_worker(limited, doomed, clients)
+        # First in line is one of the worker that dies.
+        earlier = clients.enter_context(RawConnection(limited.port))
+        while worker_of(limited, earlier) != doomed:
+            earlier = clients.enter_context(RawConnection(limited.port))
+        for count, connection in enumerate((earlier, waiting), start=1):
+            connection.send(post(json.dumps(text_chat("waits", max_tokens=2)).encode()))
+            wait_until(lambda count=count: queued(limited) == count, f"{count} wait")  # type: ignore[misc]
+        os.kill(doomed, signal.SIGKILL)
+        assert waiting.reply().status == 200
+        limited.wait_until_idle()
+        wait_until(lambda: limited.fleet()["workers_listening"] == 3, "another worker listens")
+        assert queued(limited) == 0
+        again = clients.enter_context(RawConnection(limited.port))
+        again.send(post(json.dumps(text_chat("again", max_tokens=2)).encode()))
+        assert again.reply().status == 200
 
 
 def vision_body(seed: int, tokens: int) -> bytes:
