@@ -67,7 +67,7 @@ STRICTER = {
 
 LAXER = {
     r"no request line received": "empty lines before a request are skipped, as RFC 9112, section 2.2, asks",
-    r"illegal request line: bytearray\(b'\\\\r": "the same, where a carriage return too many stands there",
+    r"illegal request line: bytearray\(b'\\r": "the same, where a carriage return too many stands there",
     r"illegal request line: .*(RTSP|ICE)/1": "llhttp knows these; they are taken as HTTP/1.0",
     r"illegal request line: bytearray\(b['\"][A-Z]+  ": "more than one space before the target; it means the same",
     r"illegal request line: bytearray\(b['\"].*  ?HTTP/1": "more than one space before the version; it means the same",
