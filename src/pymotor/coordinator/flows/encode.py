@@ -141,7 +141,9 @@ async def _encode_or_inline(
             raise
         waits = _dialect(encoders) is ECDialect.PUSH
         if waits or services.settings.encode_fallback == "fail":
-            raise ApiError(502, f"a media item could not be encoded: {failure}", code="encode_failed") from failure
+            where = f"{failure.leg} on {failure.target.instance.name}"
+            message = f"a media item could not be encoded: {where} failed ({failure.reason})"
+            raise ApiError(502, message, code="encode_failed") from failure
     services.instruments.media_items.child("inline").value += 1
     return None
 
