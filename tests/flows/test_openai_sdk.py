@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -164,3 +165,84 @@ def test_an_overloaded_engine_is_a_rate_limit_error(mended: Engines, make_gatewa
     mended["prefill-0"].fail("error:code=429")
     with pytest.raises(openai.RateLimitError):
         client_of(gateway).chat.completions.create(model=MODEL, messages=MESSAGES)
+
+
+@pytest.fixture(scope="module")
+def failing(fragile: Engines) -> Iterator[Gateway]:
+    """Soon gives up, and carries nothing on."""
+    exceptions = {"retry_delay": 0.05, "max_retry": 1, "first_token_timeout": 1, "recompute_enabled": False}
+    with Gateway(fragile, ["prefill-0", "decode-0"], config={"exception_config": exceptions}) as running:
+        yield running
+
+
+def respond(client: OpenAI, **fields: Any) -> Any:
+    """A response of at most nine tokens."""
+    asked = {"model": MODEL, "input": "Say something, and then some more.", "max_output_tokens": 9, "temperature": 0}
+    return client.responses.create(**{**asked, **fields})
+
+
+def test_a_response_and_its_stream_say_the_same(client: OpenAI) -> None:
+    whole = respond(client)
+    events = list(respond(client, stream=True))
+    assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert said == whole.output_text == events[-1].response.output_text
+    assert whole.usage.total_tokens == events[-1].response.usage.total_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(("fault", "raised", "status"), [
+    ("error:code=500", openai.InternalServerError, 502),
+    ("error:code=429", openai.RateLimitError, 429),
+    ("error:code=401", openai.InternalServerError, 502),
+    ("error:code=403", openai.InternalServerError, 502),
+    ("killed", openai.InternalServerError, 502),
+    ("reset", openai.InternalServerError, 502),
+    ("hang", openai.InternalServerError, 504),
+])  # fmt: skip
+def test_engines_that_fail_in_a_response(
+    mended: Engines, failing: Gateway, fault: str, raised: type[openai.APIStatusError], status: int, stream: bool
+) -> None:
+    if fault == "killed":
+        mended["prefill-0"].kill()
+    else:
+        mended["prefill-0"].fail(fault)
+    with pytest.raises(raised) as caught:
+        respond(client_of(failing), stream=stream)
+    assert caught.value.status_code == status
+    assert isinstance(caught.value.code, str)
+    assert "127.0.0.1" not in caught.value.response.text
+
+
+@pytest.mark.parametrize("fault", ["cut:after=6", "exit:after=6"])
+def test_a_response_that_breaks_in_the_middle(mended: Engines, failing: Gateway, fault: str) -> None:
+    mended["decode-0"].fail(fault)
+    seen = []
+    with pytest.raises(openai.APIError) as caught:
+        seen.extend(respond(client_of(failing), max_output_tokens=200, stream=True, extra_body={"ignore_eos": True}))
+    assert any(event.type == "response.output_text.delta" for event in seen), "content came before the break"
+    assert not any(event.type in ("response.completed", "error") for event in seen)
+    assert caught.value.code == "stream_interrupted"
+
+
+def test_an_error_before_any_content_of_a_response_is_a_failed_leg(mended: Engines, failing: Gateway) -> None:
+    whole = respond(client_of(failing)).output_text
+    mended["decode-0"].fail("late_error:count=1")
+    events = respond(client_of(failing), stream=True)
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == whole
+    mended["decode-0"].fail("late_error")
+    with pytest.raises(openai.InternalServerError):
+        list(respond(client_of(failing), stream=True))
+
+
+@pytest.mark.parametrize(("fields", "raised"), [
+    ({"input": []}, openai.BadRequestError),
+    ({"temperature": -1}, openai.BadRequestError),
+    ({"extra_body": {"kv_transfer_params": {}}}, openai.BadRequestError),
+    ({"model": "nobody-has-this"}, openai.NotFoundError),
+])  # fmt: skip
+def test_mistakes_in_a_response(client: OpenAI, fields: dict[str, Any], raised: type[openai.APIStatusError]) -> None:
+    with pytest.raises(raised) as caught:
+        respond(client, **fields)
+    assert caught.value.body is not None
