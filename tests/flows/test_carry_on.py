@@ -271,7 +271,7 @@ def test_an_answer_given_up_at_once_is_tried_again(
 ) -> None:
     for name in ("decode-0", "decode-1"):
         mended[name].fail(f"recomputed:after={1 if stream else 5},count=1")
-    body = text_chat(stream=stream, max_tokens=TOKENS, ignore_eos=True, **fields)
+    body = {**text_chat(stream=stream, max_tokens=TOKENS, ignore_eos=True), **fields}
     plain = ask_one(mended[PLAIN].url, body)
     for _ in range(2):
         assert ask_one(gateway.url, body).comparable == plain.comparable

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import binascii
 import os
+from collections.abc import Sequence
 from time import monotonic
+
+import msgspec
 
 from pymotor.coordinator.admission import Admission
 from pymotor.coordinator.api.request_view import RequestView
@@ -24,6 +27,10 @@ from pymotor.coordinator.scheduling.encodings import Encodings
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.target import Group, Policy, Reservation, Target
 from pymotor.coordinator.settings import Settings
+
+_LARGE = 65536
+"""Bytes from which a body is worth letting go of while its answer is streamed."""
+_SMALL = 1024
 
 
 class RequestIds:
@@ -118,6 +125,7 @@ class Context:
     """One client's request on its way."""
 
     __slots__ = (
+        "_kept_size",
         "answering",
         "avoid",
         "client",
@@ -130,6 +138,7 @@ class Context:
         "legs",
         "opened",
         "request",
+        "sending",
         "services",
         "so_far",
         "started_at",
@@ -161,6 +170,9 @@ class Context:
         """The newest reservation for the leg that generates the answer; what is generated makes it grow."""
         self.kept = True
         """Whether the request's body is kept until the first content, so that the request can be tried again."""
+        self._kept_size = 0
+        self.sending: Sequence[bytes | memoryview] = ()
+        """What the leg that answers is sent."""
         self.so_far: AnswerSoFar | None = None
         """What has to be known to carry the answer on when its stream breaks off; None where it cannot be."""
         self.avoid: frozenset[str] = frozenset()
@@ -182,6 +194,37 @@ class Context:
         open."""
         circuits = self.services.circuits
         return self.avoid | circuits.barred(monotonic()) if circuits.tripped else self.avoid
+
+    def keep_body(self) -> None:
+        """Keep the body as long as it may be needed again, unless the process keeps enough of them."""
+        services = self.services
+        size = self.view.size
+        if services.kept_bytes + size > services.settings.recovery_buffer_bytes:
+            self.kept = False
+            return
+        services.kept_bytes += size
+        self._kept_size = size
+
+    def uncount_body(self) -> None:
+        """The body does not count any more."""
+        self.services.kept_bytes -= self._kept_size
+        self._kept_size = 0
+
+    def drop_body(self) -> None:
+        """Nobody will be sent the request again: let go of what is large in it."""
+        self.uncount_body()
+        view = self.view
+        if view.size < _LARGE:
+            return
+        # Copies: a raw value holds on to the whole body that it is a part of.
+        small = {name: bytes(raw) for name, raw in view.fields.items() if len(memoryview(raw)) < _SMALL}
+        view.fields = {name: msgspec.Raw(value) for name, value in small.items()}
+        view.body = ()
+        view.media = []
+        view.prompts = []
+        self.request.body = b""
+        if isinstance(self.sending, list):
+            self.sending.clear()
 
     def for_part(self, view: RequestView) -> Context:
         """The same request reduced to one of its several answers; legs are noted together."""

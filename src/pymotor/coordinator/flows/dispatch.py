@@ -26,10 +26,19 @@ async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
     since the fleet may have changed. Raises `ApiError`, and `LegFailed` for a reply of an engine that the client is
     to see."""
     services = context.services
-    admission = services.admission
     services.retry_budget.requests += 1
     if services.settings.recompute_enabled:
         context.so_far = keep_answer(context.view)
+    context.keep_body()
+    try:
+        await _until_answered(context, routes)
+    finally:
+        context.uncount_body()
+
+
+async def _until_answered(context: Context, routes: Callable[[], Routes]) -> None:
+    services = context.services
+    admission = services.admission
     tries: Tries | None = None
     while True:
         if admission.limited or context.view.media:

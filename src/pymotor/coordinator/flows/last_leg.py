@@ -41,6 +41,7 @@ async def answer(
     `first_content` is ended with the first content; by `send_by` the request must have been sent. Raises
     `LegFailed` as long as the client has been sent nothing.
     """
+    context.sending = buffers
     if context.view.stream:
         await _streamed(context, leg, target, buffers, leg_id, first_content, send_by)
         return

@@ -143,11 +143,14 @@ async def exchange(
     `content_came`; without it only silence is limited. A kept-alive connection that turns out to be closed is
     replaced once. Raises `LegFailed`.
     """
-    fresh = False
+    # A body that is not kept can be sent once only.
+    fresh = not context.kept
     while True:
         receiver = make_receiver()
         connection = await _send(context, leg, target, buffers, receiver, leg_id, fresh, send_by, path, headers, until)
         receiver.connection = connection
+        if not context.kept and context.sending is buffers:
+            context.drop_body()
         try:
             await receiver.done
         except asyncio.CancelledError:
@@ -218,6 +221,7 @@ async def _send(
 def content_came(context: Context, target: Target, connection: UpstreamConnection | None) -> None:
     """A stream's first content is here: from now on no silence may be longer than `stream_idle_timeout`."""
     services = context.services
+    context.drop_body()
     if connection is not None:
         connection.idle_seconds = services.settings.stream_idle_timeout
         connection.whole_by = context.whole_by
