@@ -37,7 +37,7 @@ def test_a_message_and_its_stream_say_the_same(client: Anthropic) -> None:
     assert whole.stop_reason in ("max_tokens", "end_turn")
     with client.messages.stream(model=MODEL, messages=MESSAGES, max_tokens=9, **GREEDY) as stream:
         text = "".join(stream.text_stream)
-        final = stream.get_final_message()
+        final: Any = stream.get_final_message()
     assert text == whole.content[0].text == final.content[0].text
     assert (final.stop_reason, final.usage.output_tokens) == (whole.stop_reason, whole.usage.output_tokens)
 
@@ -139,7 +139,7 @@ def test_engines_that_fail(
 @pytest.mark.parametrize("fault", ["cut:after=4", "exit:after=4"])
 def test_a_stream_that_breaks_in_the_middle(mended: Engines, failing: Gateway, fault: str) -> None:
     mended["decode-0"].fail(fault)
-    seen = []
+    seen: list[Any] = []
     with pytest.raises(anthropic.APIStatusError) as caught:
         seen.extend(ask(client_of(failing), max_tokens=200, stream=True))
     assert any(event.type == "content_block_delta" for event in seen), "content came before the break"

@@ -224,8 +224,9 @@ def test_errors_of_responses_have_openais_form(gateway: Gateway, body: dict[str,
 
 
 def test_broken_streams_end_with_the_error_of_their_api(mended: Engines, make_gateway: Any) -> None:
-    gateway = make_gateway(mended, "prefill-0", "decode-0", config={"exception_config": {"recompute_enabled": False}})
-    mended["decode-0"].fail("cut:after=6")
+    gateway = make_gateway(mended, "prefill-0", "decode-0", "decode-1")
+    for name in ("decode-0", "decode-1"):
+        mended[name].fail("cut:after=6")
     for path, body in (
         (MESSAGES, messages(TEXT, stream=True, max_tokens=200)),
         (RESPONSES, responses(INPUT_TEXT, stream=True, max_output_tokens=200, ignore_eos=True)),
@@ -238,3 +239,23 @@ def test_broken_streams_end_with_the_error_of_their_api(mended: Engines, make_ga
         assert "broke off" in told["error"]["message"]
         assert not any("message_stop" in event or "response.completed" in event for event in before)
     gateway.wait_until_idle()
+
+
+def test_signs_of_life_do_no_harm_and_failures_are_told_after_them(mended: Engines, make_gateway: Any) -> None:
+    config = {"http_config": {"stream_keepalive": 0.05}, "exception_config": {"retry_delay": 0.01, "max_retry": 1}}
+    gateway = make_gateway(mended, "prefill-0", "decode-0", config=config)
+    for path, body in (
+        (MESSAGES, messages(TEXT, stream=True)),
+        (RESPONSES, responses(INPUT_TEXT, stream=True)),
+    ):
+        mended["prefill-0"].fail("slow:seconds=0.3")
+        before, _, content = post(gateway.url, path, body).text.rpartition(": waiting\n\n")
+        assert set(before.split("\n\n")) <= {": waiting", ""}
+        expected = post(mended[PLAIN].url, path, body)
+        assert _VARYING.sub(r'"\1":0', content) == _VARYING.sub(r'"\1":0', expected.text)
+        mended["prefill-0"].fail("slow:seconds=0.3", "error:code=500")
+        reply = post(gateway.url, path, body)
+        last = reply.text.rpartition(": waiting\n\n")[2]
+        assert reply.status_code == 200
+        assert last.startswith("event: error\ndata: ")
+        assert json.loads(last.partition("data: ")[2])["error"]["message"]

@@ -13,7 +13,7 @@ from images import image, vision_chat
 from openai import AsyncOpenAI, OpenAI
 
 MakeGateway = Callable[..., Gateway]
-MESSAGES = [{"role": "user", "content": "Say something."}]
+MESSAGES: Any = [{"role": "user", "content": "Say something."}]
 
 
 def client_of(gateway: Gateway) -> OpenAI:
@@ -63,7 +63,7 @@ def test_completions(client: OpenAI) -> None:
 
 
 def test_an_image_goes_through_encode_prefill_and_decode(client: OpenAI) -> None:
-    parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": image(5)}}]
+    parts: Any = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": image(5)}}]
     raw = client.chat.completions.with_raw_response.create(
         model=MODEL, messages=[{"role": "user", "content": parts}], max_tokens=4
     )
@@ -83,7 +83,7 @@ async def test_the_asynchronous_client_many_at_once(gateway: Gateway) -> None:
     assert answers[:4] * 4 == answers
 
 
-def vision_and_stream(number: int) -> dict[str, object]:
+def vision_and_stream(number: int) -> dict[str, Any]:
     """Arguments of `create` for one of a few streamed requests with an image."""
     body = vision_chat(number, stream=True)
     del body["return_token_ids"]
@@ -143,7 +143,7 @@ def test_a_stream_that_breaks_in_the_middle_is_an_api_error(mended: Engines, mak
     stream = client_of(gateway).chat.completions.create(
         model=MODEL, messages=MESSAGES, max_tokens=50, stream=True, extra_body={"ignore_eos": True}
     )
-    seen = []
+    seen: list[Any] = []
     with pytest.raises(openai.APIError) as caught:
         seen.extend(stream)
     assert seen, "content came before the break"
@@ -218,7 +218,7 @@ def test_engines_that_fail_in_a_response(
 @pytest.mark.parametrize("fault", ["cut:after=6", "exit:after=6"])
 def test_a_response_that_breaks_in_the_middle(mended: Engines, failing: Gateway, fault: str) -> None:
     mended["decode-0"].fail(fault)
-    seen = []
+    seen: list[Any] = []
     with pytest.raises(openai.APIError) as caught:
         seen.extend(respond(client_of(failing), max_output_tokens=200, stream=True, extra_body={"ignore_eos": True}))
     assert any(event.type == "response.output_text.delta" for event in seen), "content came before the break"
