@@ -101,6 +101,7 @@ class Engine:
                     "shared_storage_path": str(self.store),
                     "ec_enable_nixl": True,
                     "ec_cpu_bytes": 1 << 30,
+                    "push_wait_timeout_s": 2,
                 },
             }
             argv += ["--ec-transfer-config", json.dumps(transfer)]
