@@ -86,11 +86,14 @@ class MessageImage(MediaItem):
     def chat_part(self) -> Part:
         """See `MediaItem`. An engine makes the same URL of the block, so it finds what an encoder made of it."""
         if self._is_link:
-            url = bytes(self.part["url"])
+            url: list[bytes | memoryview] = [memoryview(self.part["url"])]
         else:
             # Joined as they stand in JSON, escapes and all.
-            url = b'"data:%b;base64,%b' % (bytes(self._media_type)[1:-1], bytes(self.part["data"])[1:])
-        return {"type": msgspec.Raw(b'"image_url"'), "image_url": msgspec.Raw(b'{"url":%b}' % url)}
+            url = [b'"data:', memoryview(self._media_type)[1:-1], b";base64,", memoryview(self.part["data"])[1:]]
+        return {
+            "type": msgspec.Raw(b'"image_url"'),
+            "image_url": msgspec.Raw(b"".join([b'{"url":', *url, b"}"])),
+        }
 
 
 def _text(raw: msgspec.Raw, name: str) -> str:

@@ -59,8 +59,8 @@ class ResponseImage(MediaItem):
     @property
     def chat_part(self) -> Part:
         """See `MediaItem`."""
-        url = self.part["image_url"]
-        return {"type": msgspec.Raw(b'"image_url"'), "image_url": msgspec.Raw(b'{"url":%b}' % bytes(url))}
+        url = b"".join([b'{"url":', memoryview(self.part["image_url"]), b"}"])
+        return {"type": msgspec.Raw(b'"image_url"'), "image_url": msgspec.Raw(url)}
 
 
 def read_response(surface: Surface, body: bytes, trusted: bool) -> RequestView:
