@@ -54,9 +54,6 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
 class ApiError(Exception):
     """A request ends with this status and error object."""
 
-    retry_after = 1
-    """Seconds after which another try makes sense, where the status is one that says so (429, 503)."""
-
     def __init__(
         self,
         status: int,
