@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import plain_http
+import psutil
 import pytest
 from answers import CHAT, ask_one, read_stream
 from fleet_under_test import PLAIN, Engines, Gateway
-from images import text_chat
+from images import png, text_chat
 from processes import wait_until
 
 MakeGateway = Callable[..., Gateway]
+TOKENS = 40
+LARGE = {"metadata": {"note": "x" * 200_000}}
 SUCCESSES = "vllm:request_success_total"
 
 
@@ -198,3 +203,57 @@ def test_a_stream_may_take_longer_than_its_first_token(
     assert answer.error is None
     assert len(answer.choices[0].text) == 4000
     assert failures(gateway, "decode-0") == 0
+
+
+# What is kept of bodies.
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_body_that_is_not_kept_is_not_sent_again(mended: Engines, make_gateway: MakeGateway, stream: bool) -> None:
+    gateway = make_gateway(mended, "prefill-0", "decode-0", "decode-1", config=config(recovery_buffer_bytes=0))
+    body = {**text_chat(stream=stream, max_tokens=TOKENS, ignore_eos=True), **LARGE}
+    plain = ask_one(mended[PLAIN].url, body)
+    for _ in range(3):
+        assert ask_one(gateway.url, body).comparable == plain.comparable
+    for name in ("decode-0", "decode-1"):
+        mended[name].fail("error:code=503,count=1")
+    assert ask_one(gateway.url, body).status == 502
+    assert gateway.count("pymotor_retries_total", outcome="unbuffered") == 1
+    gateway.wait_until_idle()
+
+
+def test_a_stream_whose_body_is_gone_is_carried_on(mended: Engines, make_gateway: MakeGateway) -> None:
+    """Its tokens are enough."""
+    gateway = make_gateway(mended, "prefill-0", "decode-0", "decode-1", config=config(recovery_buffer_bytes=0))
+    body = {**text_chat(stream=True, max_tokens=TOKENS, ignore_eos=True), **LARGE}
+    plain = ask_one(mended[PLAIN].url, body)
+    for name in ("decode-0", "decode-1"):
+        mended[name].fail("cut:after=6,count=1")
+    assert ask_one(gateway.url, body).comparable == plain.comparable
+    assert gateway.count("pymotor_broken_streams_total", outcome="carried_on") >= 1
+
+
+def test_memory_of_bodies_is_free_while_their_answers_are_streamed(mended: Engines, make_gateway: MakeGateway) -> None:
+    gateway = make_gateway(mended, "encode-0", "prefill-0", "decode-0", config=config())
+    worker = next(child for child in psutil.Process(gateway.process.pid).children() if is_worker(child))
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + image_of(16 * 1024 * 1024)}}
+    body = text_chat(stream=True, max_tokens=4000, ignore_eos=True)
+    body["messages"] = [{"role": "user", "content": [part, {"type": "text", "text": "what?"}]}]
+    assert ask_one(gateway.url, {**body, "max_tokens": 1}).status == 200
+    before = worker.memory_info().rss
+    with contextlib.ExitStack() as opened:
+        for _ in range(6):
+            reply = opened.enter_context(plain_http.stream("POST", gateway.url + CHAT, json=body, timeout=60))
+            assert next(reply.iter_raw())
+        assert worker.memory_info().rss - before < 60 * 1024 * 1024, "six bodies are 128 MiB"
+    gateway.wait_until_idle()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it is the one that handles requests."""
+    return any("coordinator.worker" in word for word in process.cmdline())
+
+
+def image_of(size: int) -> str:
+    """Base64 of a PNG with so many bytes behind its pixels."""
+    return base64.b64encode(png(64, 64, 1) + bytes(size)).decode()

@@ -142,6 +142,8 @@ def test_an_engine_that_never_answers_is_a_timeout(mended: Engines, make_gateway
     config = {"exception_config": {"first_token_timeout": 1, "max_retry": 0}}
     gateway = make_gateway(mended, "prefill-0", "decode-0", config=config)
     mended["decode-0"].fail("hang")
+    assert ask_one(gateway.url, text_chat(stream=True)).status == 504
+    mended["prefill-0"].fail("hang")
     assert ask_one(gateway.url, text_chat()).status == 504
     gateway.wait_until_idle()
 
