@@ -544,14 +544,27 @@ def test_when_no_encoder_can(dialect: ECDialect, fallback: str) -> None:
     played(scenario)
 
 
-@pytest.mark.parametrize(("dialect", "status"), [(STORE, 200), (PULL, 200), (PUSH, 503)])
-def test_a_fleet_that_lost_its_encoders(dialect: ECDialect, status: int) -> None:
+@pytest.mark.parametrize("fallback", ["inline", "fail"])
+@pytest.mark.parametrize("dialect", list(ECDialect))
+def test_a_fleet_that_lost_its_encoders(dialect: ECDialect, fallback: str) -> None:
     async def scenario() -> None:
-        async with PlayedFleet(dialect, EPD) as fleet:
+        async with PlayedFleet(dialect, EPD, encode_fallback=fallback) as fleet:
             fleet.worker.tell_fleet(fleet.worker.instances[1:])
-            assert (await fleet.ask(chat(CAT, CAT)))[0] == status
-            assert fleet.outcomes() == ({"inline": 1} if status == 200 else {})
+            goes_on = fallback == "inline" and dialect is not PUSH
+            assert (await fleet.ask(chat(CAT, CAT)))[0] == (200 if goes_on else 503)
+            assert fleet.outcomes() == ({"inline": 1} if goes_on else {})
             assert (await fleet.ask(chat()))[0] == 200
+
+    played(scenario)
+
+
+def test_a_fleet_that_never_had_encoders_is_no_failure() -> None:
+    async def scenario() -> None:
+        async with PlayedFleet(STORE, {Role.UNION: 1}, encode_fallback="fail") as fleet:
+            alone = msgspec.structs.replace(fleet.worker.instances[0], ec=None)
+            fleet.worker.tell_fleet([alone])
+            assert (await fleet.ask(chat(CAT)))[0] == 200
+            assert fleet.outcomes() == {}
 
     played(scenario)
 

@@ -37,7 +37,7 @@ async def encode_media(context: Context, encoders: Encoders | None, consumers: S
     Without encoders every item stays media. Without consumers, which are not chosen yet, only what does not depend on
     them is done: what is in a store then is not encoded again for the parts of a request that is several. Raises
     `ApiError`: 400 for a source that may not be used, 502 when an item could not be encoded and must be, 503 when
-    there is no encoder and must be one; `LegFailed` when an encoder says that the request is wrong.
+    there is no encoder and there must be one; `LegFailed` when an encoder says that the request is wrong.
     """
     view = context.view
     for consumer in consumers:
@@ -85,16 +85,17 @@ def _dialect(encoders: Encoders) -> ECDialect:
 
 
 def _without_encoders(context: Context, reader: Target) -> None:
-    """The media go on as they are, if the `reader` can encode them."""
+    """The media go on as they are, if the `reader` can encode them and the fallback allows it."""
     transfer = reader.instance.ec
     if transfer is None or not transfer.consumes:
         return
     if transfer.dialect is ECDialect.PUSH:
-        raise ServiceUnavailable(
-            f"no encoder is up, and {reader.instance.name} waits for embeddings instead of encoding"
-        )
-    _, place = _distinct(context.view.media)
-    context.services.instruments.media_items.child("inline").value += len(set(place))
+        name = reader.instance.name
+        raise ServiceUnavailable(f"no encoder is up, and {name} waits for embeddings instead of encoding")
+    services = context.services
+    if services.settings.encode_fallback == "fail":
+        raise ServiceUnavailable("no encoder is up to encode the request's media")
+    services.instruments.media_items.child("inline").value += len(_distinct(context.view.media)[0])
 
 
 def _distinct(media: Sequence[MediaItem]) -> tuple[list[MediaItem], list[int]]:
