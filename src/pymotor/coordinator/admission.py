@@ -59,15 +59,6 @@ class Asking(Protocol):
         """Ids of endpoints that get nothing of it while others are left."""
 
 
-class Crowded(ApiError):
-    """There is no room now, and there will be."""
-
-    def __init__(self, status: int, message: str, *, code: str, retry_after: int) -> None:
-        """`retry_after`: seconds after which there may be room."""
-        super().__init__(status, message, code=code)
-        self.retry_after = retry_after
-
-
 class Admission:
     """Lets the requests of one worker through, or has them wait."""
 
@@ -177,7 +168,7 @@ class Admission:
             waiter = line.join(lane, slot, plane, key, fits_now, seconds)
         except LineFull as error:
             self._instruments.rejected("queue_full")
-            raise Crowded(
+            raise ApiError(
                 429,
                 f"{self._limits.max_queued} requests wait already; try again later",
                 code="queue_full",
@@ -194,7 +185,7 @@ class Admission:
                 line.not_yet(waiter)
         except WaitedTooLong as error:
             self._instruments.rejected("queue_timeout")
-            raise Crowded(
+            raise ApiError(
                 503,
                 f"no engine had room for the request within {seconds:g} s; try again later",
                 code="queue_timeout",
