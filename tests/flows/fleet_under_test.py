@@ -57,6 +57,8 @@ class Engine:
     ) -> None:
         self.name = name
         self.role = role
+        self.identity = name
+        """Its `engine_id`, by which others know it."""
         self.kv_connector = connector
         self.ec_connector = ec_connector
         self.lease_seconds = lease_seconds
@@ -85,7 +87,7 @@ class Engine:
             transfer: dict[str, object] = {
                 "kv_connector": self.kv_connector,
                 "kv_role": "kv_producer" if self.role is Role.PREFILL else "kv_consumer",
-                "engine_id": self.name,
+                "engine_id": self.identity,
                 "kv_connector_extra_config": {
                     "shared_storage_path": str(self._directory / "kv"),
                     "kv_lease_duration": self.lease_seconds,

@@ -34,7 +34,7 @@ def plan_sglang(request: PlanRequest) -> InstancePlan:
         bootstrap_port = host.take_port(preferred)
         options["disaggregation_bootstrap_port"] = bootstrap_port
         kv = KVTransfer(
-            connector=f"{SGLANG_CONNECTOR}{backend}",
+            connector=f"{SGLANG_CONNECTOR}-{backend}",
             dialect=KVDialect(request.section.kv_dialect or KVDialect.PAIRED),
             produces=request.role is Role.PREFILL,
             consumes=request.role is Role.DECODE,

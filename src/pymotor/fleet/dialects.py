@@ -49,8 +49,8 @@ KV_CONNECTORS: Mapping[str, KVDialect] = {
     "MooncakeConnectorStoreV1": KVDialect.STORE,
 }
 
-SGLANG_CONNECTOR = "sglang-"
-"""How the connectors of SGLang engines begin; their transfer backend follows."""
+SGLANG_CONNECTOR = "sglang"
+"""How the connectors of SGLang engines begin; a hyphen and their transfer backend follow."""
 
 EC_CONNECTORS: Mapping[str, ECDialect] = {
     "ECExampleConnector": ECDialect.STORE,

@@ -15,7 +15,7 @@ from pymotor.coordinator.api.errors import ServiceUnavailable
 from pymotor.coordinator.api.responses import response_id
 from pymotor.coordinator.callbacks import Awaited
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.decode_leg import DECODE, decode_body
+from pymotor.coordinator.flows.decode_leg import DECODE, decode_body, spare_prefill
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.encoded_media import EncodedMedia
 from pymotor.coordinator.flows.last_leg import Finish, Result
@@ -59,8 +59,14 @@ async def callback(context: Context, pair: Pair, finish: Finish[Result]) -> Resu
                 prefill.when_called(decode_charge),
                 lambda: context.committed,
             )
+    except LegFailed as failure:
+        if prefill is not None and prefill.done:
+            spare_prefill(context, failure, prefill.charge.target)
+        raise
     finally:
-        (prefill.charge if prefill is not None else prefill_charge).end()
+        charge = prefill_charge if prefill is None else prefill.charge
+        if charge.open:
+            charge.end()
         decode_charge.end()
 
 
@@ -93,7 +99,9 @@ class _Prefill:
         self._leg_id = leg_id
         self._awaited = awaited
         self.charge = charge
-        """On the endpoint that has the leg; another one's after a change, so not closed here but by the flow."""
+        """On the endpoint that has the leg; another one's after a change. The flow ends it where this does not."""
+        self.done = False
+        """Whether it says that the KV cache is written."""
 
     async def when_called(self, decode_charge: Reservation) -> None:
         """Wait for the callbacks and have the KV cache written. Raises `LegFailed`."""
@@ -113,8 +121,9 @@ class _Prefill:
                 if not await self._go_elsewhere(failure):
                     raise
                 continue
+            self.done = True
             self._awaited.settle(True)
-            self.charge.worked()
+            self.charge.end()
             return
 
     async def _go_elsewhere(self, failure: LegFailed) -> bool:

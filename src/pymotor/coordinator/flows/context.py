@@ -14,6 +14,7 @@ from pymotor.coordinator.admission import Admission
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.bootstraps import Bootstraps
 from pymotor.coordinator.callbacks import Callbacks
+from pymotor.coordinator.flows.aborted import AbortedRequests
 from pymotor.coordinator.flows.encoded_media import RequestEncodings
 from pymotor.coordinator.flows.responses import ResponseHeads
 from pymotor.coordinator.http.client_request import ClientRequest
@@ -56,6 +57,7 @@ class Services:
     """What every request of a worker uses."""
 
     __slots__ = (
+        "aborted",
         "admission",
         "bootstraps",
         "callbacks",
@@ -95,6 +97,7 @@ class Services:
         self.callbacks = callbacks
         self.bootstraps = bootstraps
         self.ids = RequestIds()
+        self.aborted = AbortedRequests()
         # Whoever chooses endpoints without `choose`: `if circuits.tripped:` then leave out those in
         # `circuits.barred(now)` as long as another is left, and call `circuits.probe(target, now)` with the one
         # chosen. While all circuits are closed that one test is the whole cost.

@@ -5,10 +5,21 @@ from __future__ import annotations
 from pymotor.coordinator.api.request_view import assemble
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encoded_media import EncodedMedia
-from pymotor.coordinator.flows.legs import Buffers
+from pymotor.coordinator.flows.legs import Buffers, LegFailed
+from pymotor.coordinator.scheduling.target import Target
 
 DECODE = "decode"
 _WITHOUT = frozenset(("kv_transfer_params",))
+
+
+_DECODES_OWN = frozenset(("connect", "busy", "expired"))
+
+
+def spare_prefill(context: Context, failure: LegFailed, prefill: Target) -> None:
+    """A leg has failed. Where decode did after it had got to the KV cache that `prefill` made, either may be to blame:
+    the next try goes to another pair."""
+    if failure.leg == DECODE and failure.reason not in _DECODES_OWN and not failure.clients_fault:
+        context.avoid |= {prefill.endpoint_id}
 
 
 def decode_body(context: Context, media: EncodedMedia | None, handoff: bytes | None) -> Buffers:

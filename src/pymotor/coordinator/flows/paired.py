@@ -14,7 +14,7 @@ import msgspec
 
 from pymotor.coordinator.bootstraps import DEFAULT_PORT
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.decode_leg import DECODE, decode_body
+from pymotor.coordinator.flows.decode_leg import DECODE, decode_body, spare_prefill
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.encoded_media import EncodedMedia
 from pymotor.coordinator.flows.last_leg import Finish, Result
@@ -58,8 +58,9 @@ async def paired(context: Context, pair: Pair, finish: Finish[Result]) -> Result
             _prefill(context, prefill_charge, media, meeting, leg_id),
             lambda: context.committed,
         )
-    except LegFailed:
+    except LegFailed as failure:
         services.bootstraps.forget(bootstrap)
+        spare_prefill(context, failure, prefill)
         raise
     finally:
         if prefill_charge.open:

@@ -2,15 +2,18 @@
 
 What PyMotor's users know as CPCD: the Coordinator calls prefill, then decode. Prefill runs with one token to generate
 and answers with `kv_transfer_params`, which decode gets unchanged. Protocol: vLLM's NixlConnector; vLLM-Ascend's
-MooncakeConnectorV1 speaks the same.
+MooncakeConnectorV1 speaks the same, and its LLMDataDistCMgrConnector with `aborted_request` beside it.
 """
 
 from __future__ import annotations
 
 from time import monotonic
 
+import msgspec
+
+from pymotor.coordinator.flows.aborted import CONNECTOR
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.decode_leg import DECODE, decode_body
+from pymotor.coordinator.flows.decode_leg import DECODE, decode_body, spare_prefill
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.last_leg import Finish, Result
 from pymotor.coordinator.flows.legs import LegFailed, whole_leg
@@ -20,42 +23,59 @@ from pymotor.coordinator.routing import Pair
 from pymotor.coordinator.scheduling.target import Group, Target
 from pymotor.fleet import KVDialect
 
-_PREFILL_MEMBERS = (
+_PREFILL_PARAMS = (
     b'"kv_transfer_params":{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
-    b'"remote_block_ids":null,"remote_host":null,"remote_port":null},'
+    b'"remote_block_ids":null,"remote_host":null,"remote_port":null'
 )
+_PREFILL_MEMBERS = _PREFILL_PARAMS + b"},"
 
 
 async def pull(context: Context, pair: Pair, finish: Finish[Result]) -> Result:
     """Send the request through a prefill and a decode endpoint of `pair`; `finish` runs decode and its result is the
     result. Raises `LegFailed`, `ApiError`."""
     stored = pair.dialect is KVDialect.STORE
+    tells_aborted = pair.connector == CONNECTOR
+    leg_id = context.services.ids.next()
+    unfetched = False
     prefill_charge = reserve_prefill(context, pair.prefills)
     decode_charge = reserve_decode(context, pair.decodes)
     prefill, decode = prefill_charge.target, decode_charge.target
     try:
         media = await encode_media(context, pair.encoders, (prefill, decode)) if context.view.media else None
-        leg_id = context.services.ids.next()
-        body = prefill_body(context, media, b"" if stored else _PREFILL_MEMBERS)
+        members = b"" if stored else _PREFILL_MEMBERS
+        if tells_aborted:
+            members = _with_aborted(context.services.aborted.take(prefill.endpoint_id))
+        body = prefill_body(context, media, members)
         reply = await whole_leg(context, PREFILL, prefill, body, leg_id)
+        unfetched = True
         fetch_by = monotonic() + pair.handoff_seconds / 2 if pair.handoff_seconds is not None else None
         prefill_charge.worked()
         params = None if stored else handed_over(prefill, reply)
         body = decode_body(context, media, None if params is None else b'"kv_transfer_params":' + params)
         while True:
             try:
-                return await finish(context, DECODE, decode_charge.target, body, leg_id, prefill_charge, fetch_by)
+                result = await finish(context, DECODE, decode_charge.target, body, leg_id, prefill_charge, fetch_by)
             except LegFailed as failure:
+                spare_prefill(context, failure, prefill)
                 # An endpoint that refused the connection has not fetched anything: another can, until `fetch_by`.
                 if failure.reason != "connect" or not _another(context, pair.decodes, failure.target):
                     raise
+            else:
+                unfetched = False
+                return result
             decode_charge.end()
             decode_charge = reserve_decode(context, pair.decodes)
     finally:
+        if unfetched and tells_aborted:
+            context.services.aborted.note(prefill.endpoint_id, leg_id)
         if prefill_charge.open:
             prefill_charge.end()
         if decode_charge.open:
             decode_charge.end()
+
+
+def _with_aborted(request_ids: list[str]) -> bytes:
+    return b'%b,"aborted_request":%b},' % (_PREFILL_PARAMS, msgspec.json.encode(request_ids))
 
 
 def _another(context: Context, decodes: Group, refused: Target) -> bool:
