@@ -102,14 +102,16 @@ def event(**choice: object) -> bytes:
 
 def test_the_ordinary_event_is_not_read() -> None:
     answer = AnswerSoFar(chat=True, shows_ids=False)
-    one = event()
-    assert answer.take_single(one, 0, len(one)) == event(token_ids=None)
-    assert answer.tokens() == [1]
-    assert not answer.identity, "nobody looked inside"
+    one = event(token_ids=[2, 3], delta={"content": 'say "]}" \\'})
+    assert answer.take_single(one, 0, len(one)) is None, "how such an event looks is not known yet"
+    assert answer.take(event()) == event(token_ids=None)
+    assert answer.take_single(one, 0, len(one)) == event(token_ids=None, delta={"content": 'say "]}" \\'})
+    assert answer.tokens() == [1, 2, 3]
 
 
 def test_what_is_not_ordinary_is_left_to_be_read() -> None:
     answer = AnswerSoFar(chat=True, shows_ids=False)
+    answer.take(event())
     for one in (
         event(finish_reason="stop"),
         event(delta={"content": ""}),
@@ -119,7 +121,7 @@ def test_what_is_not_ordinary_is_left_to_be_read() -> None:
         b"data: [DONE]\n\n",
     ):
         assert answer.take_single(one, 0, len(one)) is None
-    assert answer.tokens() == []
+    assert answer.tokens() == [1]
 
 
 def test_tokens_without_text_are_generated_again_and_not_shown() -> None:

@@ -1,8 +1,8 @@
 """What of a streamed answer has come by now, kept so that it can be carried on elsewhere.
 
 The engine is asked for token ids (`return_token_ids`). They are cut out of its events by a search for bytes, kept as
-they stood there, and read only when the stream breaks off. An unescaped `,"token_ids":[` cannot stand inside of a
-JSON string, so what is found is the member.
+they stood there, and read only when the stream breaks off. An unescaped `"token_ids":[` cannot stand inside of a JSON
+string, so what is found is the member.
 
 Tokens of events without text are kept apart until text comes: the engine's detokenizer holds back bytes that are no
 whole character yet, and who carries on behind such a token would begin in the midst of one. They are generated again.
@@ -30,13 +30,12 @@ _IDENTITY = ("id", "object", "created", "model")
 _ID_KEYS = ("token_ids", "prompt_token_ids")
 _LEFT_OVER = (b'token_ids":[', b'token_ids": [')
 
-_BEGIN = b',"token_ids":['
-_IDS = b'_ids":['
-_GOES_ON = b'"finish_reason":null'
-_CHAT_DELTA = b'"delta":{"content":"'
-_CHAT_EMPTY = b'"delta":{"content":""'
-_TEXT_DELTA = b'"text":"'
-_TEXT_EMPTY = b'"text":""'
+# An ordinary event as vLLM writes it: up to its text, from its text to the token ids, and from there to its end.
+_CHAT_FIRST = b'"choices":[{"index":0,"delta":{"content":"'
+_CHAT_THEN = b'"},"logprobs":null,"finish_reason":null,"token_ids":['
+_TEXT_FIRST = b'"choices":[{"index":0,"text":"'
+_TEXT_THEN = b'","logprobs":null,"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":['
+_LAST = b"]}]}\n\n"
 
 
 class Choice(msgspec.Struct):
@@ -88,12 +87,13 @@ class AnswerSoFar:
     """
 
     __slots__ = (
+        "_begin",
         "_chat",
-        "_content",
-        "_empty",
+        "_first",
         "_held",
         "_ids",
         "_sure",
+        "_then",
         "done",
         "finished",
         "identity",
@@ -107,7 +107,9 @@ class AnswerSoFar:
     def __init__(self, *, chat: bool, shows_ids: bool) -> None:
         """`chat`: whether events hold deltas, not texts. `shows_ids`: whether the client asked for token ids."""
         self._chat = chat
-        self._content, self._empty = (_CHAT_DELTA, _CHAT_EMPTY) if chat else (_TEXT_DELTA, _TEXT_EMPTY)
+        self._first, self._then = (_CHAT_FIRST, _CHAT_THEN) if chat else (_TEXT_FIRST, _TEXT_THEN)
+        self._begin = b""
+        """What every event of this answer begins with, up to its text; empty until it is known."""
         self._held = b""
         self._ids = bytearray()
         self._sure = 0
@@ -135,23 +137,22 @@ class AnswerSoFar:
 
         Hot path: an event with text and token ids, which is no end, as vLLM writes it.
         """
-        at = wire.find(_BEGIN, start, stop)
-        if (
-            at < 0
-            or _GOES_ON not in wire
-            or self._content not in wire
-            or self._empty in wire
-            or self._held
-            or wire.find(b"\n\n", start) != stop - 2
-            or wire.count(_IDS, start, stop) != 1
-        ):
+        begin, then = self._begin, self._then
+        if not begin or self._held or not wire.startswith(begin, start):
             return None
-        end = wire.index(b"]", at) + 1
-        self._ids += wire[at + 14 : end]
+        # Behind the last of these there is no text, so it is none; before it no raw line feed, so it is one event.
+        text_end = wire.rfind(then, start, stop)
+        if text_end <= start + len(begin) or wire.find(b"\n", start, text_end) >= 0:
+            return None
+        ids = text_end + len(then)
+        end = stop - len(_LAST)
+        if wire.find(b"]", ids) != end or not wire.endswith(_LAST, ids, stop):
+            return None
+        self._ids += wire[ids : end + 1]
         self._sure = len(self._ids)
         if self.shows_ids:
             return wire[start:stop]
-        return b'%b,"token_ids":null%b' % (wire[start:at], wire[end:stop])
+        return wire[start : ids - 1] + b"null" + wire[end + 1 : stop]
 
     def take(self, events: bytes) -> bytes:
         """What the client is to see of whole events of the engine that began the answer. Where they tell of its
@@ -216,6 +217,8 @@ class AnswerSoFar:
         parsed = self.read(event)
         if parsed is None:
             return event
+        if not self._begin:
+            self._begin = event[: event.find(self._first) + len(self._first)] if self._first in event else b""
         if not parsed.choices:
             self.usage_sent = True
         if self.shows_ids:
