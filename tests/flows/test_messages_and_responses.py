@@ -10,12 +10,13 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
 import plain_http
 import pytest
-from fleet_under_test import MODEL, PLAIN, Engines, Gateway
+from fleet_under_test import MODEL, PLAIN, Engines, Gateway, Role
 from images import image
 from processes import wait_until
 
@@ -178,6 +179,17 @@ def test_tokens_are_counted_as_one_engine_counts_them(engines: Engines, gateway:
     found, expected = post(gateway.url, COUNT, body), post(engines[PLAIN].url, COUNT, body)
     assert (found.status_code, found.json()) == (200, expected.json())
     assert legs(found) == ["prefill"]
+
+
+def test_answers_through_a_kv_store(tmp_path: Path) -> None:
+    roles = {Role.ENCODE: 1, Role.PREFILL: 1, Role.DECODE: 1}
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    asked = [*(ASKED[name][:2] for name in ASKED), (MESSAGES, messages(TEXT, max_tokens=1030, thinking=thinking))]
+    with Engines(tmp_path, roles, kv_connector="ExampleConnector") as engines, Gateway(engines) as gateway:
+        for path, body in asked:
+            found = post(gateway.url, path, body)
+            assert comparable(found) == comparable(post(engines[PLAIN].url, path, body))
+            assert [leg for leg in legs(found) if leg != "encode"] == ["prefill", "decode"]
 
 
 def test_each_event_of_a_stream_has_its_name(gateway: Gateway) -> None:

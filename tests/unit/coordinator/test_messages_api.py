@@ -118,6 +118,12 @@ def test_prefills_body_is_one_token_of_the_same_prompt() -> None:
     assert found == expected
 
 
+def test_a_prefill_that_thinks_is_known_as_one() -> None:
+    assert MESSAGES.prefill_alone(read(of()).fields) == b""
+    members = MESSAGES.prefill_alone(read(of(thinking={"type": "enabled", "budget_tokens": 1024})).fields)
+    assert json.loads(b"{" + members.rstrip(b",") + b"}") == {"kv_transfer_params": {"do_remote_decode": True}}
+
+
 @pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params", "request_id", "vllm_xargs"])
 def test_barred_fields_unless_trusted(name: str) -> None:
     body = of({"type": "text", "text": "x"}, **{name: {"kv_transfer_params": {}}})

@@ -12,7 +12,7 @@ from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid, messag
 from pymotor.coordinator.api.events import ErrorEvent, data_of, events_of
 from pymotor.coordinator.api.media import SNIFFED_BYTES, MediaItem, Part
 from pymotor.coordinator.api.prompt_length import text_tokens
-from pymotor.coordinator.api.request_view import RequestView, read_fields, read_limit
+from pymotor.coordinator.api.request_view import Fields, RequestView, read_fields, read_limit
 from pymotor.coordinator.api.surface import Surface
 
 _ONE_TOKEN = b'"stream":false,"max_tokens":1'
@@ -217,6 +217,10 @@ class MessagesSurface(Surface):
     def broken_off(self, error: ApiError) -> bytes:
         """See `Surface`."""
         return b"event: error\ndata: %b\n\n" % self.refusal(error)
+
+    def prefill_alone(self, fields: Fields) -> bytes:
+        """See `Surface`. vLLM wants `max_tokens` above the budget for thinking, but for a prefill it knows as one."""
+        return b'"kv_transfer_params":{"do_remote_decode":true},' if "thinking" in fields else b""
 
     def refusal(self, error: ApiError) -> bytes:
         """See `Surface`."""

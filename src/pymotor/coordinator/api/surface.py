@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.events import DONE, ends_with_done, has_content
-from pymotor.coordinator.api.request_view import RequestView, read_chat, read_completion
+from pymotor.coordinator.api.request_view import Fields, RequestView, read_chat, read_completion
 
 _ONE_TOKEN = b'"stream":false,"max_tokens":1,"min_tokens":1'
 _PREFILL_WITHOUT = frozenset((
@@ -67,6 +67,10 @@ class Surface:
     def refusal(self, error: ApiError) -> bytes:
         """The body of a response that is an error."""
         return error.body()
+
+    def prefill_alone(self, fields: Fields) -> bytes:  # noqa: ARG002  for subclasses
+        """More members, each with a comma behind it, for prefill where the handoff needs none."""
+        return b""
 
     def named(
         self,

@@ -29,7 +29,7 @@ def prefill_body(context: Context, media: EncodedMedia | None, members: bytes = 
     view = context.view
     fields = view.fields
     without = view.surface.prefill_without
-    members += view.surface.one_token
+    members = (members or view.surface.prefill_alone(fields)) + view.surface.one_token
     if media is not None:
         fields = media.reader_fields()
         embeddings = media.reader_members()
