@@ -63,7 +63,7 @@ def test_completions(client: OpenAI) -> None:
 
 
 def test_an_image_goes_through_encode_prefill_and_decode(client: OpenAI) -> None:
-    parts: Any = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": image(5)}}]
+    parts: Any = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": image(905)}}]
     raw = client.chat.completions.with_raw_response.create(
         model=MODEL, messages=[{"role": "user", "content": parts}], max_tokens=4
     )
