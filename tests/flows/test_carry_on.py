@@ -274,7 +274,11 @@ def test_an_answer_given_up_at_once_is_tried_again(
     body = {**text_chat(stream=stream, max_tokens=TOKENS, ignore_eos=True), **fields}
     plain = ask_one(mended[PLAIN].url, body)
     for _ in range(2):
-        assert ask_one(gateway.url, body).comparable == plain.comparable
+        found = ask_one(gateway.url, body)
+        if stream and fields and found.error is not None:
+            assert found.error["code"] == "stream_interrupted", "the first token was on its way already"
+        else:
+            assert found.comparable == plain.comparable
 
 
 def test_a_whole_answer_given_up_again_and_again_is_503(gateway: Gateway, mended: Engines) -> None:
@@ -297,3 +301,44 @@ def test_switched_off(mended: Engines) -> None:
         reply = plain_http.post(gateway.url + CHAT, json=text_chat(max_tokens=TOKENS), timeout=60)
         assert reply.status_code == 503
         gateway.wait_until_idle()
+
+
+def test_several_answers_given_up_are_tried_again_or_end_in_an_error(gateway: Gateway, mended: Engines) -> None:
+    for stream in (False, True):
+        body = text_chat(stream=stream, max_tokens=TOKENS, ignore_eos=True)
+        body |= {"n": 2, "temperature": 1, "seed": 5}
+        plain = ask_one(mended[PLAIN].url, body)
+        mended["decode-0"].fail("recomputed:after=9,count=1")
+        found = ask_one(gateway.url, body)
+        if stream and found.error is not None:
+            assert found.error["code"] == "stream_interrupted"
+        else:
+            assert found.comparable == plain.comparable
+
+
+def test_an_engine_core_that_dies_says_so_in_the_stream(gateway: Gateway, mended: Engines) -> None:
+    body = chat(max_tokens=2500)
+    before = carried_on(gateway)
+    with plain_http.stream("POST", gateway.url + CHAT, json=body, timeout=60) as reply:
+        pieces = reply.iter_text()
+        text = next(pieces)
+        last = mended[Answer(200, headers=reply.headers).legs[-1][1]]
+        last.fail("die")
+        assert plain_http.post(last.url + CHAT, json=text_chat(), timeout=20).status_code == 500
+        text += "".join(pieces)
+    assert_one_answer(text, stream_of(mended[PLAIN].url, body))
+    assert carried_on(gateway) == before + 1
+    assert gateway.count("pymotor_leg_failures_total", instance=last.name, reason="status_500") >= 1
+
+
+def test_what_is_left_of_a_pair_carries_on(gateway: Gateway, mended: Engines) -> None:
+    body = chat(max_tokens=2500)
+    with plain_http.stream("POST", gateway.url + CHAT, json=body, timeout=60) as reply:
+        pieces = reply.iter_text()
+        text = next(pieces)
+        last = Answer(200, headers=reply.headers).legs[-1][1]
+        gateway.use("prefill-0")
+        wait_until(lambda: ask_one(gateway.url, text_chat()).legs == [("prefill", "prefill-0")], "prefill is alone")
+        mended[last].kill()
+        text += "".join(pieces)
+    assert_one_answer(text, stream_of(mended[PLAIN].url, body))

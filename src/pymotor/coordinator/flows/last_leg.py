@@ -15,6 +15,7 @@ from pymotor.coordinator.flows.legs import Buffers, exchange, failed, leg_succee
 from pymotor.coordinator.flows.relay import Relay
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.http.replies import WholeReply
+from pymotor.coordinator.recovery.answer_so_far import body_without_token_ids
 from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, gives_up
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
@@ -133,6 +134,8 @@ def _answer_whole(
     if first_content is not None:
         first_content.end()
     leg_succeeded(context, leg, target, since)
+    if context.so_far is not None and not context.so_far.shows_ids:
+        body = body_without_token_ids(body)
     context.status = relay.status
     if context.opened:
         context.begin_stream(JSON, b"data: " + body.replace(b"\n", b"") + b"\n\n")

@@ -22,10 +22,11 @@ from pymotor.coordinator.api.events import (
 )
 from pymotor.coordinator.api.request_view import Fields
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.legs import Buffers, LegFailed, exchange, refused
+from pymotor.coordinator.flows.legs import Buffers, LegFailed, exchange, leg_succeeded, refused
 from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Headers, UpstreamError
 from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.http.upstream import UpstreamConnection
+from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, events_give_up
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
@@ -138,6 +139,9 @@ class _PartReceiver:
         end = whole_events(data)
         self._tail = data[end:]
         self._ends_well = ends_with_done(data[:end])
+        if MARK in data and events_give_up(data[:end]):
+            self.done.set_exception(Recomputed())
+            return
         try:
             for event in events_of(data[:end]):
                 if event:
@@ -196,6 +200,4 @@ class PartStream:
         )
         if receiver.status != 200:
             raise refused(context, leg, target, receiver.status, b"".join(receiver.error_body))
-        seconds = monotonic() - since
-        context.services.instruments.leg(leg, target.instance.name, seconds)
-        context.note_leg(leg, target, seconds)
+        leg_succeeded(context, leg, target, since)

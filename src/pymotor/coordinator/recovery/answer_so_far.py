@@ -260,8 +260,16 @@ def without_token_ids(event: bytes, parsed: Event) -> bytes:
         for colon in (b'":', b'": '):
             event = event.replace(b'"' + name + colon + bytes(raw), b'"' + name + colon + b"null", 1)
     if any(left in event for left in _LEFT_OVER):
-        return b"data: " + msgspec.json.encode(_nulled(msgspec.json.decode(data_of(event.strip())))) + b"\n\n"
+        return b"data: " + body_without_token_ids(data_of(event.strip())) + b"\n\n"
     return event
+
+
+def body_without_token_ids(body: bytes) -> bytes:
+    """The same of a whole reply, which is returned as it is where it cannot be read."""
+    try:
+        return msgspec.json.encode(_nulled(msgspec.json.decode(body)))
+    except (msgspec.MsgspecError, RecursionError):
+        return body
 
 
 def _nulled(value: Any) -> Any:
