@@ -110,6 +110,7 @@ class Engine:
         environment = {
             "VLLM_NIXL_SIDE_CHANNEL_PORT": str(self._side_port),
             "VLLM_MOONCAKE_BOOTSTRAP_PORT": str(self._bootstrap_port),
+            "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": "5",
             "VLLM_EC_SIDE_CHANNEL_PORT": str(self._ec_port),
         }
         self.process = PymotorProcess(argv, self._directory / f"{self.name}.log", environment)

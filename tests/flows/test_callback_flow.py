@@ -43,7 +43,7 @@ def test_random_requests_get_the_plain_engines_answers(gateway: Gateway) -> None
 
 
 def test_media_go_through_encode(gateway: Gateway) -> None:
-    answer = ask_one(gateway.url, vision_chat(3, 4, text="What is the difference? " * 10))
+    answer = ask_one(gateway.url, vision_chat(7003, 7004, text="What is the difference? " * 10))
     assert {"encode", "decode"} <= legs_of(answer) <= {"encode", *LEGS}
     assert_nothing_left(gateway)
 

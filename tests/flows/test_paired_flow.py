@@ -41,7 +41,7 @@ def test_random_requests_get_the_plain_engines_answers(gateway: Gateway) -> None
 
 
 def test_media(gateway: Gateway) -> None:
-    answer = ask_one(gateway.url, vision_chat(3, 4, text="What is the difference? " * 10))
+    answer = ask_one(gateway.url, vision_chat(7003, 7004, text="What is the difference? " * 10))
     assert {"decode"} <= legs_of(answer) <= {"encode", *LEGS}
     assert ("encode" in legs_of(answer)) == ("encode-0" in gateway.engines.by_name)
     assert_nothing_left(gateway)
@@ -94,6 +94,7 @@ def test_a_prefill_that_was_started_anew(gateway: Gateway, engines: Engines) -> 
         engines[name].identity = f"{name}-anew"
         engines[name].start()
         engines[name].wait()
+    gateway.use(*gateway.names)
     for number in range(4):
         assert ask_fleet(gateway, f"after the restart {number}").status == 200
     assert_nothing_left(gateway)

@@ -55,6 +55,10 @@ class Bootstraps:
         self._turn += 1
         return ranks[self._turn % len(ranks)]
 
+    def forget_all(self) -> None:
+        """The fleet has changed: engines may have been started anew."""
+        self._known.clear()
+
     def forget(self, address: str) -> None:
         """A handoff has failed: the engine may be another one by now."""
         self._known.pop(address, None)

@@ -161,6 +161,7 @@ class Worker:
     def set_fleet(self, update: FleetUpdate) -> None:
         """Route by a new snapshot."""
         self._services.encodings.fleet_changed(update.snapshot.instances)
+        self._services.bootstraps.forget_all()
         targets = self._targets.update(update)
         self._services.circuits.fleet_changed(update.snapshot.instances, targets)
         view = FleetView(update.snapshot, targets, self._rules)
