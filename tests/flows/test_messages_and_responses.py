@@ -181,6 +181,15 @@ def test_tokens_are_counted_as_one_engine_counts_them(engines: Engines, gateway:
     assert legs(found) == ["prefill"]
 
 
+def test_tools_that_an_engine_runs_keep_it_at_one_engine(engines: Engines, gateway: Gateway) -> None:
+    for kind, taken in (("function", ["prefill", "decode"]), ("code_interpreter", ["decode"])):
+        tool = {"type": kind, "name": "f", "parameters": {}} if kind == "function" else {"type": kind, "container": "x"}
+        body = responses(input_image(1), INPUT_TEXT, tools=[tool], tool_choice="none")
+        found = post(gateway.url, RESPONSES, body)
+        assert comparable(found) == comparable(post(engines[PLAIN].url, RESPONSES, body))
+        assert [leg for leg in legs(found) if leg != "encode"] == taken
+
+
 def test_answers_through_a_kv_store(tmp_path: Path) -> None:
     roles = {Role.ENCODE: 1, Role.PREFILL: 1, Role.DECODE: 1}
     thinking = {"type": "enabled", "budget_tokens": 1024}

@@ -102,7 +102,7 @@ class Gateway:
                 context.forwarded = self._forwarding.lines(request.headers)
                 if view.stream and services.settings.stream_keepalive:
                     keepalive = Keepalive(context, services.settings.stream_keepalive)
-                narrow = view.previous or not surface.staged
+                narrow = view.alone or view.previous or not surface.staged
                 routes = partial(self._narrowed, view) if narrow else partial(self._plain.routes, view.model)
                 await dispatch(context, routes)
             status = context.status
@@ -148,7 +148,7 @@ class Gateway:
             holder = self._holder(view.previous, "previous_response_id")
             return Routes((), (holder,), (), routes.max_model_len)
         assert self._fitting is not None
-        return self._fitting.any_of(model)
+        return self._fitting.answering(model) if view.alone else self._fitting.rendering(model)
 
     def _only_model(self) -> str:
         """The model of a request that names none. Raises `ApiError`."""

@@ -97,6 +97,15 @@ def test_prefills_body_is_one_token_of_the_same_prompt() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("tools", "alone"), [
+    (None, False), ([], False), ([{"type": "function", "name": "f"}, {"type": "custom"}], False),
+    ([{"type": "function"}, {"type": "web_search_preview"}], True), ([{"type": "mcp", "server_label": "x"}], True),
+    ([{}], True),
+])  # fmt: skip
+def test_tools_that_an_engine_runs_keep_it_at_one_engine(tools: object, alone: bool) -> None:
+    assert read({"model": "m", "input": "x", "tools": tools}).alone is alone
+
+
 @given(st.sampled_from((b"", b" \n\t")), st.integers(0, 100_000))
 def test_a_leg_names_its_answer(before: bytes, size: int) -> None:
     body = {"input": "x" * size, "model": "m"}
@@ -153,6 +162,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
             "max_output_tokens": JSON_VALUES,
             "instructions": JSON_VALUES,
             "vllm_xargs": JSON_VALUES,
+            "tools": JSON_VALUES,
         },
     )
 )

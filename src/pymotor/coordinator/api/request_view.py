@@ -59,6 +59,7 @@ class RequestView:
     """One generating request: its fields and what was read of them."""
 
     __slots__ = (
+        "alone",
         "answer_limit",
         "answer_tokens",
         "body",
@@ -93,6 +94,8 @@ class RequestView:
         self.media: list[MediaItem] = []
         self.prompts: list[msgspec.Raw] = []
         """The prompts of a completions request with several; empty for one."""
+        self.alone = False
+        """Whether one engine has to compute all of it."""
         self.previous = ""
         """The id of the stored response that a Responses request goes on from; empty for none."""
 

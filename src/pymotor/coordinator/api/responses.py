@@ -37,7 +37,13 @@ _SILENT = frozenset((
 ))  # fmt: skip
 _LAST = ("response.completed", "response.incomplete", "response.failed")
 _LAST_LINES = tuple(f"event: {name}\n".encode() for name in _LAST)
+_CLIENTS_TOOLS = frozenset(("function", "custom", "namespace"))
+"""Kinds of tools that the client runs; an engine runs the others itself."""
 _ID = re.compile(r"resp_[0-9a-f]{32}([0-9a-f]{16})")
+
+
+class _Tool(msgspec.Struct):
+    type: str = ""
 
 
 class _Item(msgspec.Struct):
@@ -45,6 +51,7 @@ class _Item(msgspec.Struct):
     output: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_tools = msgspec.json.Decoder(list[_Tool] | None)
 _items = msgspec.json.Decoder(list[_Item])
 _parts = msgspec.json.Decoder(list[Part | str])
 _strings = msgspec.json.Decoder(str | None)
@@ -78,6 +85,7 @@ def read_response(surface: Surface, body: bytes, trusted: bool) -> RequestView:
             view.previous = _strings.decode(fields["previous_response_id"]) or ""
         except UNREADABLE as error:
             raise invalid("previous_response_id must be a string", "previous_response_id") from error
+    view.alone = "tools" in fields and _runs_tools(fields["tools"])
     raw = fields.get("input")
     if raw is None:
         raise invalid("input is required", "input")
@@ -91,6 +99,15 @@ def read_response(surface: Surface, body: bytes, trusted: bool) -> RequestView:
     texts = [fields[name] for name in ("input", "instructions", "tools") if name in fields]
     view.prompt_tokens = text_tokens(texts, media_bytes) + media_tokens
     return view
+
+
+def _runs_tools(raw: msgspec.Raw) -> bool:
+    """Whether the engine may run tools and go on by itself. vLLM then takes the handoff's parameters for each of its
+    turns, when the blocks they name are long another request's."""
+    try:
+        return any(tool.type not in _CLIENTS_TOOLS for tool in _tools.decode(raw) or ())
+    except UNREADABLE as error:
+        raise invalid(f"tools must be a list of objects with a type: {error}", "tools") from error
 
 
 def _read_items(view: RequestView, raw: msgspec.Raw, trusted: bool) -> None:
