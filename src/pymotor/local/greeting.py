@@ -10,10 +10,10 @@ import zlib
 from typing import Any
 
 
-def first_request(model: str, *, with_image: bool) -> dict[str, Any]:
-    """A chat completion; with an image where the fleet takes images."""
+def first_request(model: str, *, with_image: bool, side: int = 64) -> dict[str, Any]:
+    """A chat completion; with an image, `side` pixels high and wide, where the fleet takes images."""
     text = {"type": "text", "text": "What is the text in the illustrate?"}
-    image = {"type": "image_url", "image_url": {"url": sample_image_url()}}
+    image = {"type": "image_url", "image_url": {"url": sample_image_url(side)}}
     return {
         "model": model,
         "messages": [

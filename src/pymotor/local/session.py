@@ -141,7 +141,9 @@ class Session:
             )
         )
         if self._request.first_request:
-            self._show(await ask(url, request))
+            # Not the image that is printed: that one is to be seen going through an encoder, too.
+            own = first_request(model, with_image=plan.takes_images, side=96)
+            self._show(await ask(url, own))
         self._was_ready = True
         if self.on_ready is not None:
             self._console = None
