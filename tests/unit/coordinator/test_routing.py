@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymotor.coordinator.http.upstream_pool import SharedState
+from pymotor.coordinator.pairing import AUTOMATIC, PairingRules
 from pymotor.coordinator.routing import FleetView
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
@@ -76,14 +77,14 @@ def ledger(rows: int) -> Ledger:
 async def view_of() -> Iterator[object]:
     """Make the view of a fleet."""
 
-    def make(*instances: Instance) -> FleetView:
+    def make(*instances: Instance, rules: PairingRules = AUTOMATIC) -> FleetView:
         book = ledger(64)
         endpoints = [(endpoint, owner) for owner in instances for endpoint in owner.endpoints]
         targets = {
             endpoint.id: Target(endpoint, owner, book, row, 1, SharedState())
             for row, (endpoint, owner) in enumerate(endpoints)
         }
-        return FleetView(FleetSnapshot(instances=instances), targets)
+        return FleetView(FleetSnapshot(instances=instances), targets, rules)
 
     return make
 
@@ -127,6 +128,62 @@ def test_only_what_can_pair_is_paired(view_of: object) -> None:
     found = names(view_of(instance("prefill-0"), instance("decode-0"), other))
     assert found == ([("prefill-0", "decode-0")], [], [])
     assert names(view_of(instance("prefill-0"), other))[0] == []
+
+
+def by(dialect: KVDialect, name: str, connector: str = "", bootstrap: str = "", **changes: object) -> Instance:
+    """An instance that hands over by this dialect."""
+    role = Role(name.partition("-")[0])
+    kv = KVTransfer(
+        connector=connector or f"{dialect.value}-connector",
+        dialect=dialect,
+        produces=role is Role.PREFILL,
+        consumes=role is Role.DECODE,
+        bootstrap=bootstrap,
+    )
+    return instance(name, kv=kv, **changes)
+
+
+def test_old_and_new_engines_are_two_pairs_beside_each_other(view_of: object) -> None:
+    assert callable(view_of)
+    old = [instance(name, pairing="engine=1") for name in ("prefill-0", "decode-0")]
+    new = [instance(name, pairing="engine=2") for name in ("prefill-1", "decode-1")]
+    assert names(view_of(*old, *new))[0] == [("prefill-0", "decode-0"), ("prefill-1", "decode-1")]
+    alone = names(view_of(*old, new[0]))
+    assert alone == ([("prefill-0", "decode-0")], [], [])
+
+
+@pytest.mark.parametrize("dialect", KVDialect)
+def test_every_dialect_has_its_pair_and_its_rules(view_of: object, dialect: KVDialect) -> None:
+    assert callable(view_of)
+    fleet = (by(dialect, "prefill-0"), by(dialect, "decode-0"))
+    assert names(view_of(*fleet)) == ([("prefill-0", "decode-0")], [], [])
+    assert view_of(*fleet).has(dialect)
+    forbidden = view_of(*fleet, rules=PairingRules("single_node"))
+    assert names(forbidden) == ([], [], ["prefill-0", "decode-0"])
+    assert not forbidden.has(dialect)
+
+
+def test_each_connector_pairs_with_its_like_only(view_of: object) -> None:
+    assert callable(view_of)
+    fleet = [
+        by(dialect, f"{role}-{number}") for number, dialect in enumerate(KVDialect) for role in ("prefill", "decode")
+    ]
+    assert names(view_of(*fleet))[0] == [(f"prefill-{number}", f"decode-{number}") for number in range(len(KVDialect))]
+
+
+def test_prefill_engines_with_their_own_bootstrap_servers_stand_in_for_each_other(view_of: object) -> None:
+    assert callable(view_of)
+    prefills = [by(KVDialect.PAIRED, f"prefill-{n}", bootstrap=f"http://10.0.0.{n}:8998") for n in range(2)]
+    view = view_of(*prefills, by(KVDialect.PAIRED, "decode-0"))
+    assert names(view)[0] == [("prefill-0+prefill-1", "decode-0")]
+
+
+@pytest.mark.parametrize(("connector", "by_room"), [("MooncakeConnector", False), ("sglang-mooncake", True)])
+def test_paired_legs_meet_as_their_engine_wants(view_of: object, connector: str, by_room: bool) -> None:
+    assert callable(view_of)
+    view = view_of(*(by(KVDialect.PAIRED, name, connector) for name in ("prefill-0", "decode-0")))
+    (pair,) = view.routes["m"].pairs
+    assert (pair.connector, pair.joins_by_room) == (connector, by_room)
 
 
 @pytest.mark.parametrize("state", [state for state in InstanceState if state is not InstanceState.ACTIVE])
