@@ -86,6 +86,11 @@ class SchedulerConfig(Section):
     prefill_threshold: Count = Field(
         512, description="Tokens from which a prompt goes to prefill and decode where union instances run too."
     )
+    tokenizer_path: str = Field(
+        "",
+        description="Directory with the model's tokenizer.json: what a prompt costs is then counted in its tokens; "
+        "empty: estimated, which costs nothing.",
+    )
     engine_load_interval: NotNegative = Field(
         0,
         description="Seconds between two readings of the engines' own load, where several Coordinators share a fleet; "

@@ -143,7 +143,7 @@ class Admission:
             return False
         if not room.has_places(way.decodes, places, spared):
             return False
-        return not self._waits_for_kv(view) or room.has_kv(way.decodes, view, spared)
+        return not self._waits_for_kv(view) or room.has_kv(way.decodes, view, places, spared)
 
     async def _wait(
         self,

@@ -7,6 +7,7 @@ warning that says what happens instead.
 from __future__ import annotations
 
 from pymotor.config import Problem, UserConfig
+from pymotor.coordinator.prompt_tokenizer import why_not
 
 _COORDINATOR = "$.motor_coordinator_config"
 
@@ -55,6 +56,17 @@ def _guards(user: UserConfig, file: str) -> list[Problem]:
 def _scheduling(user: UserConfig, file: str) -> list[Problem]:
     scheduler = user.motor_coordinator_config.scheduler_config
     problems = []
+    reason = why_not(scheduler.tokenizer_path) if scheduler.tokenizer_path else None
+    if reason is not None:
+        problems.append(
+            Problem.error(
+                file,
+                f"{_COORDINATOR}.scheduler_config.tokenizer_path",
+                reason,
+                suggestion="without the key prompts are estimated",
+                value=scheduler.tokenizer_path,
+            )
+        )
     if scheduler.scheduler_type == "kv_cache_affinity":
         problems.append(
             Problem.warning(

@@ -47,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Of the first worker's metaserver, the next one's is one higher; 0: any free port."""
     prefill_threshold: int = 512
     """Prompts of at least so many tokens go through prefill and decode where union instances stand beside them."""
+    tokenizer_path: str = ""
+    """Directory of the tokenizer that counts prompts; empty: they are estimated."""
     engine_load_interval: float = 0.0
     """Seconds between readings of the engines' own load; 0: off."""
     limits: RequestLimits = RequestLimits()
@@ -105,6 +107,7 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None, callba
         callback_host=callback_host,
         metaserver_base_port=coordinator.inference_workers_config.worker_metaserver_base_port,
         prefill_threshold=scheduler.prefill_threshold,
+        tokenizer_path=scheduler.tokenizer_path,
         engine_load_interval=float(scheduler.engine_load_interval),
         limits=RequestLimits(
             encode=limits.max_running.encode,

@@ -45,6 +45,7 @@ from pymotor.coordinator.http.upstream_pool import SharedState
 from pymotor.coordinator.instruments import Instruments
 from pymotor.coordinator.metaserver import Metaserver
 from pymotor.coordinator.pairing import PairingRules
+from pymotor.coordinator.prompt_tokenizer import PromptTokenizer
 from pymotor.coordinator.routing import FleetView
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
@@ -124,6 +125,7 @@ class Worker:
             heads=ResponseHeads(server_timing=settings.server_timing, cors=settings.cors),
             callbacks=Callbacks(start.column, loop),
             bootstraps=Bootstraps(self._upstream),
+            tokenizer=PromptTokenizer.load(settings.tokenizer_path, loop) if settings.tokenizer_path else None,
         )
         self._metaserver = Metaserver(services.callbacks, services.heads, self._upstream, settings.first_token_timeout)
         self._serving_callbacks: asyncio.Task[None] | None = None

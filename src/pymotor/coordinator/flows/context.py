@@ -21,6 +21,7 @@ from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.instruments import Instruments
+from pymotor.coordinator.prompt_tokenizer import PromptTokenizer
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
 from pymotor.coordinator.recovery.circuits import Circuits
 from pymotor.coordinator.recovery.retry_budget import RetryBudget
@@ -72,6 +73,7 @@ class Services:
         "policy",
         "retry_budget",
         "settings",
+        "tokenizer",
     )
 
     def __init__(
@@ -86,8 +88,10 @@ class Services:
         heads: ResponseHeads,
         callbacks: Callbacks,
         bootstraps: Bootstraps,
+        tokenizer: PromptTokenizer | None = None,
     ) -> None:
         self.loop = loop
+        self.tokenizer = tokenizer
         self.admission = admission
         self.settings = settings
         self.ledger = ledger

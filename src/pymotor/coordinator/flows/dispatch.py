@@ -27,6 +27,8 @@ async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
     to see."""
     services = context.services
     services.retry_budget.requests += 1
+    if services.tokenizer is not None:
+        await services.tokenizer.count(context.view)
     if services.settings.recompute_enabled:
         context.so_far = keep_answer(context.view)
     context.keep_body()

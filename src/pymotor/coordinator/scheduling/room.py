@@ -78,9 +78,23 @@ class Room:
 
     # -- KV cache
 
-    def has_kv(self, group: Group, view: RequestView, avoid: frozenset[str]) -> bool:
-        """Whether an endpoint of the group has a place and room for the whole KV cache of the request."""
-        return any(not self.is_full(target) and self.fits_kv(target, view) for target in _usable(group, avoid))
+    def has_kv(self, group: Group, view: RequestView, places: int, avoid: frozenset[str]) -> bool:
+        """Whether endpoints of the group that have a place also have room for the whole KV cache of the request, as
+        many times together as it has `places`; as often as fits into all of them when that is less."""
+        free = most = 0
+        for target in _usable(group, avoid):
+            capacity = self._capacity(target)
+            if capacity is None:
+                most += places
+                free += 0 if self.is_full(target) else places
+                continue
+            promise = self.promise(target, view)[0]
+            most += capacity // promise
+            if not self.is_full(target):
+                free += max(0, capacity - self._ledger.kv(target.row)) // promise
+            if free >= places:
+                return True
+        return free >= min(places, most) > 0
 
     def fits_kv(self, target: Target, view: RequestView) -> bool:
         """Whether there is room for the request's whole KV cache; where the capacity is not known there is."""
@@ -113,7 +127,7 @@ class Room:
         if longest is not None:
             answer = max(0, min(answer, longest - view.prompt_tokens))
         block = self._ledger.block(target.row) or _BLOCK_TOKENS
-        return -(-(view.prompt_tokens + answer) // block) * block, answer
+        return max(1, -(-(view.prompt_tokens + answer) // block)) * block, answer
 
     def _capacity(self, target: Target) -> int | None:
         """Tokens of KV cache that fit; vLLM keeps one block for itself. None: not known."""
