@@ -1,9 +1,9 @@
 """Prompts counted in tokens by the model's own tokenizer, where configuration names it (`tokenizer_path`).
 
-Only `tokenizer.json` is read, by the `tokenizers` library, which runs no code of the model's. What a chat template adds
-is taken for a few tokens a message; media count by their pixels as ever. Messages are counted one by one and
-remembered: of a chat that goes on only what is new costs anything. Long texts are counted in a thread, where the library
-gives other threads their turn.
+Only `tokenizer.json` is read, by the `tokenizers` library, which runs no code of the model's. What a chat template
+adds is taken for a few tokens a message; media count by their pixels as ever. Messages are counted one by one and
+remembered: of a chat that goes on only what is new costs anything. Long texts are counted in a thread, where the
+library gives other threads their turn.
 """
 
 from __future__ import annotations
