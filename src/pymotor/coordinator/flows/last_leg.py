@@ -82,7 +82,7 @@ async def _whole(
 ) -> WholeReply:
     """The whole answer, which may take as long as the request. Raises `LegFailed`."""
     reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by, until=context.whole_by)
-    if MARK in reply.body and gives_up(reply.body):
+    if MARK in reply.body and gives_up(reply.body, context.view.fields):
         raise failed(context, leg, target, Recomputed())
     if first_content is not None:
         first_content.end()
@@ -129,7 +129,7 @@ def _answer_whole(
     body = b"".join(relay.body or ())
     if not 200 <= relay.status < 300:
         raise refused(context, leg, target, relay.status, body)
-    if MARK in body and gives_up(body):
+    if MARK in body and gives_up(body, context.view.fields):
         raise failed(context, leg, target, Recomputed())
     if first_content is not None:
         first_content.end()

@@ -137,7 +137,7 @@ class Relay:
 
     def _on_events(self, data: bytes) -> None:
         """Whole events, at least one."""
-        if MARK in data and events_give_up(data):
+        if MARK in data and events_give_up(data, self._context.view.fields):
             self._give_up(Recomputed())
             return
         self._ends_well = self._surface.ends(data)

@@ -48,6 +48,7 @@ class MergedStream:
     def __init__(self, context: Context, wants_usage: bool) -> None:
         """`wants_usage`: whether the client asked for a last event with the usage of all parts."""
         self._context = context
+        self.fields = context.view.fields
         self._wants_usage = wants_usage
         self._held: list[bytes] = []
         self._shared: Fields = {}
@@ -139,7 +140,7 @@ class _PartReceiver:
         end = whole_events(data)
         self._tail = data[end:]
         self._ends_well = ends_with_done(data[:end])
-        if MARK in data and events_give_up(data[:end]):
+        if MARK in data and events_give_up(data[:end], self._merged.fields):
             self.done.set_exception(Recomputed())
             return
         try:

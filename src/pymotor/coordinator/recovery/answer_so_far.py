@@ -268,7 +268,7 @@ def body_without_token_ids(body: bytes) -> bytes:
     """The same of a whole reply, which is returned as it is where it cannot be read."""
     try:
         return msgspec.json.encode(_nulled(msgspec.json.decode(body)))
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return body
 
 

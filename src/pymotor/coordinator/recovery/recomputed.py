@@ -7,6 +7,7 @@ that looks whole.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from pymotor.coordinator.api.events import data_of, events_of
 from pymotor.coordinator.http.exchange import UpstreamError
 
 RECOMPUTED = "recomputed"
+_STOPS = ("stop", "stop_sequences")
 MARK = b'"recomputed"'
 """Without these bytes no answer is given up. Inside of a JSON string they cannot stand: the quotes would be escaped;
 a string that is nothing else, as a word generated, can be."""
@@ -30,17 +32,20 @@ class Recomputed(UpstreamError):
         super().__init__("it had no room left for the answer and gave it up")
 
 
-def gives_up(body: bytes) -> bool:
-    """Whether a whole reply that has `MARK` in it is an answer given up."""
+def gives_up(body: bytes, fields: Mapping[str, msgspec.Raw]) -> bool:
+    """Whether a whole reply that has `MARK` in it is an answer given up; `fields` are the request's, which may name
+    the word as a place to stop at."""
+    if any(name in fields and MARK in bytes(fields[name]) for name in _STOPS):
+        return False
     try:
         return _given_up(msgspec.json.decode(body))
     except UNREADABLE:
         return False
 
 
-def events_give_up(events: bytes) -> bool:
+def events_give_up(events: bytes, fields: Mapping[str, msgspec.Raw]) -> bool:
     """The same for whole events of a stream."""
-    return any(MARK in event and gives_up(data_of(event)) for event in events_of(events))
+    return any(MARK in event and gives_up(data_of(event), fields) for event in events_of(events))
 
 
 def _given_up(answer: Any) -> bool:
