@@ -152,12 +152,12 @@ class Encodings:
         return found.encoding
 
     def _remember(self, key: ItemKey, part: Part, encoding: Encoding) -> None:
-        # A part is a view of the whole request: a copy lets the rest of it go.
-        copied = {name: raw.copy() for name, raw in part.items()}
-        size = _ITEM_BYTES + sum(map(len, key.options)) + sum(len(memoryview(raw)) for raw in copied.values())
         self._drop(key)
+        size = _ITEM_BYTES + sum(map(len, key.options)) + sum(len(memoryview(raw)) for raw in part.values())
         if not self._reuse_seconds or size > self._reuse_bytes:
             return
+        # A part is a view of the whole request: a copy lets the rest of it go.
+        copied = {name: raw.copy() for name, raw in part.items()}
         self._size += size
         self._remembered[key] = _Remembered(copied, encoding, size, self._loop.time() + self._reuse_seconds)
         while self._size > self._reuse_bytes:
