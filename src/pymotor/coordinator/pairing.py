@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pymotor.fleet import Instance, KVDialect
+from pymotor.fleet import Instance, KVDialect, Role
+from pymotor.fleet.dialects import SGLANG_CONNECTOR
 
 _FORCED: Mapping[str | None, frozenset[KVDialect]] = {
     "single_node": frozenset(),
@@ -59,6 +60,14 @@ class PairingRules(msgspec.Struct, frozen=True):
                 "set api_config.coordinator_api_host to an address of this machine"
             )
         return ""
+
+
+def answers_alone(instance: Instance) -> bool:
+    """Whether it computes whole requests: an SGLang engine that was started for one stage refuses them."""
+    kv = instance.kv
+    if instance.role in (Role.PREFILL, Role.DECODE):
+        return kv is None or not kv.connector.startswith(SGLANG_CONNECTOR)
+    return instance.role is Role.UNION
 
 
 AUTOMATIC = PairingRules()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from pymotor.coordinator.pairing import AUTOMATIC, PairingRules
+from pymotor.coordinator.pairing import AUTOMATIC, PairingRules, answers_alone
 from pymotor.fleet import EndpointState, FleetSnapshot, Instance, Role, can_hand_over_embeddings
 
 
@@ -48,12 +50,30 @@ def readiness(snapshot: FleetSnapshot | None, rules: PairingRules = AUTOMATIC) -
     degraded: list[str] = []
     for model, instances in by_model.items():
         able = [instance for instance in instances if takes_legs(instance)]
-        if any(instance.role is not Role.ENCODE for instance in able):
+        if any(map(answers_alone, able)) or _has_pair(able, rules):
             served.append(model)
             degraded += [f"{model}: {lack}" for lack in _shortcomings(instances, able, rules)]
         else:
-            missing.append(f"{model}: no {_computing_roles(instances)} instance is active{_why(instances)}")
+            missing.append(f"{model}: {_lack(instances, able, rules)}")
     return Readiness(models=tuple(served), missing=tuple(missing), degraded=tuple(degraded))
+
+
+def _has_pair(able: list[Instance], rules: PairingRules) -> bool:
+    decodes = [instance for instance in able if instance.role is Role.DECODE]
+    prefills = (instance for instance in able if instance.role is Role.PREFILL)
+    return any(not rules.obstacle(prefill, decode) for prefill in prefills for decode in decodes)
+
+
+def _lack(instances: list[Instance], able: list[Instance], rules: PairingRules) -> str:
+    """What a model that cannot be served lacks."""
+    halves = [instance for instance in able if instance.role is not Role.ENCODE]
+    if not halves:
+        return f"no {_computing_roles(instances)} instance is active{_why(instances)}"
+    prefills, decodes = ([one for one in halves if one.role is role] for role in (Role.PREFILL, Role.DECODE))
+    reasons = _unpaired(prefills, decodes, rules)
+    if reasons:
+        return "; ".join(reasons)
+    return f"{', '.join(one.name for one in halves)} cannot answer without the other stage{_why(instances, halves)}"
 
 
 def _computing_roles(instances: list[Instance]) -> str:
@@ -63,9 +83,9 @@ def _computing_roles(instances: list[Instance]) -> str:
     return " or ".join(names)
 
 
-def _why(instances: list[Instance]) -> str:
-    """The instances that could answer but do not, with state and fault."""
-    waiting = [instance for instance in instances if instance.role is not Role.ENCODE]
+def _why(instances: list[Instance], able: Sequence[Instance] = ()) -> str:
+    """The instances beside those `able` that could answer but do not, with state and fault."""
+    waiting = [one for one in instances if one.role is not Role.ENCODE and one not in able]
     if not waiting:
         return ""
     return " (" + "; ".join(_condition(instance) for instance in waiting) + ")"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from pymotor.coordinator.pairing import AUTOMATIC, PairingRules
+from pymotor.coordinator.pairing import AUTOMATIC, PairingRules, answers_alone
 from pymotor.coordinator.scheduling.encoder_choice import EncoderChoice
 from pymotor.coordinator.scheduling.target import Group, Target
 from pymotor.fleet import (
@@ -115,8 +115,8 @@ def _routes(instances: Sequence[Instance], targets: Mapping[str, Target], rules:
     singles = _singles(by_role[Role.UNION], Role.UNION, encoders, targets)
     leftovers: list[Single] = []
     if not pairs:
-        leftovers = _singles(by_role[Role.PREFILL], Role.PREFILL, encoders, targets)
-        leftovers += _singles(by_role[Role.DECODE], Role.DECODE, encoders, targets)
+        for role in (Role.PREFILL, Role.DECODE):
+            leftovers += _singles([one for one in by_role[role] if answers_alone(one)], role, encoders, targets)
     lengths = [instance.max_model_len for instance in instances if instance.max_model_len is not None]
     return Routes(pairs, singles, leftovers, min(lengths, default=None))
 

@@ -10,7 +10,7 @@ from sample_fleets import DECODE, ENCODE, PREFILL, UNION, fleet, instance, kv
 
 from pymotor.coordinator.pairing import PairingRules
 from pymotor.coordinator.readiness import readiness
-from pymotor.fleet import Endpoint, EndpointState, FleetSnapshot, InstanceState, KVDialect, Role
+from pymotor.fleet import Endpoint, EndpointState, FleetSnapshot, Instance, InstanceState, KVDialect, Role
 
 STARTING = InstanceState.INITIAL
 
@@ -152,6 +152,20 @@ def test_what_keeps_prefill_and_decode_apart_is_named(changes: dict[str, Any], t
     (line,) = readiness(fleet(prefill, decode)).degraded
     assert line.startswith("tiny: no prefill and decode instance work together: ")
     assert told in line
+
+
+def test_a_stage_of_sglang_serves_nobody_alone() -> None:
+    def half(role: Role, **changes: Any) -> Instance:
+        transfer = msgspec.structs.replace(kv(role, KVDialect.PAIRED), connector="sglang-mooncake")
+        return instance(f"{role.value}-0", role, kv=transfer, **changes)
+
+    whole = readiness(fleet(half(Role.PREFILL), half(Role.DECODE)))
+    assert (whole.models, whole.degraded) == (("tiny",), ())
+    lost = readiness(fleet(half(Role.PREFILL), half(Role.DECODE, state=InstanceState.INACTIVE, fault="killed")))
+    assert lost.missing == ("tiny: prefill-0 cannot answer without the other stage (decode-0 is inactive: killed)",)
+    apart = readiness(fleet(half(Role.PREFILL), half(Role.DECODE, pairing="engine=2")))
+    assert "differs" in apart.missing[0]
+    assert not apart.ready
 
 
 def test_of_an_upgrade_only_whoever_is_alone_is_named() -> None:

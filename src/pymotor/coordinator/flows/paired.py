@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.bootstraps import DEFAULT_PORT
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.decode_leg import DECODE, decode_body, spare_prefill
@@ -27,6 +28,10 @@ from pymotor.coordinator.routing import Pair
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
 
+_PATHS_WITH_ROOMS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
+"""Whose requests SGLang lets have a `bootstrap_room`."""
+
+
 class _Meeting(NamedTuple):
     """How two legs find each other: members of their bodies, as JSON text."""
 
@@ -40,6 +45,12 @@ async def paired(context: Context, pair: Pair, finish: Finish[Result]) -> Result
     """Send the request to a prefill and a decode endpoint of `pair`; `finish` runs decode and its result is the
     result. Raises `LegFailed`, `ApiError`."""
     services = context.services
+    if pair.joins_by_room and context.view.surface.path not in _PATHS_WITH_ROOMS:
+        raise ApiError(
+            501,
+            f"{context.label} cannot be answered by SGLang engines for prefill and decode; use /v1/chat/completions",
+            code="not_supported",
+        )
     prefill_charge = reserve_prefill(context, pair.prefills)
     decode_charge = reserve_decode(context, pair.decodes)
     prefill, decode = prefill_charge.target, decode_charge.target
