@@ -27,7 +27,6 @@ from pymotor.coordinator.http.exchange import UpstreamError
 from pymotor.coordinator.routing import Pair
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
-
 _PATHS_WITH_ROOMS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 """Whose requests SGLang lets have a `bootstrap_room`."""
 
