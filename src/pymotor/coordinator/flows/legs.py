@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from pymotor.coordinator.api.errors import UNREADABLE, ApiError
+from pymotor.coordinator.api.errors import UNREADABLE, ApiError, message_of
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.http.exchange import EngineStreamError, Receiver, StaleConnection, UpstreamError
 from pymotor.coordinator.http.replies import WholeReply
@@ -74,28 +74,9 @@ class LegFailed(Exception):
         if self.reason == "timeout":
             return ApiError(504, f"{where} did not answer in time", code="engine_timeout")
         if self.status:
-            return ApiError(502, f"{where} failed: {_engine_message(self.body)}", code="engine_error")
+            reason = message_of(self.body)[:500] or "no reason given"
+            return ApiError(502, f"{where} failed: {reason}", code="engine_error")
         return ApiError(502, f"{where} failed: {self}", code="engine_unreachable")
-
-
-class _EngineError(msgspec.Struct):
-    message: str = ""
-
-
-class _EngineErrorBody(msgspec.Struct):
-    error: _EngineError | str | None = None
-    message: str = ""
-
-
-def _engine_message(body: bytes) -> str:
-    try:
-        parsed = msgspec.json.decode(body, type=_EngineErrorBody)
-    except UNREADABLE:
-        return "no reason given"
-    if isinstance(parsed.error, str):
-        return parsed.error[:500]
-    found = parsed.error.message if parsed.error is not None else parsed.message
-    return found[:500] or "no reason given"
 
 
 def head_start(target: Target, path: bytes) -> bytes:
