@@ -16,9 +16,11 @@ from typing import Any
 import httpx
 import plain_http
 import pytest
+from answers import CHAT, Asked
 from fleet_under_test import MODEL, PLAIN, Engines, Gateway, Role
 from images import image
 from processes import wait_until
+from random_requests import some
 
 MESSAGES, RESPONSES, COUNT = "/v1/messages", "/v1/responses", "/v1/messages/count_tokens"
 _VARYING = re.compile(r'"(id|item_id|created_at|created|cached_tokens)":("[^"]*"|[0-9.]+)')
@@ -157,6 +159,65 @@ def test_answers_through_other_fleets(
     for name in ("messages: an image", "responses: an image", "messages: text", "responses: text"):
         path, body, _ = ASKED[name]
         assert comparable(post(gateway.url, path, body)) == comparable(post(engines[PLAIN].url, path, body))
+    gateway.wait_until_idle()
+
+
+def converted(asked: Asked, path: str) -> dict[str, Any]:
+    """The body that says on this path what a chat says; always with one right answer."""
+    chat = asked.body
+    most = chat.get("max_tokens", chat.get("max_completion_tokens"))
+    fields: dict[str, Any] = {"model": MODEL, "stream": chat.get("stream", False), "temperature": 0}
+    turns = [(turn["role"], turn["content"]) for turn in chat["messages"]]
+    text_kind, to_image = ("text", as_block) if path == MESSAGES else ("input_text", as_input)
+
+    def content(said: Any) -> Any:
+        if isinstance(said, str):
+            return said
+        return [
+            {"type": text_kind, "text": part["text"]} if part["type"] == "text" else to_image(part) for part in said
+        ]
+
+    if path == MESSAGES:
+        fields["max_tokens"] = most
+        if turns[0][0] == "system":
+            fields["system"] = turns.pop(0)[1]
+        fields["messages"] = [{"role": role, "content": content(said)} for role, said in turns]
+        return fields
+    fields |= {"max_output_tokens": most, "ignore_eos": chat.get("ignore_eos", False)}
+    fields |= {name: chat[name] for name in ("seed", "temperature") if "seed" in chat}
+    fields["input"] = [{"role": role, "content": content(said)} for role, said in turns]
+    return fields
+
+
+def as_block(part: dict[str, Any]) -> dict[str, Any]:
+    """A chat's image as Anthropic has it."""
+    media_type, _, data = part["image_url"]["url"].removeprefix("data:").partition(";base64,")
+    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+
+
+def as_input(part: dict[str, Any]) -> dict[str, Any]:
+    """A chat's image as Responses have it."""
+    return {"type": "input_image", "image_url": part["image_url"]["url"]}
+
+
+async def test_random_conversations(engines: Engines, gateway: Gateway) -> None:
+    chats = [asked for asked in some(160) if asked.path == CHAT]
+    asked = [(path, converted(chat, path)) for chat in chats for path in (MESSAGES, RESPONSES)]
+    turns = asyncio.Semaphore(24)
+
+    async with httpx.AsyncClient(verify=plain_http.CONTEXT, timeout=60) as client:
+
+        async def one(url: str, path: str, body: dict[str, Any]) -> object:
+            async with turns:
+                return comparable(await client.post(url + path, json=body))
+
+        async def all_at(url: str) -> list[object]:
+            return await asyncio.gather(*(one(url, path, body) for path, body in asked))
+
+        found, expected = await all_at(gateway.url), await all_at(engines[PLAIN].url)
+    different = [request for request, one, other in zip(asked, found, expected, strict=True) if one != other]
+    assert not different, min(map(json.dumps, different), key=len)[:2000]
+    assert sum(answer[0] == 200 for answer in expected if isinstance(answer, tuple)) == len(asked)
     gateway.wait_until_idle()
 
 
