@@ -1,1 +1,1 @@
-"""The OpenAI surface: request view, error objects, server-sent events."""
+"""The OpenAI and Anthropic surfaces: requests read, streams told apart, error objects, headers passed on."""
