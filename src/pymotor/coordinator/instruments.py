@@ -66,7 +66,7 @@ class Instruments:
         )
         self.carried_on = registry.counter(
             "pymotor_broken_streams_total",
-            "Streams that broke off after content, by what became of them: carried_on, completed, given_up, impossible.",
+            "Streams that broke off: carried_on, completed (only the end was missing), given_up, impossible.",
             ("outcome",),
         )
         self._circuits = registry.gauge(
