@@ -10,11 +10,12 @@ come has to be closed, or it waits for ever.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 from pymotor.coordinator.api.errors import ServiceUnavailable
 from pymotor.coordinator.api.responses import response_id
 from pymotor.coordinator.callbacks import Awaited
-from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.context import Beside, Context
 from pymotor.coordinator.flows.decode_leg import DECODE, decode_body, spare_prefill
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.encoded_media import EncodedMedia
@@ -53,6 +54,7 @@ async def callback(context: Context, pair: Pair, finish: Finish[Result]) -> Resu
         body = decode_body(context, media, _HANDOFF % url.encode())
         with services.callbacks.expect(engine_ids(context, decode, leg_id)) as awaited:
             prefill = _Prefill(context, pair, prefill_charge, media, leg_id, awaited)
+            context.beside = Beside(PREFILL, prefill_charge.target, monotonic())
             return await beside(
                 services.loop,
                 finish(context, DECODE, decode, body, leg_id, None, None),
@@ -64,6 +66,7 @@ async def callback(context: Context, pair: Pair, finish: Finish[Result]) -> Resu
             spare_prefill(context, failure, prefill.charge.target)
         raise
     finally:
+        context.beside = None
         charge = prefill_charge if prefill is None else prefill.charge
         if charge.open:
             charge.end()
@@ -98,6 +101,7 @@ class _Prefill:
         self._media = media
         self._leg_id = leg_id
         self._awaited = awaited
+        self._until = monotonic() + context.services.settings.first_token_timeout
         self.charge = charge
         """On the endpoint that has the leg; another one's after a change. The flow ends it where this does not."""
         self.done = False
@@ -114,9 +118,11 @@ class _Prefill:
             raise failed(context, DECODE, decode_charge.target, late) from error
         members = b'"kv_transfer_params":%b,' % _parameters(self._awaited)
         while True:
+            if context.beside is not None:
+                context.beside = Beside(PREFILL, self.charge.target, monotonic())
             body = prefill_body(context, self._media, members)
             try:
-                await whole_leg(context, PREFILL, self.charge.target, body, self._leg_id)
+                await whole_leg(context, PREFILL, self.charge.target, body, self._leg_id, until=self._until)
             except LegFailed as failure:
                 if not await self._go_elsewhere(failure):
                     raise

@@ -7,6 +7,7 @@ import binascii
 import os
 from collections.abc import Sequence
 from time import monotonic
+from typing import NamedTuple
 
 import msgspec
 
@@ -128,6 +129,15 @@ class Services:
         return self.policy.choose(group, avoid) or self.policy.choose(group, frozenset()) or group.targets[0]
 
 
+class Beside(NamedTuple):
+    """A leg that runs at the same time as the last one."""
+
+    leg: str
+    target: Target
+    since: float
+    """`monotonic()` of its beginning."""
+
+
 class Context:
     """One client's request on its way."""
 
@@ -135,6 +145,7 @@ class Context:
         "_kept_size",
         "answering",
         "avoid",
+        "beside",
         "client",
         "committed",
         "encoded",
@@ -192,6 +203,8 @@ class Context:
         """Whether the client has been sent a response's head."""
         self.opened = False
         """Whether a stream's head went out before any content; see `keepalive`."""
+        self.beside: Beside | None = None
+        """The leg that the last one waits for while both run."""
         self.status = 0
         self.legs: list[tuple[str, str, float]] = []
         """Name, instance and milliseconds of each leg so far, for `Server-Timing`."""
@@ -244,6 +257,12 @@ class Context:
 
     def note_leg(self, leg: str, target: Target, seconds: float) -> None:
         """A leg has got as far as `Server-Timing` tells."""
+        beside = self.beside
+        if beside is not None:
+            self.beside = None
+            if leg != beside.leg:
+                # It has done its part, or this one would not have got so far.
+                self.legs.append((beside.leg, beside.target.instance.name, (monotonic() - beside.since) * 1000))
         self.legs.append((leg, target.instance.name, seconds * 1000))
 
     def begin_stream(self, content_type: bytes, events: bytes) -> None:

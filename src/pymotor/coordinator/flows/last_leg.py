@@ -25,6 +25,7 @@ Finish = Callable[[Context, str, Target, Buffers, bytes, "Reservation | None", "
 (prefill's, whose KV cache has been fetched then), and the `monotonic()` time by which the request must have been
 sent. `answer` is the one whose reply is the client's answer."""
 
+_HEAD_START = 2.0
 _HANDOFF_KEYS = ("kv_transfer_params", "ec_transfer_params")
 
 
@@ -114,12 +115,19 @@ async def _streamed(
         leg_id,
         make_relay,
         send_by=send_by,
-        until=min(context.whole_by, since + context.services.settings.first_token_timeout),
+        until=min(context.whole_by, since + _patience(context)),
     )
     if relay.body is not None:
         _answer_whole(context, leg, target, relay, since, first_content)
     elif context.status == 200:
         leg_succeeded(context, leg, target, since, noted=True)
+
+
+def _patience(context: Context) -> float:
+    """Seconds until a stream's first content; a little more where it waits for another leg, whose failure is then
+    noticed first."""
+    seconds = context.services.settings.first_token_timeout
+    return seconds if context.beside is None else seconds + _HEAD_START
 
 
 def _answer_whole(

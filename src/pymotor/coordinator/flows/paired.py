@@ -7,6 +7,7 @@ id that this server names. SGLang joins them by `bootstrap_room`. Protocols: vLL
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ import msgspec
 
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.bootstraps import DEFAULT_PORT
-from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.context import Beside, Context
 from pymotor.coordinator.flows.decode_leg import DECODE, decode_body, spare_prefill
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.encoded_media import EncodedMedia
@@ -62,6 +63,7 @@ async def paired(context: Context, pair: Pair, finish: Finish[Result]) -> Result
         else:
             meeting = await _transfer(context, prefill, bootstrap, leg_id)
         body = decode_body(context, media, meeting.decode)
+        context.beside = Beside(PREFILL, prefill, monotonic())
         return await beside(
             services.loop,
             finish(context, DECODE, decode, body, leg_id, prefill_charge, None),
@@ -73,6 +75,7 @@ async def paired(context: Context, pair: Pair, finish: Finish[Result]) -> Result
         spare_prefill(context, failure, prefill)
         raise
     finally:
+        context.beside = None
         if prefill_charge.open:
             prefill_charge.end()
         decode_charge.end()
