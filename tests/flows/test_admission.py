@@ -175,6 +175,27 @@ def test_a_worker_that_dies_gives_its_places_and_its_place_in_line_back(union: E
         assert again.reply().status == 200
 
 
+def test_an_endpoints_charge_grows_with_the_answer(union: Engines) -> None:
+    union.restore()
+    with Gateway(union) as gateway, ExitStack() as clients:
+        charges: list[float] = []
+        for events in (12, 12 + 64, 12 + 128):
+            before = sum(load for load, _ in gateway.loads().values())
+            union["union-0"].fail(f"stall:after={events},count=1")
+            connection = clients.enter_context(RawConnection(gateway.port))
+            body = text_chat("grows", stream=True, max_tokens=400, ignore_eos=True)
+            connection.send(post(json.dumps(body).encode()))
+            received = b""
+            while received.count(b"data: ") < events:
+                piece = connection.socket.recv(65536)
+                assert piece, "the stream goes on"
+                received += piece
+            charges.append(sum(load for load, _ in gateway.loads().values()) - before)
+        assert [round(charge - charges[0], 1) for charge in charges] == [0, 0.3 * 64, 0.3 * 128]
+        clients.close()
+        gateway.wait_until_idle()
+
+
 def vision_body(seed: int, tokens: int) -> bytes:
     """A stream with one image that may generate `tokens`."""
     return post(json.dumps(vision_chat(seed, stream=True, max_tokens=tokens, ignore_eos=True)).encode())
