@@ -10,6 +10,8 @@ import zlib
 def png(width: int, height: int, seed: int) -> bytes:
     """An RGB PNG whose pixels depend on `seed`."""
     rows = b"".join(b"\0" + bytes((seed * 31 + x * 7 + y) % 256 for x in range(width * 3)) for y in range(height))
+    # The seed itself, in the last pixels: those above repeat after 256.
+    rows = rows[:-4] + struct.pack(">I", seed)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
