@@ -198,6 +198,7 @@ class Relay:
             self._first_content.end()
         if context.answering is not None:
             context.answering.worked()
+            self._ungrown = data.count(b"\n\n")
         content_came(context, self._target, self.connection)
         context.note_leg(self._leg, self._target, monotonic() - self._since)
         held = self._held
