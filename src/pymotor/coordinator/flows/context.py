@@ -24,6 +24,7 @@ from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.instruments import Instruments
 from pymotor.coordinator.prompt_tokenizer import PromptTokenizer
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
+from pymotor.coordinator.recovery.carrying_on import CARRIED
 from pymotor.coordinator.recovery.circuits import Circuits
 from pymotor.coordinator.recovery.retry_budget import RetryBudget
 from pymotor.coordinator.scheduling.encodings import Encodings
@@ -237,7 +238,9 @@ class Context:
         if view.size < _LARGE:
             return
         # Copies: a raw value holds on to the whole body that it is a part of.
-        small = {name: bytes(raw) for name, raw in view.fields.items() if len(memoryview(raw)) < _SMALL}
+        small = {
+            name: bytes(raw) for name, raw in view.fields.items() if len(memoryview(raw)) < _SMALL or name in CARRIED
+        }
         view.fields = {name: msgspec.Raw(value) for name, value in small.items()}
         view.body = ()
         view.media = []
