@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
+import httpx
 import plain_http
 import pytest
 from answers import ask_one
@@ -134,7 +135,7 @@ def test_a_client_that_leaves_while_decode_waits(gateway: Gateway, engines: Engi
     for name in ("decode-0", "decode-1"):
         engines[name].fail("callback_never")
     body = text_chat("I will not wait")
-    with pytest.raises(plain_http.httpx.TimeoutException):
+    with pytest.raises(httpx.TimeoutException):
         plain_http.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=0.3)
     assert_nothing_left(gateway)
 
@@ -176,7 +177,7 @@ def _callback_paths(gateway: Gateway) -> set[str]:
 def _overheard(gateway: Gateway, listener: socket.socket) -> str:
     target = gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((target[0], int(target[1]))) as client:
-        body = plain_http.httpx.Request("POST", gateway.url, json=text_chat("overheard")).content
+        body = httpx.Request("POST", gateway.url, json=text_chat("overheard")).content
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         engine, _ = listener.accept()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import httpx
 import plain_http
 import pytest
 from answers import ask_one
@@ -120,6 +121,6 @@ def test_a_request_that_decode_refuses(gateway: Gateway, engines: Engines) -> No
 def test_a_client_that_leaves(gateway: Gateway, engines: Engines) -> None:
     for number in range(2):
         engines[f"prefill-{number}"].fail("hang")
-    with pytest.raises(plain_http.httpx.TimeoutException):
+    with pytest.raises(httpx.TimeoutException):
         plain_http.post(f"{gateway.url}/v1/chat/completions", json=text_chat("I will not wait"), timeout=0.3)
     assert_nothing_left(gateway)
