@@ -9,8 +9,8 @@ its own with 64 streams: the loads of all endpoints are read from `GET /instance
   python benchmarks/worker_balance.py
   python benchmarks/worker_balance.py --workers 1 4 --rounds 5 --json results.json
 
-Exit status: 0 both limits are kept (CPU time and decode's unevenness at most 1.1 times one worker's), 1 they are not or an
-answer was wrong, 2 wrong usage.
+Exit status: 0 both limits are kept (CPU time and decode's unevenness at most 1.1 times one worker's), 1 they are not
+or an answer was wrong, 2 wrong usage.
 """
 
 from __future__ import annotations
