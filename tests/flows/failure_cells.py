@@ -44,6 +44,11 @@ class Flow:
         """Whether its requests have an image."""
         return Role.ENCODE in self.roles
 
+    @property
+    def together(self) -> bool:
+        """Whether prefill and decode run at the same time."""
+        return self.kv_connector in ("MooncakeLayerwiseConnector", "MooncakeConnector", "sglang")
+
 
 FLOWS = {
     "union": Flow((Role.UNION,)),

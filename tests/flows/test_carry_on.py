@@ -209,13 +209,15 @@ def test_a_chat_without_a_limit_is_carried_on(gateway: Gateway, mended: Engines)
         assert_one_answer(stream_of(gateway.url, body), plain)
 
 
-def test_a_seed_without_temperature_0_is_not_carried_on_but_with_it_is(gateway: Gateway, mended: Engines) -> None:
+def test_an_answer_left_to_chance_is_carried_on_from_tokens_only(gateway: Gateway, mended: Engines) -> None:
+    """With logprobs it would have to be given again, and it would be another one."""
     for name in ("decode-0", "decode-1"):
         mended[name].fail("cut:after=5,count=1")
-    sampled = chat(seed=7, temperature=0.8)
-    assert_ends_in_error(stream_of(gateway.url, sampled), stream_of(mended[PLAIN].url, sampled))
-    greedy = chat(seed=7)
-    assert_one_answer(stream_of(gateway.url, greedy), stream_of(mended[PLAIN].url, greedy))
+    text = stream_of(gateway.url, chat(temperature=0.8, logprobs=True))
+    found = answer_of(text)
+    assert found.error is not None
+    assert found.error["code"] == "stream_interrupted"
+    assert found.choices[0].finish_reason is None
 
 
 INELIGIBLE: list[dict[str, object]] = [
@@ -239,11 +241,60 @@ def test_what_cannot_be_exact_ends_in_an_error(gateway: Gateway, mended: Engines
         assert_ends_in_error_or_fails(gateway, body, plain)
 
 
-def test_media_is_not_carried_on(gateway: Gateway, mended: Engines) -> None:
+REPEATED: list[dict[str, object]] = [
+    *(fields for fields in INELIGIBLE if "stream_options" not in fields),
+    {"seed": 7, "temperature": 0.8},
+]
+
+
+@pytest.mark.parametrize("fault", BREAKS)
+@pytest.mark.parametrize("fields", REPEATED, ids=lambda fields: next(iter(fields)))
+def test_what_comes_out_the_same_is_asked_for_again(
+    gateway: Gateway, mended: Engines, fields: dict[str, object], fault: str
+) -> None:
+    body = chat(**fields)
+    plain = stream_of(mended[PLAIN].url, body)
+    before = carried_on(gateway)
+    mended["decode-0"].fail(f"{fault},count=1")
+    for _ in range(2):
+        assert_one_answer(stream_of(gateway.url, body), plain)
+    assert carried_on(gateway) == before + 1
+
+
+@pytest.mark.parametrize("fault", BREAKS)
+def test_with_media_it_is_asked_for_again(gateway: Gateway, mended: Engines, fault: str) -> None:
     body = {**vision_chat(77), "stream": True, "max_tokens": TOKENS, "ignore_eos": True, "return_token_ids": False}
+    mended["decode-0"].fail(f"{fault},count=1")
+    plain = stream_of(mended[PLAIN].url, body)
+    for _ in range(2):
+        assert_one_answer(stream_of(gateway.url, body), plain)
+
+
+def test_with_token_ids_and_media_it_is_asked_for_again(gateway: Gateway, mended: Engines) -> None:
+    body = {**vision_chat(78), "stream": True, "max_tokens": TOKENS, "ignore_eos": True}
     for name in ("decode-0", "decode-1"):
-        mended[name].fail("cut:after=9")
-    assert_ends_in_error(stream_of(gateway.url, body), stream_of(mended[PLAIN].url, body))
+        mended[name].fail("cut:after=9,count=1")
+    plain = stream_of(mended[PLAIN].url, body)
+    for _ in range(2):
+        assert_one_answer(stream_of(gateway.url, body), plain)
+
+
+def test_another_answer_does_not_follow_the_beginning_of_the_first(gateway: Gateway, mended: Engines) -> None:
+    """The engine that repeats gets wrong KV cache: its answer differs, so the stream ends with an error."""
+    body = chat(logprobs=True)
+    plain = stream_of(mended[PLAIN].url, body)
+    for name in ("decode-0", "decode-1"):
+        mended[name].fail("cut:after=9,count=1")
+    text = ""
+    with plain_http.stream("POST", gateway.url + CHAT, json=body, timeout=60) as reply:
+        last = Answer(200, headers=reply.headers).legs[-1][1]
+        other = "decode-1" if last == "decode-0" else "decode-0"
+        mended[other].fail("kv_drop")
+        text = "".join(reply.iter_text())
+    if answer_of(text).error is not None:
+        assert_ends_in_error(text, plain)
+    else:
+        assert_one_answer(text, plain)  # It had been repeated before the fault was there.
 
 
 def test_values_that_change_nothing_do_not_forbid_it(gateway: Gateway, mended: Engines) -> None:

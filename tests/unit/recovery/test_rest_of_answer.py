@@ -86,7 +86,7 @@ def test_no_token_is_lost_or_doubled(text: str, chat: bool, shows_ids: bool, mer
     answer = text.encode()
     view = view_of(chat, shows_ids, len(answer))
     so_far = keep_answer(view)
-    assert so_far is not None
+    assert isinstance(so_far, AnswerSoFar)
     assert so_far.shows_ids == shows_ids
     seen, source, events = b"", so_far, engine(answer, 0, chat=chat, name="first")
     taker: AnswerSoFar | RestOfAnswer = source
@@ -154,7 +154,7 @@ def test_no_token_is_lost_or_doubled(text: str, chat: bool, shows_ids: bool, mer
 def test_which_requests_can_be_carried_on(fields: dict[str, Any], possible: bool) -> None:
     body = {"model": "m", "stream": True, "temperature": 0, "messages": [{"role": "user", "content": "x"}], **fields}
     view = CHAT.read(CHAT, json.dumps(body).encode(), False)
-    assert (keep_answer(view) is not None) == possible
+    assert isinstance(keep_answer(view), AnswerSoFar) == possible
     sent = json.loads(b"".join(view.body))
     assert sent == ({**body, "return_token_ids": True} if possible else body)
 
@@ -164,7 +164,7 @@ def test_the_engine_is_asked_once(stated: bool | None, sent: bool) -> None:
     body = {"model": "m", "stream": True, "return_token_ids": stated, "prompt": "x"}
     view = COMPLETIONS.read(COMPLETIONS, json.dumps(body).encode(), False)
     so_far = keep_answer(view)
-    assert so_far is not None
+    assert isinstance(so_far, AnswerSoFar)
     assert so_far.shows_ids == (stated is True)
     assert json.loads(b"".join(view.body))["return_token_ids"] is sent
     assert b"".join(view.body).count(b"return_token_ids") == 1

@@ -1,8 +1,9 @@
 """A stream that broke off after content goes on from another engine.
 
 The rest is a request of its own, a completion whose prompt is the tokens of the prompt and of the answer so far, and
-takes whatever way the fleet offers now. The client's stream stays open meanwhile. Where it cannot be exact, or nobody
-can, the stream ends with an error event in the form of its path.
+takes whatever way the fleet offers now. Where that would not be exact, an answer that comes out the same each time is
+asked for again from its beginning, and what the client has of it is left out. The client's stream stays open
+meanwhile. Where neither is possible, or nobody can, the stream ends with an error event in the form of its path.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from pymotor.coordinator.flows.ways import choose_way, run_way
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
 from pymotor.coordinator.recovery.carrying_on import request_for_the_rest, wants_usage
 from pymotor.coordinator.recovery.pauses import pause_before
+from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer, RepeatedAnswer
 from pymotor.coordinator.recovery.rest_of_answer import RestOfAnswer, usage_event
 from pymotor.coordinator.routing import Routes
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
 
-async def carry_on(context: Context, so_far: AnswerSoFar, routes: Callable[[], Routes], failure: LegFailed) -> None:
+async def carry_on(
+    context: Context, so_far: AnswerSoFar | RepeatableAnswer, routes: Callable[[], Routes], failure: LegFailed
+) -> None:
     """End the client's stream properly, after `failure` of the leg that was streaming it: with the rest of the
     answer if anybody can give it, otherwise with an error event."""
     settings = context.services.settings
@@ -67,7 +71,13 @@ async def carry_on(context: Context, so_far: AnswerSoFar, routes: Callable[[], R
     broken_streams.child("given_up").value += 1
 
 
-def _context_of_rest(context: Context, so_far: AnswerSoFar, routes: Callable[[], Routes]) -> Context | None:
+def _context_of_rest(
+    context: Context, so_far: AnswerSoFar | RepeatableAnswer, routes: Callable[[], Routes]
+) -> Context | None:
+    if isinstance(so_far, RepeatableAnswer):
+        again = context.for_part(context.view)
+        again.repeats = True
+        return again
     try:
         longest = routes().max_model_len
     except ApiError:
@@ -78,10 +88,10 @@ def _context_of_rest(context: Context, so_far: AnswerSoFar, routes: Callable[[],
     return context.for_part(view)
 
 
-def _complete(context: Context, so_far: AnswerSoFar) -> None:
+def _complete(context: Context, so_far: AnswerSoFar | RepeatableAnswer) -> None:
     """Only the last events are missing; what they say is known."""
     last = context.view.surface.closing or b""
-    if wants_usage(context.view) and not so_far.usage_sent:
+    if isinstance(so_far, AnswerSoFar) and wants_usage(context.view) and not so_far.usage_sent:
         last = usage_event(so_far, len(so_far.tokens(all_of_them=True))) + last
     context.end_stream(last)
     context.status = 200
@@ -96,7 +106,7 @@ def _break_off(context: Context, leg: str, target: Target, told: ApiError) -> No
 class _Finish:
     """The last leg of the request for the rest: a `Finish`."""
 
-    def __init__(self, so_far: AnswerSoFar, *, chat: bool) -> None:
+    def __init__(self, so_far: AnswerSoFar | RepeatableAnswer, *, chat: bool) -> None:
         self._so_far = so_far
         self._chat = chat
 
@@ -113,19 +123,27 @@ class _Finish:
         """Write the rest behind the beginning. Raises `LegFailed`, and then the answer so far has grown."""
         since = monotonic()
         services = context.services
-        rest = RestOfAnswer(self._so_far, chat=self._chat)
+        so_far = self._so_far
+        rest = self._rest()
+        # While an answer is repeated its events come and are not shown: silence is then what counts.
+        until = min(context.whole_by, since + services.settings.first_token_timeout)
         relay = await exchange(
             context,
             leg,
             target,
             buffers,
             leg_id,
-            lambda: RestRelay(context, leg, target, first_content, self._so_far, rest),
+            lambda: RestRelay(context, leg, target, first_content, so_far, rest),
             send_by=send_by,
-            until=min(context.whole_by, since + services.settings.first_token_timeout),
+            until=None if isinstance(so_far, RepeatableAnswer) else until,
         )
         if relay.body is not None:
             if not 200 <= relay.status < 300:
                 raise refused(context, leg, target, relay.status, b"".join(relay.body))
             raise LegFailed(leg, target, "protocol", "it answered a stream with something else")
         leg_succeeded(context, leg, target, since, noted=True)
+
+    def _rest(self) -> RestOfAnswer | RepeatedAnswer:
+        if isinstance(self._so_far, RepeatableAnswer):
+            return RepeatedAnswer(self._so_far)
+        return RestOfAnswer(self._so_far, chat=self._chat)

@@ -26,6 +26,7 @@ from pymotor.coordinator.prompt_tokenizer import PromptTokenizer
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
 from pymotor.coordinator.recovery.carrying_on import CARRIED
 from pymotor.coordinator.recovery.circuits import Circuits
+from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer
 from pymotor.coordinator.recovery.retry_budget import RetryBudget
 from pymotor.coordinator.scheduling.encodings import Encodings
 from pymotor.coordinator.scheduling.ledger import Ledger
@@ -156,6 +157,7 @@ class Context:
         "label",
         "legs",
         "opened",
+        "repeats",
         "request",
         "sending",
         "services",
@@ -190,9 +192,11 @@ class Context:
         self.kept = True
         """Whether the request's body is kept until the first content, so that the request can be tried again."""
         self._kept_size = 0
+        self.repeats = False
+        """Whether the request may be sent again even after the first content."""
         self.sending: Sequence[bytes | memoryview] = ()
         """What the leg that answers is sent."""
-        self.so_far: AnswerSoFar | None = None
+        self.so_far: AnswerSoFar | RepeatableAnswer | None = None
         """What has to be known to carry the answer on when its stream breaks off; None where it cannot be."""
         self.avoid: frozenset[str] = frozenset()
         """Endpoints that failed this request."""
@@ -233,6 +237,8 @@ class Context:
 
     def drop_body(self) -> None:
         """Nobody will be sent the request again: let go of what is large in it."""
+        if self.repeats:
+            return
         self.uncount_body()
         view = self.view
         if view.size < _LARGE:

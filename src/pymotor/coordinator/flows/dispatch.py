@@ -17,6 +17,7 @@ from pymotor.coordinator.flows.several import several
 from pymotor.coordinator.flows.ways import choose_way, is_several, run_way
 from pymotor.coordinator.recovery.carrying_on import keep_answer
 from pymotor.coordinator.recovery.pauses import pause_before
+from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer
 from pymotor.coordinator.recovery.tries import BUDGET, DEADLINE, EXHAUSTED, TRIED, UNBUFFERED, Tries
 from pymotor.coordinator.routing import Pair, Routes
 
@@ -32,6 +33,10 @@ async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
     if services.settings.recompute_enabled:
         context.so_far = keep_answer(context.view)
     context.keep_body()
+    if isinstance(context.so_far, RepeatableAnswer):
+        context.repeats = context.kept
+        if not context.kept:
+            context.so_far = None
     try:
         await _until_answered(context, routes)
     finally:

@@ -13,11 +13,12 @@ from pymotor.coordinator.flows.relay import GROWTH, Relay
 from pymotor.coordinator.http.exchange import UpstreamError
 from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
+from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
 
 class _Answer(Protocol):
-    """`AnswerSoFar` or `RestOfAnswer`."""
+    """What turns an engine's events into the client's."""
 
     @property
     def verdict(self) -> UpstreamError | None: ...
@@ -31,7 +32,12 @@ class KeepingRelay(Relay):
     __slots__ = ("_so_far",)
 
     def __init__(
-        self, context: Context, leg: str, target: Target, first_content: Reservation | None, so_far: AnswerSoFar
+        self,
+        context: Context,
+        leg: str,
+        target: Target,
+        first_content: Reservation | None,
+        so_far: AnswerSoFar | RepeatableAnswer,
     ) -> None:
         super().__init__(context, leg, target, first_content)
         self._so_far = so_far
@@ -78,7 +84,7 @@ class RestRelay(KeepingRelay):
         leg: str,
         target: Target,
         first_content: Reservation | None,
-        so_far: AnswerSoFar,
+        so_far: AnswerSoFar | RepeatableAnswer,
         rest: _Answer,
     ) -> None:
         """`context` is that of the request for the rest."""

@@ -22,6 +22,7 @@ from pymotor.coordinator.api.errors import UNREADABLE
 from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
 from pymotor.coordinator.api.surface import CHAT, COMPLETIONS
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
+from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer
 
 CARRIED = frozenset((
     "model", "temperature", "top_p", "top_k", "min_p", "ignore_eos", "stop_token_ids", "logit_bias",
@@ -56,10 +57,10 @@ class _StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     continuous_usage_stats: bool | None = None
 
 
-def keep_answer(view: RequestView) -> AnswerSoFar | None:
-    """Have the engine tell token ids if the stream that `view` asks for can be carried on; None if it cannot.
-
-    Changes the view's fields and body.
+def keep_answer(view: RequestView) -> AnswerSoFar | RepeatableAnswer | None:
+    """Have the engine tell token ids if the stream that `view` asks for can be carried on from them, which changes the
+    view's fields and body. Otherwise what has to be kept to ask for the same answer again, or None where that would
+    be another one.
     """
     fields = view.fields
     surface = view.surface
@@ -72,7 +73,7 @@ def keep_answer(view: RequestView) -> AnswerSoFar | None:
         or ("stream_options" in fields and _counts_usage_in_each_event(fields["stream_options"]))
         or ("seed" in fields and not _seed_is_spent(fields))
     ):
-        return None
+        return RepeatableAnswer(usage_wanted=wants_usage(view)) if is_repeatable(view) else None
     stated = fields.get("return_token_ids")
     shows_ids = stated is not None and bytes(stated) == b"true"
     if not shows_ids:
@@ -122,6 +123,28 @@ def _seed_is_spent(fields: Fields) -> bool:
     """Whether the seed decides nothing: there is none, or the most likely token is always taken."""
     temperature = fields.get("temperature")
     return bytes(fields["seed"]) == _NULL or (temperature is not None and bytes(temperature) in _GREEDY)
+
+
+def is_repeatable(view: RequestView) -> bool:
+    """Whether the answer to `view` is the same each time: a stream of one answer, greedy or with a seed."""
+    fields = view.fields
+    if (
+        not view.stream
+        or (view.surface is not CHAT and view.surface is not COMPLETIONS)
+        or view.n > 1
+        or view.prompts
+        or ("stream_options" in fields and _counts_usage_in_each_event(fields["stream_options"]))
+    ):
+        return False
+    return is_deterministic(fields)
+
+
+def is_deterministic(fields: Fields) -> bool:
+    """Whether the fields of a request leave nothing to chance: the most likely token is always taken, or there is a
+    seed."""
+    temperature, seed = fields.get("temperature"), fields.get("seed")
+    greedy = temperature is not None and bytes(temperature) in _GREEDY
+    return greedy or (seed is not None and bytes(seed) != _NULL)
 
 
 def wants_usage(view: RequestView) -> bool:
