@@ -393,3 +393,25 @@ def test_what_is_left_of_a_pair_carries_on(gateway: Gateway, mended: Engines) ->
         mended[last].kill()
         text += "".join(pieces)
     assert_one_answer(text, stream_of(mended[PLAIN].url, body))
+
+
+@pytest.mark.parametrize("fault", BREAKS)
+def test_several_prompts_of_which_one_breaks_off(gateway: Gateway, mended: Engines, fault: str) -> None:
+    body = completion(prompt=["Once upon a time", "There was", "And then"])
+    plain = ask_one(mended[PLAIN].url, body, COMPLETIONS)
+    before = carried_on(gateway)
+    mended["decode-0"].fail(f"{fault},count=1")
+    for _ in range(2):
+        found = ask_one(gateway.url, body, COMPLETIONS)
+        assert found.comparable == plain.comparable, found.error
+        assert found.done
+    assert carried_on(gateway) >= before
+
+
+def test_several_answers_left_to_chance_end_in_an_error(gateway: Gateway, mended: Engines) -> None:
+    body = completion(prompt=["Once upon a time", "There was"], temperature=1)
+    for name in ("decode-0", "decode-1"):
+        mended[name].fail("cut:after=9")
+    found = ask_one(gateway.url, body, COMPLETIONS)
+    assert found.error is not None
+    assert found.error["code"] == "stream_interrupted"

@@ -8,6 +8,9 @@ prefill and decode by itself, and the answers become one response with the choic
 
 from __future__ import annotations
 
+import asyncio
+from itertools import count
+
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, invalid
@@ -20,6 +23,9 @@ from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.flows.several_stream import MergedStream, PartStream, Usage
 from pymotor.coordinator.flows.together import together
 from pymotor.coordinator.flows.ways import run_way
+from pymotor.coordinator.recovery.carrying_on import is_deterministic
+from pymotor.coordinator.recovery.pauses import pause_before
+from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer, RepeatedAnswer
 from pymotor.coordinator.routing import Pair
 
 _LIMIT = 256
@@ -86,7 +92,7 @@ async def _streamed(context: Context, pair: Pair, parts: list[RequestView]) -> N
     except UNREADABLE as error:
         raise invalid("stream_options must be an object", "stream_options") from error
     merged = MergedStream(context, wants_usage)
-    work = [run_way(context.for_part(part), pair, PartStream(merged, position)) for position, part in enumerate(parts)]
+    work = [_stream_part(context, pair, part, merged, position) for position, part in enumerate(parts)]
     try:
         await together(context.services.loop, work)
     except LegFailed as failure:
@@ -95,6 +101,35 @@ async def _streamed(context: Context, pair: Pair, parts: list[RequestView]) -> N
         merged.break_off(failure)
     else:
         merged.end(context.view.n)
+
+
+async def _stream_part(context: Context, pair: Pair, part: RequestView, merged: MergedStream, position: int) -> None:
+    """One answer's part of the merged stream. After the client has been sent something, a part that breaks off is
+    asked for again if it comes out the same; see `recovery.repeated_answer`. Raises `LegFailed`, `ApiError`."""
+    settings = context.services.settings
+    tries = settings.recompute_max_retry if settings.recompute_enabled and is_deterministic(part.fields) else 0
+    kept = RepeatableAnswer(usage_wanted=merged.wants_usage) if tries else None
+    repeated: RepeatedAnswer | None = None
+    avoid = context.avoid
+    for number in count():
+        piece = context.for_part(part)
+        piece.avoid = avoid
+        try:
+            await run_way(piece, pair, PartStream(merged, position, kept, repeated))
+        except LegFailed as failure:
+            if kept is None or not merged.begun or failure.clients_fault:
+                raise
+            if kept.finished:
+                return
+            kept.rewind()
+            if kept.impossible or number >= tries:
+                raise
+            avoid |= {failure.target.endpoint_id}
+            context.services.instruments.carried_on.child("carried_on").value += 1
+            await asyncio.sleep(pause_before(settings.retry_delay, number))
+            repeated = RepeatedAnswer(kept)
+        else:
+            return
 
 
 def merge(view: RequestView, bodies: list[bytes]) -> Fields:

@@ -27,6 +27,7 @@ from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Heade
 from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.http.upstream import UpstreamConnection
 from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, events_give_up
+from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer, RepeatedAnswer
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
@@ -49,7 +50,8 @@ class MergedStream:
         """`wants_usage`: whether the client asked for a last event with the usage of all parts."""
         self._context = context
         self.fields = context.view.fields
-        self._wants_usage = wants_usage
+        self.wants_usage = wants_usage
+        """Whether the client asked for a last event with the usage."""
         self._held: list[bytes] = []
         self._shared: Fields = {}
         self._usages: dict[int, Usage] = {}
@@ -90,7 +92,7 @@ class MergedStream:
     def end(self, answers_a_prompt: int) -> None:
         """All parts are whole."""
         last = DONE
-        if self._wants_usage:
+        if self.wants_usage:
             prompt = sum(u.prompt_tokens for position, u in self._usages.items() if position % answers_a_prompt == 0)
             completion = sum(usage.completion_tokens for usage in self._usages.values())
             totals = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
@@ -109,11 +111,17 @@ class _PartReceiver:
     """Receives one part's stream; `done` is set when it is over."""
 
     def __init__(
-        self, merged: MergedStream, position: int, done: asyncio.Future[None], charge: Reservation | None
+        self,
+        merged: MergedStream,
+        position: int,
+        done: asyncio.Future[None],
+        charge: Reservation | None,
+        answer: RepeatableAnswer | RepeatedAnswer | None,
     ) -> None:
         self._merged = merged
         self._position = position
         self._charge = charge
+        self._answer = answer
         self._tail = b""
         self._ends_well = False
         self.done = done
@@ -143,8 +151,12 @@ class _PartReceiver:
         if MARK in data and events_give_up(data[:end], self._merged.fields):
             self.done.set_exception(Recomputed())
             return
+        seen, verdict = data[:end], None
+        if self._answer is not None:
+            seen = self._answer.take(seen)
+            verdict = self._answer.verdict
         try:
-            for event in events_of(data[:end]):
+            for event in events_of(seen):
                 if event:
                     self._merged.take(self._position, event)
         except ErrorEvent as error:
@@ -152,6 +164,8 @@ class _PartReceiver:
         except UNREADABLE as error:
             self.done.set_exception(BadReply(f"an event is not a completion: {error}"))
         else:
+            if verdict is not None:
+                self.done.set_exception(verdict)
             if self._charge is not None and self._charge.open and self._merged.begun:
                 self._charge.end()
 
@@ -173,9 +187,18 @@ class _PartReceiver:
 class PartStream:
     """Runs decode for one part of a merged stream: a `Finish` of the pull flow."""
 
-    def __init__(self, merged: MergedStream, position: int) -> None:
+    def __init__(
+        self,
+        merged: MergedStream,
+        position: int,
+        kept: RepeatableAnswer | None,
+        repeated: RepeatedAnswer | None,
+    ) -> None:
+        """`kept` is what the client has of this part, None where that is not kept; `repeated` leaves it out of an
+        answer that is given again."""
         self._merged = merged
         self._position = position
+        self._answer = kept if repeated is None else repeated
 
     async def __call__(
         self,
@@ -196,7 +219,7 @@ class PartStream:
             target,
             body,
             leg_id,
-            lambda: _PartReceiver(self._merged, self._position, loop.create_future(), charge),
+            lambda: _PartReceiver(self._merged, self._position, loop.create_future(), charge, self._answer),
             send_by=fetch_by,
         )
         if receiver.status != 200:
