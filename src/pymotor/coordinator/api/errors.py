@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
-"""What reading a client's JSON may raise: not JSON or not of the form, not UTF-8, nested too deep."""
+"""What reading others' JSON may raise: not JSON or not of the form, not UTF-8, nested too deep."""
 
 _TYPES = {
     400: "invalid_request_error",
