@@ -157,7 +157,18 @@ class Engine:
     def in_hand(self) -> dict[str, int]:
         """What of its state is not zero though it should be when nobody asks for anything."""
         state = self.state()
-        held = ("running", "waiting", "waiting_for_kv", "transfers", "leases", "embeddings_held", "blocks_used")
+        held = (
+            "running",
+            "waiting",
+            "waiting_for_kv",
+            "transfers",
+            "leases",
+            "offers",
+            "waiting_for_offers",
+            "embeddings_moving",
+            "embeddings_held",
+            "blocks_used",
+        )
         return {name: state[name] for name in held if state[name]}
 
     def metric(self, name: str, **labels: str) -> float:

@@ -233,11 +233,20 @@ def test_a_stream_whose_body_is_gone_is_carried_on(mended: Engines, make_gateway
     assert gateway.count("pymotor_broken_streams_total", outcome="carried_on") >= 1
 
 
-def test_memory_of_bodies_is_free_while_their_answers_are_streamed(mended: Engines, make_gateway: MakeGateway) -> None:
-    gateway = make_gateway(mended, "encode-0", "prefill-0", "decode-0", config=config())
+@pytest.mark.parametrize(
+    ("sampling", "keys"),
+    [
+        pytest.param({"temperature": 1}, {}, id="a broken stream cannot be repeated"),
+        pytest.param({"temperature": 0}, {"recovery_buffer_bytes": 24 * 1024 * 1024}, id="only one fits"),
+    ],
+)
+def test_memory_of_bodies_is_free_while_their_answers_are_streamed(
+    mended: Engines, make_gateway: MakeGateway, sampling: dict[str, object], keys: dict[str, object]
+) -> None:
+    gateway = make_gateway(mended, "encode-0", "prefill-0", "decode-0", config=config(**keys))
     worker = next(child for child in psutil.Process(gateway.process.pid).children() if is_worker(child))
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + image_of(16 * 1024 * 1024)}}
-    body = text_chat(stream=True, max_tokens=4000, ignore_eos=True)
+    body = text_chat(stream=True, max_tokens=4000, ignore_eos=True, **sampling)
     body["messages"] = [{"role": "user", "content": [part, {"type": "text", "text": "what?"}]}]
     assert ask_one(gateway.url, {**body, "max_tokens": 1}).status == 200
     before = worker.memory_info().rss

@@ -62,3 +62,5 @@ def configure_logging(level: str, *, process: str) -> None:
         former.close()
     root.addHandler(handler)
     root.setLevel(name)
+    # A line for each request that it makes belongs to looking for faults, not to running.
+    logging.getLogger("httpx").setLevel(logging.DEBUG if name == "DEBUG" else logging.WARNING)
