@@ -5,6 +5,8 @@
 PYTHON ?= python3
 ENGINE ?= sim
 PORT ?= 31015
+# Most tests wait for processes, so two of them at a time disturb nobody.
+TEST_PROCESSES ?= 2
 VENV := .venv
 VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
@@ -57,7 +59,8 @@ test: lint  ## lint, then all tests but the long ones; real vLLM included where 
 	    printf '\n%s\n%s\n%s\n\n' '################################################################' \
 	        '#  REAL vLLM IS NOT TESTED: it could not be installed (above)  #' \
 	        '################################################################'; }
-	VLLM_PYTHON="$(VLLM_PYTHON)" $(BIN)/python -m pytest -m "not soak" --junit-xml=build/tests.xml
+	VLLM_PYTHON="$(VLLM_PYTHON)" $(BIN)/python -m pytest -m "not soak" --junit-xml=build/tests.xml \
+	    --numprocesses=$(TEST_PROCESSES) --dist=loadgroup --no-loadscope-reorder
 
 soak: $(DEV)  ## the long tests: chaos, fuzz, load
 	VLLM_PYTHON="$(VLLM_PYTHON)" $(BIN)/python -m pytest -m soak

@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from engines_under_test import EnginesUnderTest
+
+
+def pytest_configure() -> None:
+    """No property is judged by the time that an example takes: machines differ, and other tests run beside it."""
+    settings.register_profile("without deadline", deadline=None)
+    settings.load_profile("without deadline")
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +37,10 @@ def vllm_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnginesUn
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real vLLM last: its four engines need most of the machine, and nothing else should run beside them. Of its tests
-    those of bad handoffs at the very end: an engine whose peer died can keep a processor busy until it is restarted."""
+    """Real vLLM last and in one process: its four engines need most of the machine. Of its tests those of bad handoffs
+    at the very end: an engine whose peer died can keep a processor busy until it is restarted. All else a file at a
+    time, since the tests of a file share engines."""
     items.sort(key=lambda item: (item.get_closest_marker("vllm") is not None, "test_handoffs" in item.nodeid))
+    for item in items:
+        group = "vllm" if item.get_closest_marker("vllm") is not None else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))

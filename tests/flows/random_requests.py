@@ -87,7 +87,6 @@ def some(count: int) -> list[Asked]:
 
     @settings(
         max_examples=count,
-        deadline=None,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),

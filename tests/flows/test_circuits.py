@@ -195,13 +195,13 @@ def test_a_stream_may_take_longer_than_its_first_token(
     keys = {**config(first_token_timeout=1), "http_config": {"stream_idle_timeout": 20}}
     gateway = make_gateway(mended, "prefill-0", "decode-0", config=keys)
     mended["decode-0"].fail("split:bytes=20")
-    body = text_chat(stream=True, max_tokens=4000, ignore_eos=True)
+    body = text_chat(stream=True, max_tokens=400, ignore_eos=True)
     if not keeps_tokens:
         body["logprobs"] = True
     reply = plain_http.post(gateway.url + CHAT, json=body, timeout=60)
     answer = read_stream(reply.text, httpx.Headers())
     assert answer.error is None
-    assert len(answer.choices[0].text) == 4000
+    assert len(answer.choices[0].text) == 400
     assert failures(gateway, "decode-0") == 0
 
 

@@ -307,7 +307,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join))
 def test_any_head_is_read_or_refused(data: bytes) -> None:
     try:

@@ -237,7 +237,7 @@ any_options = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(any_options, any_options)
 def test_no_configuration_breaks_the_checks_or_the_plan(prefill: Config, decode: Config) -> None:
     """Whatever stands in engine_config: problems or a PlanError, never another fault."""

@@ -34,7 +34,7 @@ def pair(engines: Engines) -> Iterator[Pair]:
         yield Pair(producer, consumer, engines.start(), gateway)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(st.text(max_size=60).map(text), st.integers(0, 255).map(image)), min_size=1, max_size=4))
 def test_the_pair_answers_as_one_engine(pair: Pair, content: list[dict[str, Any]]) -> None:
     assert pair.tokens(content) == pair.plain.tokens(content)

@@ -96,7 +96,7 @@ options = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(workloads(), options)
 def test_scheduling_never_changes_an_answer_and_leaves_nothing(
     loads: list[tuple[list[int], tuple[MediaItem, ...]]], tight: CoreOptions
@@ -119,7 +119,7 @@ def test_preemption_happens_and_changes_nothing() -> None:
         assert each.output == answer([seed] * 20, max_tokens=30, ignore_eos=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(workloads(), options, st.randoms(use_true_random=False))
 def test_aborting_at_any_moment_leaves_nothing(
     loads: list[tuple[list[int], tuple[MediaItem, ...]]], tight: CoreOptions, chance: random.Random
@@ -180,7 +180,7 @@ def hand_over(tokens: list[int], producer: EngineCore, consumer: EngineCore) -> 
 PRODUCER = replace(ROOMY, side_channel=("host", 1), engine_id="p", num_blocks=64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompts, st.integers(0, 1_000), st.integers(0, 63))
 def test_decode_depends_on_every_word_it_was_given_and_on_nothing_else(
     tokens: list[int], position: int, bit: int

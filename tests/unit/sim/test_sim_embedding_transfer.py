@@ -103,13 +103,13 @@ contents = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(contents)
 def test_pulled_embeddings_answer_as_one_engine(pulled: Trio, content: list[dict[str, Any]]) -> None:
     assert through_pull(pulled, content) == pulled.plain.tokens(content)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(contents)
 def test_pushed_embeddings_answer_as_one_engine(pushed: Trio, content: list[dict[str, Any]]) -> None:
     assert through_push(pushed, content) == pushed.plain.tokens(content)

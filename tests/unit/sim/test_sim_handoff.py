@@ -82,7 +82,7 @@ contents = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(contents)
 def test_encode_prefill_decode_answers_as_one_engine(fleet: Fleet, content: list[dict[str, Any]]) -> None:
     expected = fleet.plain.tokens(content)

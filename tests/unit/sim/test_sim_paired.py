@@ -108,7 +108,7 @@ def tokens(reply: httpx.Response) -> list[int]:
     return ids
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.one_of(st.text(max_size=60).map(text), st.integers(0, 255).map(image)), min_size=1, max_size=4),
     st.booleans(),
