@@ -159,6 +159,9 @@ class RequestLimitConfig(Section):
         description="Whether a request with media waits until a decode endpoint has room for its whole KV cache. Its "
         "preemption would kill the engine core of vLLM 0.32.",
     )
+    max_media_items: AtLeastOne = Field(
+        1024, description="Images, videos and audio clips of one request; more are answered with 400."
+    )
     media_answer_tokens: AtLeastOne = Field(
         4096, description="Answer for which it keeps room there when the client states no limit."
     )

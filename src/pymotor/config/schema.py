@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pymotor.config.problems import Location, json_path
-from pymotor.config.section import NO_EFFECT
+from pymotor.config.section import LARGEST, NO_EFFECT
 
 Schema = Mapping[str, Any]
 
@@ -69,7 +69,8 @@ def describe(schema: Schema) -> str:
     if above is not None:
         words += f" greater than {above:g}" + (f", at most {most:g}" if most is not None else "")
     elif least is not None:
-        words += f" from {least:g} to {most:g}" if most is not None else f", {least:g} or more"
+        unbounded = most is None or most == LARGEST
+        words += f", {least:g} or more" if unbounded else f" from {least:g} to {most:g}"
     if schema.get("minLength"):
         words += ", not empty"
     pattern = schema.get("pattern")

@@ -136,7 +136,11 @@ class Gateway:
         if not request.headers.get(b"content-type", b"").lower().startswith(JSON):
             # Also keeps web pages from calling without a CORS preflight.
             raise invalid("the Content-Type must be application/json")
-        return surface.read(surface, request.body, trusted)
+        view = surface.read(surface, request.body, trusted)
+        most = self._services.settings.limits.max_media_items
+        if len(view.media) > most:
+            raise invalid(f"the request has {len(view.media)} media items; {most} are allowed", "messages")
+        return view
 
     # -- what goes to one endpoint
 

@@ -33,6 +33,7 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout: float = 60.0
     media_needs_kv_room: bool = True
     media_answer_tokens: int = 4096
+    max_media_items: int = 1024
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +119,7 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None, callba
             queue_timeout=float(limits.queue_timeout),
             media_needs_kv_room=limits.media_needs_kv_room,
             media_answer_tokens=limits.media_answer_tokens,
+            max_media_items=limits.max_media_items,
         ),
         forward_media=encode.forward_media,
         encode_fallback=encode.fallback,

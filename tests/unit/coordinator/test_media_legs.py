@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from played_stages import Body, PlayedFleet, chat, encoding_of, played
+from pymotor.coordinator.settings import RequestLimits
 from pymotor.fleet import ECDialect, InstanceState, Role
 
 STORE, PULL, PUSH = ECDialect.STORE, ECDialect.PULL, ECDialect.PUSH
@@ -622,6 +623,67 @@ def test_a_hedged_leg_that_fails_leaves_the_other(answering: str) -> None:
             good.held.set()
             assert (await asked)[0] == 200
             assert fleet.outcomes() == {"encoded": 1}
+
+    played(scenario)
+
+
+def test_a_hedge_without_a_place_does_not_happen() -> None:
+    """Both encoders are at work, one for each request, and have no more places."""
+
+    async def scenario() -> None:
+        limits = RequestLimits(encode=1, max_queued=0)
+        async with PlayedFleet(STORE, {**EPD, Role.ENCODE: 2}, hedge_after=0.02, limits=limits) as fleet:
+            stages = [fleet["encode-0"], fleet["encode-1"]]
+            for stage in stages:
+                stage.hold()
+            asked = [asyncio.ensure_future(fleet.ask(chat(url))) for url in (CAT, DOG)]
+            await fleet.until(lambda: len(fleet.sent(Role.ENCODE)) == 2, "each has an item")
+            done, _ = await asyncio.wait(asked, timeout=0.2)
+            assert not done, "nobody is refused for want of a second place"
+            for stage in stages:
+                stage.held.set()
+            assert [(await each)[0] for each in asked] == [200, 200]
+            assert fleet.worker.worker.instruments.hedged_legs.value == 0
+
+    played(scenario)
+
+
+def test_an_answer_without_end_is_charged_as_what_fits() -> None:
+    """A `max_tokens` beyond what the ledger's integers hold; decode has not said how long its context is."""
+
+    async def scenario() -> None:
+        async with PlayedFleet(STORE, EPD) as fleet:
+            for limit in (2**31, 2**62, 2**63 - 1, 2**64 - 1, 10**26):
+                replies = await asyncio.gather(*(fleet.ask({**chat(CAT), "max_tokens": limit}) for _ in range(3)))
+                assert [status for status, _ in replies] == [200, 200, 200]
+
+    played(scenario)
+
+
+def test_many_items_are_compared_and_encoded_in_reasonable_numbers() -> None:
+    async def scenario() -> None:
+        async with PlayedFleet(STORE, EPD, reuse_seconds=0.0) as fleet:
+            stage = fleet["encode-0"]
+            stage.hold()
+            urls = [f"data:image/png;base64,{number:08d}" for number in range(300)]
+            asked = asyncio.ensure_future(fleet.ask(chat(*urls)))
+            await fleet.until(lambda: len(fleet.sent(Role.ENCODE)) == 64, "as many as go at once")
+            await asyncio.wait((asked,), timeout=0.1)
+            assert len(fleet.sent(Role.ENCODE)) == 64
+            stage.held.set()
+            assert (await asked)[0] == 200
+            assert len(fleet.sent(Role.ENCODE)) == 300
+
+    played(scenario)
+
+
+def test_too_many_items_are_refused() -> None:
+    async def scenario() -> None:
+        async with PlayedFleet(STORE, EPD, limits=RequestLimits(max_media_items=2)) as fleet:
+            assert (await fleet.ask(chat(CAT, DOG)))[0] == 200
+            status, body = await fleet.ask(chat(CAT, DOG, CAR))
+            assert status == 400
+            assert body["error"]["message"] == "the request has 3 media items; 2 are allowed"
 
     played(scenario)
 

@@ -26,13 +26,17 @@ BARRED_FIELDS = (
     "bootstrap_host",
     "bootstrap_port",
     "bootstrap_room",
+    "rid",
+    "custom_logit_processor",
 )
-"""They name other requests' KV, stores' paths and addresses to call."""
+"""They name other requests and their KV, stores' paths, addresses to call, and code to run."""
 BARRED_EXTRA_ARGUMENTS = ("kv_transfer_params", "ec_transfer_params")
 """`vllm_xargs` ends up beside the transfer parameters inside vLLM."""
 
 DEFAULT_ANSWER_TOKENS = 256
 _ANSWER_TOKENS_BOUND = 1024
+_ANSWER_LIMIT_BOUND = 1 << 31
+"""No model has so long a context; what is charged has to fit into the ledger."""
 
 _BARRED_SET = frozenset(BARRED_FIELDS)
 _INLINE_BYTES = 32768
@@ -158,7 +162,7 @@ def read_limit(view: RequestView, name: str) -> bool:
         return False
     if stated < 0:
         raise invalid(f"{name} must not be negative", name)
-    view.answer_limit = stated
+    view.answer_limit = min(stated, _ANSWER_LIMIT_BOUND)
     view.answer_tokens = min(stated, _ANSWER_TOKENS_BOUND)
     return True
 

@@ -22,7 +22,7 @@ from pymotor.coordinator.flows.encoded_media import EncodedMedia
 from pymotor.coordinator.flows.last_leg import Finish, Result
 from pymotor.coordinator.flows.legs import LegFailed, failed, whole_leg
 from pymotor.coordinator.flows.prefill_leg import PREFILL, prefill_body
-from pymotor.coordinator.flows.reservations import reserve_decode, reserve_prefill
+from pymotor.coordinator.flows.reservations import reserve_pair, reserve_prefill
 from pymotor.coordinator.flows.together import beside
 from pymotor.coordinator.http.exchange import DeadlineExceeded
 from pymotor.coordinator.routing import Pair
@@ -43,8 +43,7 @@ async def callback(context: Context, pair: Pair, finish: Finish[Result]) -> Resu
     url = services.callbacks.url
     if not url:
         raise ServiceUnavailable("decode engines cannot call this worker back: it has no port for callbacks")
-    prefill_charge = reserve_prefill(context, pair.prefills)
-    decode_charge = reserve_decode(context, pair.decodes)
+    prefill_charge, decode_charge = reserve_pair(context, pair.prefills, pair.decodes)
     decode = decode_charge.target
     prefill: _Prefill | None = None
     try:
@@ -111,11 +110,11 @@ class _Prefill:
         """Wait for the callbacks and have the KV cache written. Raises `LegFailed`."""
         context = self._context
         seconds = context.services.settings.first_token_timeout
-        try:
-            await asyncio.wait_for(self._awaited.arrived, seconds)
-        except asyncio.TimeoutError as error:
+        # Not `wait_for`: before Python 3.12 it is deaf to a cancellation in the moment in which the callback comes.
+        arrived, _ = await asyncio.wait((self._awaited.arrived,), timeout=seconds)
+        if not arrived:
             late = DeadlineExceeded(f"it has not called back for its KV cache within {seconds:g} s")
-            raise failed(context, DECODE, decode_charge.target, late) from error
+            raise failed(context, DECODE, decode_charge.target, late)
         members = b'"kv_transfer_params":%b,' % _parameters(self._awaited)
         while True:
             if context.beside is not None:

@@ -27,6 +27,8 @@ from pymotor.coordinator.scheduling.encodings import Encoding, ItemKey
 from pymotor.coordinator.scheduling.target import Target
 from pymotor.fleet import ECDialect
 
+_AT_ONCE = 64
+"""Items of one request that are with encoders at the same time."""
 _HARMLESS = frozenset(("connect", "busy", "expired"))
 
 
@@ -102,10 +104,13 @@ def _distinct(media: Sequence[MediaItem]) -> tuple[list[MediaItem], list[int]]:
     """The items that differ, and for each item which of these it equals."""
     distinct: list[MediaItem] = []
     place: list[int] = []
+    by_key: dict[int, list[int]] = {}
     for item in media:
-        same = next((index for index, other in enumerate(distinct) if other.same_as(item)), len(distinct))
+        alike = by_key.setdefault(item.key, [])
+        same = next((index for index in alike if distinct[index].same_as(item)), len(distinct))
         if same == len(distinct):
             distinct.append(item)
+            alike.append(same)
         place.append(same)
     return distinct, place
 
@@ -123,10 +128,17 @@ async def _encode(
     if not found:
         shared = len(context.view.media) - len(distinct)
         context.services.instruments.media_items.child("shared").value += shared
-    work = [_encode_or_inline(context, encoders, distinct[index], reader) for index in missing]
-    encoded = [await work[0]] if len(work) == 1 else await together(context.services.loop, work)
-    for index, result in zip(missing, encoded, strict=True):
-        results[index] = result
+    if len(missing) == 1:
+        (index,) = missing
+        results[index] = await _encode_or_inline(context, encoders, distinct[index], reader)
+        return results
+    left = iter(missing)
+
+    async def one_after_another() -> None:
+        for index in left:
+            results[index] = await _encode_or_inline(context, encoders, distinct[index], reader)
+
+    await together(context.services.loop, [one_after_another() for _ in range(min(len(missing), _AT_ONCE))])
     return results
 
 
@@ -199,10 +211,17 @@ def _key(context: Context, encoders: Encoders, item: MediaItem, reader: Target |
     return ItemKey(
         scope=store or (reader.endpoint_id if reader is not None else ""),
         model=bytes(fields["model"]),
-        options=tuple(bytes(fields.get(name, b"")) for name in PROCESSOR_FIELDS),
+        options=(*(bytes(fields.get(name, b"")) for name in PROCESSOR_FIELDS), _authorization(context)),
         kind=item.kind,
         digest=item.key,
     )
+
+
+def _authorization(context: Context) -> bytes:
+    """What the encoder lets the client in by: what it refuses one client is not refused to others."""
+    if not context.services.settings.forward_authorization:
+        return b""
+    return context.request.headers.get(b"authorization", b"")
 
 
 def _push_address(reader: Target) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 
-from pymotor.coordinator.api.errors import UNREADABLE
+from pymotor.coordinator.api.errors import UNREADABLE, ApiError
 from pymotor.coordinator.api.media import MediaItem, check_source
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS
 from pymotor.coordinator.flows.legs import Buffers, LegFailed, whole_leg
+from pymotor.coordinator.flows.together import end
 from pymotor.coordinator.routing import Encoders
 from pymotor.coordinator.scheduling.encodings import Encoding
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
@@ -81,25 +82,37 @@ class EncodeLegs:
                 done, legs = await asyncio.wait(legs, timeout=silence, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
                     hedged = True
-                    if services.retry_budget.take(monotonic()):
+                    if self._has_place() and services.retry_budget.take(monotonic()):
                         services.instruments.hedged_legs.value += 1
                         legs.add(services.loop.create_task(self._next_leg()))
                 failures = []
+                refused: ApiError | None = None
                 for leg in done:
+                    error = leg.exception()
+                    if isinstance(error, ApiError):
+                        refused = error
+                        continue
                     found = leg.result()
                     if isinstance(found, Encoding):
                         return found
                     failures.append(found)
+                if refused is not None and not legs and not failures:
+                    # Without a place for this one there was none for another either, or there is no other.
+                    raise refused
                 for failure in failures:
                     if not self._may_go_on(failure) and (failure.clients_fault or not legs):
                         raise failure
                 if not legs:
                     legs.add(services.loop.create_task(self._next_leg()))
         finally:
-            for leg in legs:
-                leg.cancel()
-            if legs:
-                await asyncio.wait(legs)
+            await end(legs)
+
+    def _has_place(self) -> bool:
+        """Whether an endpoint that this item was not sent to may have it at once."""
+        admission = self._context.services.admission
+        if not admission.limited:
+            return True
+        return admission.room.has_places(self._encoders.group, 1, frozenset(self._sent_to))
 
     def _may_go_on(self, failure: LegFailed) -> bool:
         """Whether the item goes to one more endpoint after this failure."""

@@ -22,7 +22,7 @@ from pymotor.coordinator.flows.encoded_media import EncodedMedia
 from pymotor.coordinator.flows.last_leg import Finish, Result
 from pymotor.coordinator.flows.legs import LegFailed, failed, whole_leg
 from pymotor.coordinator.flows.prefill_leg import PREFILL, prefill_body
-from pymotor.coordinator.flows.reservations import reserve_decode, reserve_prefill
+from pymotor.coordinator.flows.reservations import reserve_pair
 from pymotor.coordinator.flows.together import beside
 from pymotor.coordinator.http.exchange import UpstreamError
 from pymotor.coordinator.routing import Pair
@@ -51,8 +51,7 @@ async def paired(context: Context, pair: Pair, finish: Finish[Result]) -> Result
             f"{context.label} cannot be answered by SGLang engines for prefill and decode; use /v1/chat/completions",
             code="not_supported",
         )
-    prefill_charge = reserve_prefill(context, pair.prefills)
-    decode_charge = reserve_decode(context, pair.decodes)
+    prefill_charge, decode_charge = reserve_pair(context, pair.prefills, pair.decodes)
     prefill, decode = prefill_charge.target, decode_charge.target
     bootstrap = _bootstrap(prefill)
     try:

@@ -18,7 +18,7 @@ from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.last_leg import Finish, Result
 from pymotor.coordinator.flows.legs import LegFailed, whole_leg
 from pymotor.coordinator.flows.prefill_leg import PREFILL, handed_over, prefill_body
-from pymotor.coordinator.flows.reservations import reserve_decode, reserve_prefill
+from pymotor.coordinator.flows.reservations import reserve_decode, reserve_pair
 from pymotor.coordinator.routing import Pair
 from pymotor.coordinator.scheduling.target import Group, Target
 from pymotor.fleet import KVDialect
@@ -37,8 +37,7 @@ async def pull(context: Context, pair: Pair, finish: Finish[Result]) -> Result:
     tells_aborted = pair.connector == CONNECTOR
     leg_id = context.services.ids.next()
     unfetched = False
-    prefill_charge = reserve_prefill(context, pair.prefills)
-    decode_charge = reserve_decode(context, pair.decodes)
+    prefill_charge, decode_charge = reserve_pair(context, pair.prefills, pair.decodes)
     prefill, decode = prefill_charge.target, decode_charge.target
     try:
         media = await encode_media(context, pair.encoders, (prefill, decode)) if context.view.media else None

@@ -45,6 +45,16 @@ def reserve_decode(context: Context, group: Group) -> Reservation:
     return reservation
 
 
+def reserve_pair(context: Context, prefills: Group, decodes: Group) -> tuple[Reservation, Reservation]:
+    """Both, or none when one cannot be had."""
+    prefill = reserve_prefill(context, prefills)
+    try:
+        return prefill, reserve_decode(context, decodes)
+    except BaseException:
+        prefill.end()
+        raise
+
+
 def reserve_whole(context: Context, group: Group) -> Reservation:
     """Prompt and answer at one endpoint: union, or what is left of a pair."""
     tokens = context.view.prompt_tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from pymotor.coordinator.http.client_request import ClientRequest
@@ -10,6 +10,8 @@ from pymotor.coordinator.settings import CorsSettings
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _REQUEST_ID_LIMIT = 256
+_LEGS_TOLD = 32
+"""At each end."""
 
 JSON = b"application/json"
 
@@ -34,7 +36,7 @@ class ResponseHeads:
         status: int,
         content_type: bytes,
         length: int,
-        legs: Iterable[tuple[str, str, float]] = (),
+        legs: Sequence[tuple[str, str, float]] = (),
         extra: bytes = b"",
     ) -> bytes:
         """Head of a response with a body of `length` bytes; `extra` are whole header lines."""
@@ -46,7 +48,7 @@ class ResponseHeads:
             self._common(request, legs),
         )
 
-    def stream(self, request: ClientRequest, content_type: bytes, legs: Iterable[tuple[str, str, float]]) -> bytes:
+    def stream(self, request: ClientRequest, content_type: bytes, legs: Sequence[tuple[str, str, float]]) -> bytes:
         """Head of a chunked response with status 200; for HTTP/1.0, which has no chunks, of one that ends with the
         connection."""
         framing = b"Transfer-Encoding: chunked\r\n"
@@ -77,13 +79,15 @@ class ResponseHeads:
             + b"\r\n"
         )
 
-    def _common(self, request: ClientRequest, legs: Iterable[tuple[str, str, float]]) -> bytes:
+    def _common(self, request: ClientRequest, legs: Sequence[tuple[str, str, float]]) -> bytes:
         lines = b""
         request_id = request.headers.get(b"x-request-id")
         if request_id is not None:
             lines = b"X-Request-Id: %b\r\n" % _clean(request_id[:_REQUEST_ID_LIMIT])
         if self._server_timing and legs:
-            entries = ", ".join([f'{leg};desc="{instance}";dur={taken:.1f}' for leg, instance, taken in legs])
+            # The first and the last ones: a head has to stay small, however many items were encoded.
+            told = legs if len(legs) <= 2 * _LEGS_TOLD else [*legs[:_LEGS_TOLD], *legs[-_LEGS_TOLD:]]
+            entries = ", ".join([f'{leg};desc="{instance}";dur={taken:.1f}' for leg, instance, taken in told])
             lines += b"Server-Timing: %b\r\n" % entries.encode()
         if not request.keep_alive:
             lines += b"Connection: close\r\n"

@@ -61,14 +61,19 @@ class UpstreamPool:
     async def connect(self, timeout: float) -> UpstreamConnection:
         """A new connection. Raises `ConnectFailed`."""
         loop = asyncio.get_running_loop()
+        # Not `wait_for`: before Python 3.12 it is deaf to a cancellation in the moment in which it succeeds.
+        connecting = loop.create_task(loop.create_connection(lambda: UpstreamConnection(self), self._host, self._port))
         try:
-            _, connection = await asyncio.wait_for(
-                loop.create_connection(lambda: UpstreamConnection(self), self._host, self._port), timeout
-            )
-        except asyncio.TimeoutError as error:
-            raise ConnectFailed(f"no connection to {self._host}:{self._port} within {timeout:g} s") from error
+            await asyncio.wait((connecting,), timeout=timeout)
+            if not connecting.done():
+                raise ConnectFailed(f"no connection to {self._host}:{self._port} within {timeout:g} s")
+            _, connection = connecting.result()
         except OSError as error:
             raise ConnectFailed(f"no connection to {self._host}:{self._port}: {error.strerror or error}") from error
+        except BaseException:
+            connecting.cancel()
+            connecting.add_done_callback(_abandon)
+            raise
         return connection
 
     def put_back(self, connection: UpstreamConnection) -> None:
@@ -94,3 +99,9 @@ class UpstreamPool:
         self._closed = True
         while self._idle:
             self._idle.pop().transport.abort()
+
+
+def _abandon(connecting: asyncio.Task[tuple[asyncio.Transport, UpstreamConnection]]) -> None:
+    """Nobody waits for the connection any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result()[0].abort()

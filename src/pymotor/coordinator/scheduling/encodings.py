@@ -43,7 +43,7 @@ class ItemKey(NamedTuple):
     """For whom the embeddings are: everybody at a store, or the one consumer."""
     model: bytes
     options: tuple[bytes, ...]
-    """Processor options as the request has them."""
+    """Processor options as the request has them, and whose request it is where encoders are told."""
     kind: str
     digest: int
     """64 bits of hash of the item."""
