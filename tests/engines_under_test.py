@@ -32,6 +32,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL = "qwenvl"
 MAX_MODEL_LEN = 4096
 BLOCK_TOKENS = 128
+LEASE_SECONDS = 300
+"""A busy machine can take longer than vLLM's 30 for the first handshake of a pair."""
 START_SECONDS = {"sim": 60.0, "vllm": 600.0}
 REQUIRE_VLLM = "PYMOTOR_REQUIRE_VLLM"
 
@@ -92,7 +94,12 @@ def engine_config(kind: EngineKind, model: Path) -> dict[str, Any]:
 
     def kv(role: str) -> dict[str, Any]:
         return {
-            "kv_transfer_config": {"kv_connector": "NixlConnector", "kv_role": role, "kv_buffer_device": "cpu"},
+            "kv_transfer_config": {
+                "kv_connector": "NixlConnector",
+                "kv_role": role,
+                "kv_buffer_device": "cpu",
+                "kv_connector_extra_config": {"kv_lease_duration": LEASE_SECONDS},
+            },
         }
 
     options = {

@@ -20,14 +20,18 @@ from gateway_before_engines import active, gateway_over
 from recording_proxy import RecordingProxy
 
 from engine_legs import COMPLETIONS, JSON, TIMEOUT, answer, chat, image, png, post, stream, text, token_ids
-from engines_under_test import EnginesUnderTest, ExtraEngine, metric, more_engines
+from engines_under_test import LEASE_SECONDS, EnginesUnderTest, ExtraEngine, metric, more_engines
 from pymotor.fleet import Instance, Role
 
 pytestmark = pytest.mark.vllm
 
 TOKENS = 16
 QUICK = {"exception_config": {"retry_delay": 0.05}}
-PUSH = {"kv_connector": "NixlPushConnector", "kv_buffer_device": "cpu"}
+PUSH = {
+    "kv_connector": "NixlPushConnector",
+    "kv_buffer_device": "cpu",
+    "kv_connector_extra_config": {"kv_lease_duration": LEASE_SECONDS},
+}
 
 MakeGateway = Callable[..., str]
 
@@ -150,7 +154,8 @@ def test_decode_beyond_the_lease(vllm_engines: EnginesUnderTest, make_gateway: M
 
 def test_decode_short_of_kv_with_media(vllm_engines: EnginesUnderTest, make_gateway: MakeGateway) -> None:
     """Preempting a request with media kills a vLLM 0.32 engine core: only as many are let in as fit."""
-    with more_engines(vllm_engines, [(Role.DECODE, {"num_gpu_blocks_override": 9})]) as (decode,):
+    short = {"num_gpu_blocks_override": 9, "max_model_len": 1024}
+    with more_engines(vllm_engines, [(Role.DECODE, short)]) as (decode,):
         assert beside(decode).kv_capacity_tokens == 9 * 128
         url = make_gateway(stage(vllm_engines, Role.ENCODE), stage(vllm_engines, Role.PREFILL), beside(decode))
         ask = functools.partial(chat, max_tokens=200, ignore_eos=True, return_token_ids=True)

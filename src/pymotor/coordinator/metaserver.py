@@ -97,12 +97,10 @@ class Metaserver:
         sibling = None if own or not siblings else siblings.get(_worker_in(path))
         if not own and sibling is None:
             return _refusal(404, "there is nothing here")
-        if request.method != b"POST":
-            return _refusal(405, "use POST")
-        if not request.headers.get(b"content-type", b"").lower().startswith(JSON):
-            return _refusal(415, "the Content-Type must be application/json")
-        if len(request.body) > BODY_LIMIT:
-            return _refusal(413, f"a callback has at most {BODY_LIMIT} bytes")
+        problem = _problem(request)
+        if problem is not None:
+            # Only the worker itself can tell whether the secret is right.
+            return _refusal(*problem) if own else _refusal(404, "there is nothing here")
         if sibling is not None:
             return await self._pass_on(sibling, request)
         status, words = await self._callbacks.receive(request.body)
@@ -126,6 +124,17 @@ class Metaserver:
         request.keep_alive = False
         _, body = _refusal(status, message)
         return self._heads.whole(request, status, JSON, len(body)) + body
+
+
+def _problem(request: ClientRequest) -> tuple[int, str] | None:
+    """Why the request cannot be a callback, as status and words."""
+    if request.method != b"POST":
+        return 405, "use POST"
+    if not request.headers.get(b"content-type", b"").lower().startswith(JSON):
+        return 415, "the Content-Type must be application/json"
+    if len(request.body) > BODY_LIMIT:
+        return 413, f"a callback has at most {BODY_LIMIT} bytes"
+    return None
 
 
 def _refusal(status: int, message: str) -> tuple[int, bytes]:
