@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from time import monotonic
 
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.flows.carry_on import carry_on
@@ -14,11 +12,11 @@ from pymotor.coordinator.flows.encode_leg import ENCODE
 from pymotor.coordinator.flows.last_leg import answer
 from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.several import several
+from pymotor.coordinator.flows.trying_again import pause_before_try
 from pymotor.coordinator.flows.ways import choose_way, is_several, run_way
 from pymotor.coordinator.recovery.carrying_on import keep_answer
-from pymotor.coordinator.recovery.pauses import pause_before
 from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer
-from pymotor.coordinator.recovery.tries import BUDGET, DEADLINE, EXHAUSTED, TRIED, UNBUFFERED, Tries
+from pymotor.coordinator.recovery.tries import Tries
 from pymotor.coordinator.routing import Pair, Routes
 
 
@@ -54,7 +52,7 @@ async def _until_answered(context: Context, routes: Callable[[], Routes]) -> Non
             way = choose_way(context, routes())
         try:
             if isinstance(way, Pair) and is_several(context.view, way):
-                await several(context, way)
+                await several(context, way, routes)
             else:
                 await run_way(context, way, answer)
         except LegFailed as failure:
@@ -65,37 +63,13 @@ async def _until_answered(context: Context, routes: Callable[[], Routes]) -> Non
             if failure.clients_fault or context.committed:
                 raise
             tries = tries or Tries(services.settings)
-            await _pause(context, failure, tries)
+            await pause_before_try(context, failure, tries)
             context.avoid |= {failure.target.endpoint_id}
             context.legs[:] = [noted for noted in context.legs if noted[0] == ENCODE]
             if context.so_far is not None:
                 context.so_far = context.so_far.anew()
         else:
             return
-
-
-async def _pause(context: Context, failure: LegFailed, tries: Tries) -> None:
-    """Return when the request may be tried again. Raises `ApiError` when it may not."""
-    if failure.attempts == 0:
-        raise failure.as_api_error() from failure
-    services = context.services
-    now = monotonic()
-    pause = pause_before(services.settings.retry_delay, tries.count)
-    if not tries.left(failure.leg, failure.reason, harmless=failure.attempts is None):
-        outcome = EXHAUSTED
-    elif not context.kept:
-        outcome = UNBUFFERED
-    elif now + pause >= context.whole_by:
-        outcome = DEADLINE
-    elif failure.reason != "connect" and not services.retry_budget.take(now):
-        # A refused connection cost no engine anything.
-        outcome = BUDGET
-    else:
-        outcome = TRIED
-    services.instruments.retries.child(outcome).value += 1
-    if outcome != TRIED:
-        raise failure.as_api_error() from failure
-    await asyncio.sleep(pause)
 
 
 def passed_on(failure: LegFailed) -> tuple[int, bytes]:

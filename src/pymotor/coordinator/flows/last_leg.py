@@ -115,7 +115,7 @@ async def _streamed(
         leg_id,
         make_relay,
         send_by=send_by,
-        until=min(context.whole_by, since + _patience(context)),
+        until=min(context.whole_by, since + patience(context)),
     )
     if relay.body is not None:
         _answer_whole(context, leg, target, relay, since, first_content)
@@ -123,7 +123,7 @@ async def _streamed(
         leg_succeeded(context, leg, target, since, noted=True)
 
 
-def _patience(context: Context) -> float:
+def patience(context: Context) -> float:
     """Seconds until a stream's first content; a little more where it waits for another leg, whose failure is then
     noticed first."""
     seconds = context.services.settings.first_token_timeout

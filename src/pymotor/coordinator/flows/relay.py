@@ -20,8 +20,8 @@ from pymotor.coordinator.http.upstream import UpstreamConnection
 from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, events_give_up
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
-_EVENT_STREAM = b"text/event-stream"
-_HELD_LIMIT = 16 * 1024 * 1024
+EVENT_STREAM = b"text/event-stream"
+HELD_LIMIT = 16 * 1024 * 1024
 GROWTH = 64
 """After so many events the endpoint is charged with the KV cache that they hold; an event is taken for a token."""
 
@@ -91,7 +91,7 @@ class Relay:
             if name == b"content-type":
                 self.content_type = value
                 break
-        if status != 200 or not self.content_type.startswith(_EVENT_STREAM):
+        if status != 200 or not self.content_type.startswith(EVENT_STREAM):
             self.body = []
 
     def on_chunk(self, wire: bytes, start: int) -> None:
@@ -129,7 +129,7 @@ class Relay:
         else:
             self._tail = data[end:]
             data = data[:end]
-            if len(self._tail) > _HELD_LIMIT:
+            if len(self._tail) > HELD_LIMIT:
                 self._give_up(BadReply("an event of the stream is larger than 16 MiB"))
                 return
         if data:
@@ -188,7 +188,7 @@ class Relay:
     def _hold(self, data: bytes, pieces: list[bytes]) -> None:
         pieces.append(data)
         self._held_size += len(data)
-        if self._held_size > _HELD_LIMIT:
+        if self._held_size > HELD_LIMIT:
             self._give_up(BadReply("more than 16 MiB came before any content"))
 
     def _commit(self, data: bytes) -> None:

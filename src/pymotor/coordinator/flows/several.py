@@ -8,25 +8,22 @@ prefill and decode by itself, and the answers become one response with the choic
 
 from __future__ import annotations
 
-import asyncio
-from itertools import count
+from collections.abc import Callable
 
 import msgspec
 
-from pymotor.coordinator.api.errors import UNREADABLE, invalid
+from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid
 from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.last_leg import to_bytes
 from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.responses import JSON
-from pymotor.coordinator.flows.several_stream import MergedStream, PartStream, Usage
+from pymotor.coordinator.flows.several_parts import Part
+from pymotor.coordinator.flows.several_stream import MergedStream, Usage
 from pymotor.coordinator.flows.together import together
 from pymotor.coordinator.flows.ways import run_way
-from pymotor.coordinator.recovery.carrying_on import is_deterministic
-from pymotor.coordinator.recovery.pauses import pause_before
-from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer, RepeatedAnswer
-from pymotor.coordinator.routing import Pair
+from pymotor.coordinator.routing import Pair, Routes
 
 _LIMIT = 256
 """Answers in one request."""
@@ -68,14 +65,15 @@ def _part(view: RequestView, prompt: msgspec.Raw | None, number: int, prompts: i
     return part
 
 
-async def several(context: Context, pair: Pair) -> None:
-    """Answer the request as several single ones, all at once. Raises `LegFailed`, `ApiError`."""
+async def several(context: Context, pair: Pair, routes: Callable[[], Routes]) -> None:
+    """Answer the request as several single ones, all at once; `routes` are for the further tries of one of them while
+    the others go on. Raises `LegFailed`, `ApiError`, and once a stream has begun neither."""
     view = context.view
     parts = parts_of(view)
     if view.media:
         await encode_media(context, pair.encoders, ())
     if view.stream:
-        await _streamed(context, pair, parts)
+        await _streamed(context, pair, parts, routes)
         return
     bodies = await together(context.services.loop, [run_way(context.for_part(part), pair, to_bytes) for part in parts])
     merged = msgspec.json.encode(merge(view, bodies))
@@ -85,51 +83,24 @@ async def several(context: Context, pair: Pair) -> None:
     context.client.respond(heads.whole(context.request, 200, JSON, len(merged), context.legs), merged)
 
 
-async def _streamed(context: Context, pair: Pair, parts: list[RequestView]) -> None:
+async def _streamed(context: Context, pair: Pair, views: list[RequestView], routes: Callable[[], Routes]) -> None:
     options = context.view.fields.get("stream_options", msgspec.Raw(b"null"))
     try:
         wants_usage = bool((msgspec.json.decode(options, type=_StreamOptions | None) or _StreamOptions()).include_usage)
     except UNREADABLE as error:
         raise invalid("stream_options must be an object", "stream_options") from error
-    merged = MergedStream(context, wants_usage)
-    work = [_stream_part(context, pair, part, merged, position) for position, part in enumerate(parts)]
+    merged = MergedStream(context, len(views), wants_usage)
+    parts = [Part(context, merged, view, position, routes) for position, view in enumerate(views)]
+    # What an answer is asked for with again is a part of the client's body, which then counts to the end.
+    context.repeats = context.repeats or any(part.repeats for part in parts)
     try:
-        await together(context.services.loop, work)
-    except LegFailed as failure:
+        await together(context.services.loop, [part.run(pair) for part in parts])
+    except (LegFailed, ApiError) as failure:
         if not merged.begun:
             raise
-        merged.break_off(failure)
+        merged.break_off(failure if isinstance(failure, ApiError) else failure.as_api_error())
     else:
         merged.end(context.view.n)
-
-
-async def _stream_part(context: Context, pair: Pair, part: RequestView, merged: MergedStream, position: int) -> None:
-    """One answer's part of the merged stream. After the client has been sent something, a part that breaks off is
-    asked for again if it comes out the same; see `recovery.repeated_answer`. Raises `LegFailed`, `ApiError`."""
-    settings = context.services.settings
-    tries = settings.recompute_max_retry if settings.recompute_enabled and is_deterministic(part.fields) else 0
-    kept = RepeatableAnswer(usage_wanted=merged.wants_usage) if tries else None
-    repeated: RepeatedAnswer | None = None
-    avoid = context.avoid
-    for number in count():
-        piece = context.for_part(part)
-        piece.avoid = avoid
-        try:
-            await run_way(piece, pair, PartStream(merged, position, kept, repeated))
-        except LegFailed as failure:
-            if kept is None or not merged.begun or failure.clients_fault:
-                raise
-            if kept.finished:
-                return
-            kept.rewind()
-            if kept.impossible or number >= tries:
-                raise
-            avoid |= {failure.target.endpoint_id}
-            context.services.instruments.carried_on.child("carried_on").value += 1
-            await asyncio.sleep(pause_before(settings.retry_delay, number))
-            repeated = RepeatedAnswer(kept)
-        else:
-            return
 
 
 def merge(view: RequestView, bodies: list[bytes]) -> Fields:

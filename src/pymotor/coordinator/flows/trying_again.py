@@ -1,0 +1,35 @@
+"""Whether a request, or one of its several answers, may be tried again before its first content, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from pymotor.coordinator.flows.context import Context
+from pymotor.coordinator.flows.legs import LegFailed
+from pymotor.coordinator.recovery.pauses import pause_before
+from pymotor.coordinator.recovery.tries import BUDGET, DEADLINE, EXHAUSTED, TRIED, UNBUFFERED, Tries
+
+
+async def pause_before_try(context: Context, failure: LegFailed, tries: Tries) -> None:
+    """Return when it may be tried again after `failure`. Raises `ApiError` when it may not."""
+    if failure.attempts == 0:
+        raise failure.as_api_error() from failure
+    services = context.services
+    now = monotonic()
+    pause = pause_before(services.settings.retry_delay, tries.count)
+    if not tries.left(failure.leg, failure.reason, harmless=failure.attempts is None):
+        outcome = EXHAUSTED
+    elif not context.kept:
+        outcome = UNBUFFERED
+    elif now + pause >= context.whole_by:
+        outcome = DEADLINE
+    elif failure.reason != "connect" and not services.retry_budget.take(now):
+        # A refused connection cost no engine anything.
+        outcome = BUDGET
+    else:
+        outcome = TRIED
+    services.instruments.retries.child(outcome).value += 1
+    if outcome != TRIED:
+        raise failure.as_api_error() from failure
+    await asyncio.sleep(pause)
