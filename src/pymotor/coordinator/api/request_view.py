@@ -56,7 +56,7 @@ _raw_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _string_decoder = msgspec.json.Decoder(str)
 _flag_decoder = msgspec.json.Decoder(bool | None)
 _count_decoder = msgspec.json.Decoder(int | None)
-_BRACE, _BRACKET, _QUOTE = b'{["'
+_BRACKET, _QUOTE = b'["'
 
 
 class RequestView:
@@ -67,6 +67,7 @@ class RequestView:
         "answer_limit",
         "answer_tokens",
         "body",
+        "contents",
         "fields",
         "media",
         "model",
@@ -96,6 +97,8 @@ class RequestView:
         self.answer_limit: int | None = None
         """What the client limits the answer to."""
         self.media: list[MediaItem] = []
+        self.contents: dict[int, Sequence[Part | str]] = {}
+        """Of a chat's messages with media, by their place: the content's parts, read once."""
         self.prompts: list[msgspec.Raw] = []
         """The prompts of a completions request with several; empty for one."""
         self.alone = False
@@ -214,6 +217,7 @@ def _read_messages(view: RequestView, trusted: bool) -> None:
                 item = _media_of(index, position, part, trusted)
                 if item is not None:
                     view.media.append(item)
+                    view.contents[index] = content
                     media_tokens += item.tokens
                     media_bytes += item.size
     texts = (raw, view.fields["tools"]) if "tools" in view.fields else (raw,)
@@ -257,14 +261,6 @@ def _read_prompt(view: RequestView) -> None:
 def message_fields(view: RequestView) -> list[Fields]:
     """The messages with their values still raw, to write other contents into."""
     return _message_fields_decoder.decode(view.fields["messages"])
-
-
-def content_parts(content: msgspec.Raw) -> list[Part | msgspec.Raw]:
-    """The parts of a message's content; a part that is no object stays raw."""
-    return [
-        _fields_decoder.decode(raw) if memoryview(raw)[0] == _BRACE else raw
-        for raw in _raw_list_decoder.decode(content)
-    ]
 
 
 def assemble(fields: Fields, added: bytes, without: frozenset[str], size: int) -> list[bytes | memoryview]:

@@ -250,6 +250,7 @@ class Context:
         view.fields = {name: msgspec.Raw(value) for name, value in small.items()}
         view.body = ()
         view.media = []
+        view.contents = {}
         view.prompts = []
         self.request.body = b""
         if isinstance(self.sending, list):

@@ -15,6 +15,7 @@ import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError
 from pymotor.coordinator.api.media import MediaItem, check_source
+from pymotor.coordinator.api.request_view import assemble, with_member
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS
 from pymotor.coordinator.flows.legs import Buffers, LegFailed, whole_leg
@@ -28,6 +29,7 @@ ENCODE = "encode"
 """The legs' name; what they brought to a store stays good when a later leg is tried again."""
 _CHAT_PATH = b"/v1/chat/completions"
 _FAILURES = 2
+_TYPE = frozenset(("type",))
 
 
 class _Item(msgspec.Struct):
@@ -154,12 +156,12 @@ class EncodeLegs:
         target = self._choose()
         check_source(item, target.instance.allowed_local_media_path)
         ids = context.services.ids
-        buffers: Buffers = (self._body,)
+        buffers = self._body
         transfer_id = ""
         if self._push_to:
             transfer_id = ids.next().decode()
             params = {"consumer_zmq": self._push_to, "ec_items": [{"transfer_id": transfer_id}]}
-            buffers = (b'{"ec_transfer_params":%b,' % msgspec.json.encode(params), memoryview(self._body)[1:])
+            buffers = with_member(buffers, b'"ec_transfer_params":%b' % msgspec.json.encode(params))
         reservation = Reservation(target, item.tokens)
         try:
             reply = await whole_leg(context, ENCODE, target, buffers, ids.next(), path=_CHAT_PATH)
@@ -170,18 +172,17 @@ class EncodeLegs:
         return _encoding(target.instance.name, reply.body, transfer_id)
 
 
-def _body(context: Context, item: MediaItem) -> bytes:
+def _body(context: Context, item: MediaItem) -> Buffers:
+    """A chat request with this one part, whose media are not copied."""
     view = context.view
-    fields: dict[str, object] = {
-        "model": view.fields["model"],
-        "messages": [{"role": "user", "content": [item.chat_part]}],
-        "max_tokens": 1,
-        "stream": False,
-    }
-    for name in PROCESSOR_FIELDS:
-        if name in view.fields:
-            fields[name] = view.fields[name]
-    return msgspec.json.encode(fields)
+    part = item.chat_part
+    options = b"".join(
+        b'"%b":%b,' % (name.encode(), bytes(view.fields[name])) for name in PROCESSOR_FIELDS if name in view.fields
+    )
+    head = b'{"model":%b,"max_tokens":1,"stream":false,%b"messages":[{"role":"user","content":['
+    kind = part.get("type") or msgspec.json.encode(item.kind)
+    content = assemble(part, b'"type":%b' % bytes(kind), _TYPE, item.size)
+    return [head % (bytes(view.fields["model"]), options), *content, b"]}]}"]
 
 
 def _encoding(encoder: str, body: bytes, transfer_id: str) -> Encoding:

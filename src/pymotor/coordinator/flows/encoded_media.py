@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pymotor.coordinator.api.media import MediaItem
-from pymotor.coordinator.api.request_view import Fields, RequestView, content_parts, message_fields
+from pymotor.coordinator.api.request_view import Fields, RequestView, message_fields
 from pymotor.coordinator.scheduling.encodings import Encoding, ItemKey
 
 PROCESSOR_FIELDS = ("mm_processor_kwargs", "media_io_kwargs")
@@ -129,8 +129,6 @@ def _embeds_part(item: MediaItem, result: Encoding) -> msgspec.Raw:
 def _with_parts(view: RequestView, replaced: dict[int, dict[int, msgspec.Raw]]) -> msgspec.Raw:
     messages = message_fields(view)
     for index, parts in replaced.items():
-        contents = [
-            parts.get(position, part) for position, part in enumerate(content_parts(messages[index]["content"]))
-        ]
+        contents = [parts.get(position, part) for position, part in enumerate(view.contents[index])]
         messages[index]["content"] = msgspec.Raw(msgspec.json.encode(contents))
     return msgspec.Raw(msgspec.json.encode(messages))

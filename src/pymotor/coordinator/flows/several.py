@@ -62,6 +62,7 @@ def _part(view: RequestView, prompt: msgspec.Raw | None, number: int, prompts: i
     part.answer_tokens = view.answer_tokens
     part.answer_limit = view.answer_limit
     part.media = view.media
+    part.contents = view.contents
     return part
 
 
