@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymotor.coordinator.api.errors import ApiError
-from pymotor.coordinator.api.request_view import RequestView, assemble, body_of, message_fields
+from pymotor.coordinator.api.request_view import RequestView, assemble, body_of
 from pymotor.coordinator.api.surface import CHAT, COMPLETIONS
 
 JSON_VALUES = st.recursive(
@@ -74,10 +74,9 @@ def test_large_values_are_not_copied_but_say_the_same(size: int, others: int) ->
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=4))
-def test_messages_are_read_and_written_back(texts: list[str]) -> None:
+def test_text_counts_for_its_length(texts: list[str]) -> None:
     messages = [{"role": "user", "content": text, "name": "n"} for text in texts]
     view = read({"model": "m", "messages": messages})
-    assert [json.loads(bytes(found["content"])) for found in message_fields(view)] == texts
     assert view.prompt_tokens >= sum(len(text) for text in texts) // 4
 
 

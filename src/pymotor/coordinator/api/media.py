@@ -16,6 +16,7 @@ import msgspec
 import xxhash
 
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid
+from pymotor.coordinator.api.place import offset_in
 
 PIXELS_A_SIDE = 32
 """A media token of Qwen-VL covers 32 x 32 pixels (14- or 16-pixel patches, merged 2 x 2)."""
@@ -55,15 +56,16 @@ class MediaItem:
 
     __slots__ = ("key", "kind", "message", "modality", "part", "position", "size", "tokens", "url")
 
-    def __init__(self, message: int, position: int, kind: str, part: Part) -> None:
-        """`message` and `position` say where it stands; `kind` is the part's type. Raises `ApiError` (400)."""
+    def __init__(self, message: int, position: int, kind: str, part: Part, body: bytes | None = None) -> None:
+        """`message` and `position` say where it stands in `body`, which need not be told; `kind` is the part's type.
+        Raises `ApiError` (400)."""
         self.message = message
         self.position = position
         self.kind = kind
         self.modality = MODALITIES.get(kind, kind)
         self.part = part
-        raw = self._source()
-        self.url = self._url_start(raw)
+        raw = self.source
+        self.url = self._url_start(raw, body)
         """The first bytes of its URL (all, unless it is a large data URL), or None for inline audio."""
         source = memoryview(raw)
         self.size = len(source)
@@ -73,13 +75,14 @@ class MediaItem:
         self.tokens = _tokens(self.modality, self.url)
         """What it is expected to cost an encoder, in tokens."""
 
-    def _source(self) -> msgspec.Raw:
+    @property
+    def source(self) -> msgspec.Raw:
         """The value that names the media."""
         return self.part[_SOURCE_KEYS.get(self.kind, self.kind)]
 
-    def _url_start(self, source: msgspec.Raw) -> bytes | None:
+    def _url_start(self, source: msgspec.Raw, body: bytes | None) -> bytes | None:
         """See `url`."""
-        return _url_start(self.kind, source)
+        return _url_start(self.kind, source, body)
 
     @property
     def chat_part(self) -> Part:
@@ -120,14 +123,14 @@ def barred(field: str) -> ApiError:
     )
 
 
-def _url_start(kind: str, raw: msgspec.Raw) -> bytes | None:
+def _url_start(kind: str, raw: msgspec.Raw, body: bytes | None = None) -> bytes | None:
     """The URL in a media part's value, or its first bytes if it is a plain data URL; None for inline audio."""
     view = memoryview(raw)
     opening = _DATA_URL.match(view[:64])
     if opening is not None:
         start = opening.end() - len(b"data:")
         # Base64 needs no escapes: a quote before the last one means that there is more than a URL.
-        if _only_quote_is_last(raw, start):
+        if _only_quote_is_last(raw, start, body):
             return bytes(view[start : start + SNIFFED_BYTES])
     try:
         if kind == "input_audio":
@@ -143,11 +146,15 @@ def _url_start(kind: str, raw: msgspec.Raw) -> bytes | None:
         raise invalid(f"{kind} must be an object with a url", "messages") from error
 
 
-def _only_quote_is_last(raw: msgspec.Raw, start: int) -> bool:
-    """Whether the string that begins before `start` has no escapes and ends the value."""
-    text = bytes(raw)
-    quote = text.find(b'"', start)
-    return len(text) - quote < 16 and text[quote + 1 :].strip() in (b"", b"}") and text.find(b"\\", start, quote) < 0
+def _only_quote_is_last(raw: msgspec.Raw, start: int, body: bytes | None) -> bool:
+    """Whether the string that begins before `start` has no escapes and ends the value; `body` is what it was read
+    from, where that is at hand."""
+    size = len(memoryview(raw))
+    at = offset_in(body, raw) if body is not None and size > SNIFFED_BYTES else -1
+    text = body if body is not None and at >= 0 else bytes(raw)
+    start, end = start + max(at, 0), size + max(at, 0)
+    quote = text.find(b'"', start, end)
+    return end - quote < 16 and text[quote + 1 : end].strip() in (b"", b"}") and text.find(b"\\", start, quote) < 0
 
 
 def check_source(item: MediaItem, allowed_local_media_path: str) -> None:

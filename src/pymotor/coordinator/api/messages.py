@@ -57,7 +57,8 @@ class MessageImage(MediaItem):
 
     __slots__ = ()
 
-    def _source(self) -> msgspec.Raw:
+    @property
+    def source(self) -> msgspec.Raw:
         name = "url" if self._is_link else "data"
         source = self.part.get(name)
         if source is None:
@@ -69,7 +70,7 @@ class MessageImage(MediaItem):
         stated = self.part.get("type")
         return stated is not None and _text(stated, "type") == "url"
 
-    def _url_start(self, source: msgspec.Raw) -> bytes | None:
+    def _url_start(self, source: msgspec.Raw, _body: bytes | None) -> bytes | None:
         if self._is_link:
             return _text(source, "url").encode()
         data = memoryview(source)

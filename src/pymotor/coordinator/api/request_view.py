@@ -51,7 +51,6 @@ class _Message(msgspec.Struct):
 _encode = msgspec.json.Encoder().encode
 _fields_decoder = msgspec.json.Decoder(Fields)
 _messages_decoder = msgspec.json.Decoder(list[_Message])
-_message_fields_decoder = msgspec.json.Decoder(list[Fields])
 _raw_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _string_decoder = msgspec.json.Decoder(str)
 _flag_decoder = msgspec.json.Decoder(bool | None)
@@ -114,7 +113,7 @@ def read_chat(surface: Surface, body: bytes, trusted: bool) -> RequestView:
     """
     view = read_fields(surface, body, trusted)
     _read_sampling(view)
-    _read_messages(view, trusted)
+    _read_messages(view, body, trusted)
     return view
 
 
@@ -197,7 +196,7 @@ def _check_extra_arguments(raw: msgspec.Raw) -> None:
             raise barred(name)
 
 
-def _read_messages(view: RequestView, trusted: bool) -> None:
+def _read_messages(view: RequestView, body: bytes, trusted: bool) -> None:
     raw = view.fields.get("messages")
     if raw is None:
         raise invalid("messages is required", "messages")
@@ -214,7 +213,7 @@ def _read_messages(view: RequestView, trusted: bool) -> None:
         content = message.content
         if isinstance(content, list):
             for position, part in enumerate(content):
-                item = _media_of(index, position, part, trusted)
+                item = _media_of(index, position, part, trusted, body)
                 if item is not None:
                     view.media.append(item)
                     view.contents[index] = content
@@ -224,14 +223,14 @@ def _read_messages(view: RequestView, trusted: bool) -> None:
     view.prompt_tokens = text_tokens(texts, media_bytes) + media_tokens
 
 
-def _media_of(index: int, position: int, part: Part | str, trusted: bool) -> MediaItem | None:
+def _media_of(index: int, position: int, part: Part | str, trusted: bool, body: bytes) -> MediaItem | None:
     """The media in a content part, or None."""
     if isinstance(part, str):
         return None
     if not trusted and not BARRED_PART_KEYS.isdisjoint(part):
         raise barred(next(name for name in part if name in BARRED_PART_KEYS))
     kind = media_kind(part, trusted)
-    return MediaItem(index, position, kind, part) if kind is not None else None
+    return MediaItem(index, position, kind, part, body) if kind is not None else None
 
 
 def _read_prompt(view: RequestView) -> None:
@@ -256,11 +255,6 @@ def _read_prompt(view: RequestView) -> None:
     if memoryview(items[0])[0] in (_QUOTE, _BRACKET):
         view.prompts = items if len(items) > 1 else []
     view.prompt_tokens = ids or text_tokens((raw,))
-
-
-def message_fields(view: RequestView) -> list[Fields]:
-    """The messages with their values still raw, to write other contents into."""
-    return _message_fields_decoder.decode(view.fields["messages"])
 
 
 def assemble(fields: Fields, added: bytes, without: frozenset[str], size: int) -> list[bytes | memoryview]:
