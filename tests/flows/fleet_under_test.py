@@ -163,7 +163,6 @@ class Engine:
             "waiting_for_kv",
             "transfers",
             "leases",
-            "waiting_for_offers",
             "embeddings_moving",
             "embeddings_held",
             "blocks_used",
