@@ -29,9 +29,11 @@ VERBS: dict[str, Verb] = {
     "validate": Verb("pymotor.engines.validate_command", "check user_config.json and env.json; print every problem"),
     "schema": Verb("pymotor.config.schema_command", "print the JSON schema of user_config.json or env.json"),
     "coordinator": Verb("pymotor.coordinator.command", "run the gateway: requests in, answers out"),
+    "proxy": Verb("pymotor.coordinator.proxy.command", "run the gateway before engines that flags name"),
     "sim-engine": Verb(
         "pymotor.engines.sim.command", "run an engine that needs no accelerator and speaks as vLLM does"
     ),
+    "ec-store": Verb("pymotor.ec_store.command", "look after the directory in which encoders store embeddings"),
     "make-tiny-model": Verb(
         "pymotor.engines.tiny_model", "write a tiny Qwen3-VL with random weights, for tests without an accelerator"
     ),
