@@ -174,8 +174,8 @@ async def _admin(overview: Overview, sockets: Sockets) -> AsyncIterator[None]:
         )
         if listening is not None
     ]
-    for _, _, url, subject in served:
-        logger.info("%s on %s", subject, url)
+    if served:
+        logger.info("%s", ", ".join(f"{subject} on {url}" for _, _, url, subject in served))
     tasks = [asyncio.create_task(server.serve_on(listening)) for server, listening, _, _ in served]
     try:
         yield

@@ -36,12 +36,17 @@ class Address(NamedTuple):
 
 
 def host_from(text: str) -> str:
-    """A host name or IP address, IPv6 with or without brackets. Raises `AddressError`."""
+    """A host name or IP address, IPv6 with or without brackets; one that stands for all interfaces is dialled as this
+    machine. Raises `AddressError`."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
-        return str(ipaddress.ip_address(bare))
+        address = ipaddress.ip_address(bare)
     except ValueError:
         pass  # it may be a name
+    else:
+        if address.is_unspecified:
+            return "127.0.0.1" if address.version == 4 else "::1"
+        return str(address)
     if re.fullmatch(r"[0-9.]+", bare) or ":" in bare:
         raise AddressError(f"{text!r} is no IP address; several addresses are separated by spaces")
     if len(bare) > 253 or not _NAME.fullmatch(bare):

@@ -161,6 +161,8 @@ def options_from(arguments: argparse.Namespace, listed: Sequence[Listed], handof
 
 def _callback_host(arguments: argparse.Namespace, host: str, listed: Sequence[Listed], handoffs: Handoffs) -> str:
     """Where decode engines call back. Raises `UsageError` where they could not reach it."""
+    if arguments.advertise_address and is_wildcard(arguments.advertise_address):
+        raise UsageError(f"--advertise-address {arguments.advertise_address}: nobody can dial all interfaces")
     found = arguments.advertise_address or (host if not is_wildcard(host) else os.environ.get("POD_IP", ""))
     found = found or _LOOPBACK.get(host, host)
     if handoffs.dialect is KVDialect.CALLBACK:

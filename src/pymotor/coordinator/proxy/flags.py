@@ -104,8 +104,7 @@ def _configure_listening(parser: argparse.ArgumentParser) -> None:
     listening.add_argument("--port", type=_port, default=8000, help="port; 0: any free one (default: %(default)s)")
     listening.add_argument(
         "--advertise-address",
-        default=None,
-        type=_typed(host_from),
+        default="",
         metavar="HOST",
         help="callback: where decode engines reach this proxy, where --host stands for all interfaces",
     )
