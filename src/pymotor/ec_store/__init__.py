@@ -5,6 +5,6 @@ ever following a symbolic link, `collection` decides, `command` is `pymotor ec-s
 """
 
 from pymotor.ec_store.collection import Collected, Limits, collect
-from pymotor.ec_store.store import NotAStoreError, Store
+from pymotor.ec_store.store import NotAStoreError, StoppedError, Store
 
-__all__ = ["Collected", "Limits", "NotAStoreError", "Store", "collect"]
+__all__ = ["Collected", "Limits", "NotAStoreError", "StoppedError", "Store", "collect"]

@@ -100,7 +100,7 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> Collected
 
     Beside running engines it must be called again and again, at best more often than once in the window: where only
     first reads are seen, an item whose last read is not sure is kept, and watched from then on. Raises
-    `NotAStoreError`.
+    `NotAStoreError`, `StoppedError`.
     """
     if not dry_run:
         store.try_reads()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,10 @@ _WITHOUT_TRACE = getattr(os, "O_NOATIME", 0)
 
 class NotAStoreError(Exception):
     """The path is not, or does not look like, a store of ECExampleConnector; the message says why."""
+
+
+class StoppedError(Exception):
+    """Somebody wanted the work to end."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,11 @@ class Contents:
 class Store:
     """An open store; a context manager."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises `NotAStoreError` when there is no such directory, or `path` is a symbolic link."""
+    def __init__(self, path: Path, stopped: Callable[[], bool] | None = None) -> None:
+        """Once `stopped()` is true, work in progress ends with `StoppedError`. Raises `NotAStoreError` when there is
+        no such directory, or `path` is a symbolic link."""
         self.path = path
+        self._stopped = stopped
         try:
             self._directory = os.open(path, _DIRECTORY)
         except OSError as error:
@@ -115,6 +121,7 @@ class Store:
         foreign = 0
         with os.scandir(self._directory) as entries:
             for entry in entries:
+                self._go_on()
                 if not entry.is_dir(follow_symlinks=False):
                     foreign += not _is_probe(entry.name)
                     continue
@@ -150,6 +157,7 @@ class Store:
 
         An engine that has the file open, or mapped, keeps what it has. Raises `OSError` when it cannot be removed.
         """
+        self._go_on()
         with self._open(item.identifier) as directory:
             if directory is None or _identity(directory) != item.identity:
                 return False
@@ -188,6 +196,10 @@ class Store:
                 watch_again(file, os.fstat(file).st_mtime_ns, now)
             finally:
                 os.close(file)
+
+    def _go_on(self) -> None:
+        if self._stopped is not None and self._stopped():
+            raise StoppedError(str(self.path))
 
     @contextlib.contextmanager
     def _open(self, name: str) -> Iterator[int | None]:
