@@ -46,7 +46,8 @@ use_instance() {
     [[ "$INSTANCE" =~ ^[0-9]+$ ]] || fail "INSTANCE=$INSTANCE is not a number"
     choose_model "/model/Qwen3-30B-A3B"
     use_devices "$DEVICES"
-    [[ "$ENGINE" != ascend ]] || use_ascend_network
+    [[ "$NODE_IP" == 127.* || "$NODE_IP" == localhost ]] || export VLLM_HOST_IP="${VLLM_HOST_IP:-$NODE_IP}"
+    if [[ "$ENGINE" == ascend ]]; then use_ascend_network; fi
     if [[ "$KV_CONNECTOR" == Nixl* ]]; then
         export VLLM_NIXL_SIDE_CHANNEL_HOST="${VLLM_NIXL_SIDE_CHANNEL_HOST:-$NODE_IP}"
         export VLLM_NIXL_SIDE_CHANNEL_PORT="${VLLM_NIXL_SIDE_CHANNEL_PORT:-${KV_PORT:-$((5600 + INSTANCE))}}"
@@ -55,7 +56,7 @@ use_instance() {
 }
 
 use_ascend_network() {
-    export HCCL_IF_IP="$NODE_IP" VLLM_HOST_IP="${VLLM_HOST_IP:-$NODE_IP}"
+    export HCCL_IF_IP="$NODE_IP"
     export GLOO_SOCKET_IFNAME="$NIC" TP_SOCKET_IFNAME="$NIC" HCCL_SOCKET_IFNAME="$NIC"
     export OMP_PROC_BIND=false OMP_NUM_THREADS="${OMP_NUM_THREADS:-10}"
     export VLLM_USE_V1=1
