@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import network
 from nodes import FakeNode, answer_told, this_node
 
 WRONG_USAGE = 1
@@ -23,6 +24,10 @@ def main(words: list[str]) -> int:
         return ip(node, device_id)
     if question == ["-vnic", "-g"]:
         return vnic(node, device_id)
+    said = network.answer(node, device_id, question)
+    if said is not None:
+        print(said[1], end="")
+        return said[0]
     print("hccn_tool: invalid option")
     return WRONG_USAGE
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pymotor.ascend.netcheck.nodes import is_destination
-from pymotor.ascend.netcheck.steps import STEPS
+from pymotor.ascend.netcheck.steps import CONFIG_PATH, STEPS
 from pymotor.ascend.tools import HCCN_TOOL_PATH
 
 _DESCRIPTION = """\
@@ -75,7 +75,9 @@ def _add_survey(parser: argparse.ArgumentParser, *, nodes: bool) -> None:
     where.add_argument(
         "--peers", type=Path, nargs="+", default=default([]), metavar="FILE", help="ping devices of files of `collect`"
     )
-    where.add_argument("--node-name", type=_name, default=default(""), help="this node's name (default: its host name)")
+    where.add_argument(
+        "--node-name", type=_name, default=default(None), help="this node's name (default: its host name)"
+    )
     tcp = parser.add_argument_group("TCP")
     tcp.add_argument("--tcp-ports", type=ports, default=default(()), metavar="13700,20001", help="ports to connect to")
     tcp.add_argument(
@@ -88,13 +90,16 @@ def _add_survey(parser: argparse.ArgumentParser, *, nodes: bool) -> None:
         help="listen on free ones of --tcp-ports meanwhile, on all interfaces: tests the way before servers run",
     )
     if nodes:
-        tcp.add_argument("--address", type=_name, default="", help="where other nodes reach this machine")
+        tcp.add_argument("--address", type=_name, help="where other nodes reach this machine")
     tools = parser.add_argument_group("tools")
     tools.add_argument(
         "--hccn-tool",
         default=default(os.environ.get(HCCN_TOOL_PATH, "")),
         metavar="PATH",
         help=f"default: {HCCN_TOOL_PATH}, PATH, the driver's directory",
+    )
+    tools.add_argument(
+        "--hccn-conf", default=default(CONFIG_PATH), metavar="PATH", help=f"where {CONFIG_PATH} is mounted"
     )
     tools.add_argument("--at-once", type=_count, default=default(16), metavar="N", help="devices at once (default: 16)")
     tools.add_argument(

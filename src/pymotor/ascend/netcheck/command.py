@@ -116,6 +116,7 @@ def _plan(arguments: argparse.Namespace, targets: list[Target]) -> Plan:
         devices=arguments.devices,
         generation=None if arguments.generation == "auto" else arguments.generation,
         hccn_tool=arguments.hccn_tool,
+        hccn_config=arguments.hccn_conf,
         at_once=arguments.at_once,
         timeout=arguments.timeout,
         peers=peers,

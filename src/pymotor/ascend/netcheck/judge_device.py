@@ -41,7 +41,7 @@ def judge_config(node: NodeReadings) -> list[Finding]:
             f"{CONFIG_PATH} must exist, or a restart loses all addresses: set them with hccn_tool, which writes it. "
             "In a container, mount the file."
         )
-        return [Finding(node.node, None, "config", Verdict.FAILED, f"{CONFIG_PATH}: {seen}", advice)]
+        return [Finding(node.node, None, "config", Verdict.FAILED, f"{node.config.command[-1]}: {seen}", advice)]
     settings = outputs.hccn_config(node.config.output)
     return [
         Finding(node.node, device.device, "config", *_config(device, settings.get(device.device, {}), node.generation))

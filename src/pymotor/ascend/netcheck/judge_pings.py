@@ -62,7 +62,7 @@ def judge_pings(nodes: Sequence[NodeReadings], suspects: Collection[Place]) -> J
             place = (node.node, device.device)
             if place in blamed:
                 continue
-            finding = _summary(*place, own[place])
+            finding = _summary(node, device.device, own[place])
             findings.append(finding)
             if finding.verdict is Verdict.GOOD:
                 passing.add(place)
@@ -175,17 +175,18 @@ def _of_pair(ping: _Ping) -> Finding:
     return Finding(node, device, "ping", Verdict.FAILED, f"to {target}: {ping.seen}", _ADVICE)
 
 
-def _summary(node: str, device: int, own: Sequence[_Ping]) -> Finding:
+def _summary(node: NodeReadings, device: int, own: Sequence[_Ping]) -> Finding:
     answered = [ping for ping in own if ping.verdict is Verdict.GOOD]
     if not answered:
-        seen = own[0].seen if own else "no device of another node is known"
+        seen = "left out" if node.without_pings else "no device of another node is known"
+        seen = own[0].seen if own else seen
         if any(ping.verdict is Verdict.FAILED for ping in own):
             seen = "those that it pinged are at fault themselves"
-        return Finding(node, device, "ping", Verdict.NOT_CHECKED, seen)
+        return Finding(node.node, device, "ping", Verdict.NOT_CHECKED, seen)
     times = [ping.slowest_ms for ping in answered if ping.slowest_ms is not None]
     seen = f"{len(answered)} of {len(own)} reached"
     if times:
         seen += f", slowest {max(times):.3g} ms"
     if len(answered) < len(own):
         seen += "; the others are at fault themselves"
-    return Finding(node, device, "ping", Verdict.GOOD, seen)
+    return Finding(node.node, device, "ping", Verdict.GOOD, seen)

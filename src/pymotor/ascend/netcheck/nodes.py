@@ -81,7 +81,7 @@ class Node:
 
     async def _ask(self, lane: str, kind: str, **what: Any) -> dict[str, Any]:
         if self._reader.done():
-            raise NodeError(f"{self.target.name}: the connection is gone")
+            raise NodeError("the connection is gone")
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
@@ -92,7 +92,7 @@ class Node:
             await self._process.stdin.drain()
             return await answer
         except OSError as error:
-            raise NodeError(f"{self.target.name}: the connection broke off ({error})") from error
+            raise NodeError(f"the connection broke off ({error})") from error
         finally:
             self._waiting.pop(number, None)
 
@@ -110,7 +110,7 @@ class Node:
         finally:
             for waiting in self._waiting.values():
                 if not waiting.done():
-                    waiting.set_exception(NodeError(f"{self.target.name}: {why}"))
+                    waiting.set_exception(NodeError(why))
 
 
 @contextlib.asynccontextmanager
@@ -129,7 +129,7 @@ async def opened(target: Target, limit: int) -> AsyncIterator[Node]:
     complaints = asyncio.create_task(_listen(process.stderr, said))
     node: Node | None = None
     try:
-        host = await _hello(target, process, source, limit, complaints, said)
+        host = await _hello(process, source, limit, complaints, said)
         node = Node(target, process, host)
         yield node
     finally:
@@ -141,7 +141,6 @@ async def opened(target: Target, limit: int) -> AsyncIterator[Node]:
 
 
 async def _hello(
-    target: Target,
     process: asyncio.subprocess.Process,
     source: str,
     limit: int,
@@ -164,11 +163,11 @@ async def _hello(
             await process.wait()
             await complaints
     except (TimeoutError, asyncio.TimeoutError) as error:
-        raise NodeError(f"{target.name}: no answer within {_HELLO_SECONDS:.0f} s") from error
+        raise NodeError(f"no answer within {_HELLO_SECONDS:.0f} s") from error
     except ValueError as error:
-        raise NodeError(f"{target.name}: it answers nonsense") from error
+        raise NodeError("it answers nonsense") from error
     reason = " / ".join(said) or f"exit status {process.returncode}"
-    raise NodeError(f"{target.name}: {reason}")
+    raise NodeError(reason)
 
 
 @contextlib.asynccontextmanager

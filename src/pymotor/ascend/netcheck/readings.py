@@ -49,7 +49,11 @@ class ConnectReading(msgspec.Struct, frozen=True):
 
 
 class NodeReadings(msgspec.Struct, frozen=True):
-    """One node. `trouble` says why there is nothing of it (it could not be reached, or has no hccn_tool)."""
+    """One node.
+
+    `without_pings`: none were asked for. `trouble`: why nothing could be read of the node (it cannot be reached, it has
+    no hccn_tool).
+    """
 
     node: str
     generation: Generation = "A2"
@@ -57,6 +61,7 @@ class NodeReadings(msgspec.Struct, frozen=True):
     devices: tuple[DeviceReadings, ...] = ()
     pings: tuple[PingReading, ...] = ()
     connects: tuple[ConnectReading, ...] = ()
+    without_pings: bool = False
     trouble: str = ""
     format: Literal["pymotor-netcheck-1"] = "pymotor-netcheck-1"
 

@@ -36,6 +36,7 @@ class Plan(NamedTuple):
     devices: tuple[int, ...] | None = None
     generation: Generation | None = None
     hccn_tool: str = ""
+    hccn_config: str = CONFIG_PATH
     at_once: int = 16
     timeout: float = 20.0
     peers: Mapping[str, Sequence[Peer]] = {}
@@ -119,7 +120,7 @@ async def _survey_node(target: Target, plan: Plan, meeting: _Meeting, count: _Co
             if plan.tcp_listen:
                 # A port that is in use has a server of its own, which will answer as well.
                 await asyncio.gather(*(node.listen(port) for port in plan.tcp_ports))
-            config = await node.read(CONFIG_PATH) if "config" in plan.steps else None
+            config = await node.read(plan.hccn_config) if "config" in plan.steps else None
             read = await _device_readings(node, tool, devices, generation, plan, count)
             peers = tuple(
                 Peer(target.name, device.device, address)
@@ -131,7 +132,10 @@ async def _survey_node(target: Target, plan: Plan, meeting: _Meeting, count: _Co
                 _ping(node, tool, generation, plan, everybody, devices, count), _connect(node, plan, count)
             )
             await meeting.finished(target.name)
-            return NodeReadings(target.name, generation, config, tuple(read), tuple(pings), tuple(connects))
+            without_pings = "ping" not in plan.steps or plan.ping == "none"
+            return NodeReadings(
+                target.name, generation, config, tuple(read), tuple(pings), tuple(connects), without_pings
+            )
     except NodeError as error:
         return NodeReadings(target.name, trouble=str(error))
     except _Trouble as error:
