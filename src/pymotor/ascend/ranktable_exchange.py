@@ -156,7 +156,8 @@ class _Collector:
             self._told.add(ip)
         finally:
             self._here.discard(ip)
-            if ip not in self._told and self._records.pop(ip, None):
+            if ip not in self._told and ip in self._records:
+                del self._records[ip]
                 self._tell_who_is_missing()
             self._wake()
 
