@@ -146,7 +146,7 @@ class Operations:
         words = [f"{_named(added)} get requests as soon as they answer"] if added else []
         known = [address for address in addresses if address not in added]
         words += [f"{_named(known)} are there already"] if known else []
-        return self._changed("; ".join(words))
+        return await self._changed("; ".join(words))
 
     async def _remove(self, request: OperatorRequest) -> OperatorReply:
         role, addresses = self._change(request)
@@ -154,7 +154,7 @@ class Operations:
             removed = self._fleet.remove(role, addresses)
         except NotInFleetError as error:
             return _reply(404, {"error": f"{error}; none was removed", **self._current()})
-        return self._changed(f"{_named(removed)} get no new requests and finish what they have")
+        return await self._changed(f"{_named(removed)} get no new requests and finish what they have")
 
     def _change(self, request: OperatorRequest) -> tuple[Role, list[Address]]:
         """Which engines of which role. Raises `_Wrong`."""
@@ -178,7 +178,9 @@ class Operations:
         except AddressError as error:
             raise _Wrong(400, f"instances: {error}") from error
 
-    def _changed(self, message: str) -> OperatorReply:
+    async def _changed(self, message: str) -> OperatorReply:
+        # Workers hear of the change before the client does: they get both in this order.
+        await self._fleet.told()
         return _reply(200, {"message": message, **self._current()})
 
     def _current(self) -> dict[str, list[str]]:

@@ -66,6 +66,7 @@ class StaticFleet:
         self._watching: dict[Member, asyncio.Task[None]] = {}
         self._asking: httpx.AsyncClient | None = None
         self._changed = asyncio.Event()
+        self._to_be_told: list[asyncio.Future[None]] = []
         self.in_flight: Callable[[str], int] = lambda _endpoint_id: 0
         """How many requests an endpoint has; an engine leaves when it has none."""
         for role, address in listed:
@@ -79,8 +80,12 @@ class StaticFleet:
                     self._watch(member)
                 for version in itertools.count(1):
                     self._changed.clear()
+                    waiting, self._to_be_told = self._to_be_told, []
                     instances = tuple(one.instance(self._handoffs, self._media_path) for one in self._members)
                     yield FleetSnapshot(version=version, instances=instances)
+                    for told in waiting:
+                        if not told.done():
+                            told.set_result(None)
                     await self._changed.wait()
                     await asyncio.sleep(_TOGETHER)
             finally:
@@ -133,6 +138,13 @@ class StaticFleet:
             member.leave()
         self._changed.set()
         return [member.address for member in leaving.values()]
+
+    async def told(self) -> None:
+        """Return when whoever listens to `snapshots` has taken over what was changed until now."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._to_be_told.append(told)
+        self._changed.set()
+        await told
 
     async def forget_drained(self) -> None:
         """For ever: forget engines that were removed and have nothing to do any more."""

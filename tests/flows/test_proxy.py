@@ -1,0 +1,375 @@
+"""`pymotor proxy`: a static fleet, engines that come and go, and who may say so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import plain_http
+import pytest
+from answers import COMPLETIONS, Asked, ask, ask_all, ask_one, assert_equal_answers
+from fleet_under_test import PLAIN, Engine, Engines, Role
+from images import text_chat, vision_chat
+from processes import free_port, wait_until
+from proxy_under_test import Proxy, flags_for, refused_usage, running_proxy
+from random_requests import some
+
+TOKEN = "a-token-of-operators"
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """One encode, one prefill, two decode engines and the plain one."""
+    roles = {Role.ENCODE: 1, Role.PREFILL: 1, Role.DECODE: 2}
+    with Engines(tmp_path_factory.mktemp("stages"), roles) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def unions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """Two engines that prefill and decode, as slow as real ones, and a plain one."""
+    flags = ("--sim-speed", "1")
+    with Engines(tmp_path_factory.mktemp("unions"), {Role.UNION: 2}, flags=flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def proxy(stages: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """Before all stages, with two workers."""
+    flags = flags_for([stages[name] for name in stages.fleet])
+    with running_proxy(tmp_path_factory.mktemp("proxy"), *flags, "--workers", "2") as running:
+        running.wait_for(encode=1, prefill=1, decode=2)
+        yield running
+
+
+def add(proxy: Proxy, kind: str, *engines: Engine, **headers: str) -> httpx.Response:
+    """`/instances/add`."""
+    return _change(proxy, "add", kind, *engines, **headers)
+
+
+def remove(proxy: Proxy, kind: str, *engines: Engine, **headers: str) -> httpx.Response:
+    """`/instances/remove`."""
+    return _change(proxy, "remove", kind, *engines, **headers)
+
+
+def _change(proxy: Proxy, verb: str, kind: str, *engines: Engine, **headers: str) -> httpx.Response:
+    places = [f"127.0.0.1:{engine.port}" for engine in engines]
+    body = {"type": kind, "instances": places[0] if len(places) == 1 else places}
+    return proxy.ask("POST", f"/instances/{verb}", body, **headers)
+
+
+def served_by(engine: Engine) -> float:
+    """How many requests an engine has finished."""
+    return engine.metric("vllm:request_success_total")
+
+
+# -- requests
+
+
+def test_answers_are_those_of_one_plain_engine(proxy: Proxy, stages: Engines) -> None:
+    requests = [*some(30), Asked("/v1/chat/completions", vision_chat(41, 42))]
+    encoded = served_by(stages["encode-0"])
+
+    async def both() -> None:
+        found = await ask_all(proxy.url, requests, 8)
+        expected = await ask_all(stages[PLAIN].url, requests, 8)
+        assert_equal_answers(requests, found, expected, "the proxy")
+
+    asyncio.run(both())
+    assert served_by(stages["encode-0"]) > encoded
+    assert stages["decode-0"].metric("vllm:generation_tokens_total") > 0
+    proxy.assert_idle()
+
+
+def test_models_are_what_engines_say(proxy: Proxy) -> None:
+    (model,) = proxy.ask("GET", "/v1/models").json()["data"]
+    assert (model["id"], model["max_model_len"]) == ("tiny", 32768)
+
+
+def test_checks_have_the_originals_fields(proxy: Proxy) -> None:
+    assert proxy.counts() == {
+        "status": "ok",
+        "encode_instances": 1,
+        "prefill_instances": 1,
+        "decode_instances": 2,
+        "pd_instances": 0,
+        "request_num": 0,
+    }
+    clusters = {"encode_cluster": "healthy", "prefill_cluster": "healthy", "decode_cluster": "healthy"}
+    assert proxy.ask("GET", "/health").json() == {"status": "ok", "proxy": "healthy", **clusters, "pd_cluster": "empty"}
+
+
+def test_reset_prefix_cache_reaches_every_engine(proxy: Proxy, stages: Engines) -> None:
+    assert proxy.ask("POST", "/reset_prefix_cache?reset_running_requests=true").status_code == 200
+    stages["decode-1"].fail("error:code=500,path=/reset_prefix_cache")
+    try:
+        reply = proxy.ask("POST", "/reset_prefix_cache")
+        place = f"127.0.0.1:{stages['decode-1'].port}"
+        # The simulated engine fails only what generates; then the cache is emptied, and there is no failure to tell.
+        assert (reply.status_code, reply.json().get("failed")) in ((200, None), (500, [place]))
+    finally:
+        stages.restore()
+    assert proxy.ask("GET", "/reset_prefix_cache").status_code == 405
+
+
+def test_profiles_are_named_as_the_originals_do(proxy: Proxy) -> None:
+    """The engines here were not started for profiling, which is told for each."""
+    reply = proxy.ask("POST", "/start_profile")
+    assert reply.status_code == 500
+    assert set(reply.json()) == {"encoder_0", "prefill_0", "decoder_0", "decoder_1"}
+    assert all("/start_profile" in found["error"] for found in reply.json().values())
+
+
+def test_metrics_are_there(proxy: Proxy) -> None:
+    reply = proxy.ask("GET", "/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'pymotor_requests_total{path="/healthcheck"' in reply.text
+
+
+# -- engines come and go
+
+
+def test_engines_may_start_later(stages: Engines, tmp_path: Path) -> None:
+    late = Engine("late", Role.UNION, tmp_path, (), "NixlConnector", 30.0)
+    with running_proxy(tmp_path, *flags_for([late]), serving=False) as proxy:
+        health = proxy.ask("GET", "/healthcheck")
+        assert (health.status_code, health.json()["status"]) == (503, "unavailable")
+        refused = proxy.ask("POST", COMPLETIONS, {"model": "tiny", "prompt": "x"})
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
+        wait_until(
+            lambda: (
+                f"127.0.0.1:{late.port}: it cannot be reached"
+                in proxy.ask("POST", COMPLETIONS, {"model": "tiny", "prompt": "x"}).json()["error"]["message"]
+            ),
+            "the client is told who is missing",
+        )
+        late.start()
+        try:
+            proxy.wait_for(pd=1)
+            expected = ask_one(stages[PLAIN].url, text_chat("late"))
+            assert ask_one(proxy.url, text_chat("late")).comparable == expected.comparable
+        finally:
+            assert late.process is not None
+            late.process.end()
+
+
+def test_a_removed_engine_finishes_its_streams_and_gets_nothing_new(unions: Engines, tmp_path: Path) -> None:
+    staying, leaving = unions["union-0"], unions["union-1"]
+    bodies = [text_chat(f"story {number}", max_tokens=90, stream=True) for number in range(4)]
+    with running_proxy(tmp_path, *flags_for([staying, leaving])) as proxy:
+        proxy.wait_for(pd=2)
+
+        async def scenario() -> None:
+            async with httpx.AsyncClient(verify=plain_http.CONTEXT, timeout=60) as client:
+                stories = [Asked("/v1/chat/completions", body) for body in bodies]
+                streams = [asyncio.create_task(ask(client, proxy.url, story)) for story in stories]
+                await asyncio.to_thread(
+                    wait_until, lambda: leaving.state()["running"] and staying.state()["running"], "both have streams"
+                )
+                reply = await asyncio.to_thread(remove, proxy, "pd", leaving)
+                assert reply.json()["current_pd_instances"] == [f"127.0.0.1:{staying.port}"]
+                assert proxy.instances()["union-1"]["state"] == "draining"
+                running = leaving.state()["running"]
+                await asyncio.to_thread(
+                    lambda: [ask_one(proxy.url, text_chat(f"new {number}", max_tokens=1)) for number in range(6)]
+                )
+                assert running
+                assert leaving.state()["running"] <= running
+                found = await asyncio.gather(*streams)
+                expected = await ask_all(unions[PLAIN].url, stories, 4)
+                assert_equal_answers(stories, found, expected, "an engine that leaves")
+
+        served = served_by(leaving)
+        asyncio.run(scenario())
+        assert served_by(leaving) - served < len(bodies)
+        wait_until(lambda: "union-1" not in proxy.instances(), "the engine is forgotten")
+        assert proxy.counts()["request_num"] == 0
+        # It may come back.
+        assert "as soon as they answer" in add(proxy, "pd", leaving).json()["message"]
+        proxy.wait_for(pd=2)
+        assert "there already" in add(proxy, "pd", leaving).json()["message"]
+        served = served_by(leaving)
+        for number in range(4):
+            assert ask_one(proxy.url, text_chat(f"again {number}", max_tokens=1)).status == 200
+        assert served_by(leaving) > served
+
+
+def test_an_added_engine_that_never_answers_is_given_up(stages: Engines, tmp_path: Path) -> None:
+    absent = Engine("absent", Role.DECODE, tmp_path, (), "NixlConnector", 30.0)
+    patience = ("--waiting-retry-interval", "0.1", "--max-waiting-retries", "2")
+    engines = flags_for([stages["prefill-0"], stages["decode-0"]])
+    with running_proxy(tmp_path, *engines, *patience) as proxy:
+        proxy.wait_for(prefill=1, decode=1)
+        reply = add(proxy, "decode", absent, stages["decode-1"])
+        assert len(reply.json()["current_decode_instances"]) == 3
+        wait_until(lambda: "has not answered 2 times" in proxy.process.log.read_text(), "the absent engine is given up")
+        wait_until(lambda: set(proxy.instances()) == {"prefill-0", "decode-0", "decode-2"}, "it is forgotten")
+        proxy.wait_for(decode=2)
+
+
+def test_an_engine_that_dies_gets_no_requests_until_it_is_back(unions: Engines, tmp_path: Path) -> None:
+    with running_proxy(tmp_path, *flags_for([unions["union-0"], unions["union-1"]])) as proxy:
+        proxy.wait_for(pd=2)
+        unions["union-0"].kill()
+        proxy.wait_for(pd=1)
+        assert "cannot be reached" in proxy.instances()["union-0"]["fault"]
+        for number in range(3):
+            assert ask_one(proxy.url, text_chat(f"one is left {number}", max_tokens=1)).status == 200
+        unions["union-0"].start()
+        proxy.wait_for(pd=2)
+        unions["union-1"].fail("die:count=1")
+        ask_one(proxy.url, text_chat("kills a core", max_tokens=1))
+        ask_one(proxy.url, text_chat("kills a core too", max_tokens=1))
+        wait_until(lambda: proxy.instances()["union-1"]["fault"].endswith("its /health says 503"), "its core is dead")
+        assert proxy.ask("GET", "/health").status_code == 200
+        unions.restore()
+        proxy.wait_for(pd=2)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"type": "worker", "instances": "127.0.0.1:1"}, 400, "unknown type 'worker'"),
+        ({"type": "decode", "instances": []}, 400, "empty"),
+        ({"type": "decode"}, 400, "instances"),
+        ({"type": "decode", "instances": ["127.0.0.1"]}, 400, "not host:port"),
+        ({"type": "decode", "instances": ["::1:8000"]}, 400, "[address]:port"),
+        ({"type": "decode", "instances": ["127.0.0.1:8000/path"]}, 400, "is no port"),
+        ({"type": "decode", "instances": ["user@127.0.0.1:8000"]}, 400, "neither a host name"),
+    ],
+)
+def test_changes_that_make_no_sense(proxy: Proxy, body: object, status: int, words: str) -> None:
+    for verb in ("add", "remove"):
+        reply = proxy.ask("POST", f"/instances/{verb}", body)
+        assert reply.status_code == status
+        assert words in reply.json()["error"]
+
+
+def test_an_unknown_engine_cannot_be_removed(proxy: Proxy, stages: Engines) -> None:
+    port = free_port()
+    known = f"localhost:{stages['decode-0'].port}"
+    reply = proxy.ask("POST", "/instances/remove", {"type": "decode", "instances": [known, f"127.0.0.1:{port}"]})
+    assert reply.status_code == 404
+    assert len(reply.json()["current_decode_instances"]) == 2
+    assert proxy.counts()["decode_instances"] == 2
+
+
+# -- who may
+
+
+def test_without_a_token_a_browser_or_a_proxy_in_front_may_not(proxy: Proxy) -> None:
+    for headers in ({"Origin": "http://127.0.0.1"}, {"X-Forwarded-For": "127.0.0.1"}, {"Sec-Fetch-Site": "none"}):
+        for method, path in (("GET", "/instances"), ("POST", "/reset_prefix_cache"), ("GET", "/metrics")):
+            reply = proxy.ask(method, path, **headers)
+            assert reply.status_code == 403
+            assert "PYMOTOR_PROXY_TOKEN" in reply.json()["error"]
+    assert proxy.ask("GET", "/healthcheck", Origin="http://127.0.0.1").status_code == 200
+    plain = plain_http.post(f"{proxy.url}/instances/add", content=b"{}", headers={"Content-Type": "text/plain"})
+    assert plain.status_code == 415
+
+
+@pytest.mark.parametrize("kept", ["environment", "file"])
+def test_with_a_token_only_those_who_know_it_may(stages: Engines, tmp_path: Path, kept: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    flags = [*flags_for([stages["prefill-0"], stages["decode-0"]]), "--log-level", "debug"]
+    secret: dict[str, str] = {"PYMOTOR_PROXY_TOKEN": TOKEN}
+    if kept == "file":
+        flags += ["--token-file", str(file)]
+        secret = {}
+    with running_proxy(tmp_path, *flags, environment=secret) as proxy:
+        for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": "Bearer é"}):
+            encoded = {name: value.encode("latin-1").decode("latin-1") for name, value in wrong.items()}
+            reply = plain_http.post(f"{proxy.url}/start_profile", headers=_latin(encoded), timeout=20)
+            assert reply.status_code == 401
+            assert reply.headers["www-authenticate"] == "Bearer"
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert add(proxy, "decode", stages["decode-1"], **right).status_code == 200
+        proxy.wait_for(decode=2)
+        assert proxy.ask("GET", "/instances", **right, Origin="http://elsewhere").status_code == 200
+    assert TOKEN not in proxy.process.log.read_text()
+
+
+def _latin(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def test_engines_with_a_key(tmp_path: Path) -> None:
+    keyed = Engine("keyed", Role.UNION, tmp_path, ("--api-key", "sk-engines"), "NixlConnector", 30.0)
+    keyed.start()
+    try:
+        keyed.wait()
+        with running_proxy(tmp_path, *flags_for([keyed]), environment={"OPENAI_API_KEY": "sk-engines"}) as proxy:
+            proxy.wait_for(pd=1)
+            assert ask_one(proxy.url, text_chat("with a key")).status == 200
+        with running_proxy(tmp_path, *flags_for([keyed]), environment={"OPENAI_API_KEY": ""}, serving=False) as proxy:
+            wait_until(lambda: "OPENAI_API_KEY" in json.dumps(proxy.counts()), "the key is asked for")
+    finally:
+        assert keyed.process is not None
+        keyed.process.end()
+
+
+# -- the command line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("", "no engine is named that could answer"),
+        ("--encoder-ports 1", "no engine is named that could answer"),
+        ("--prefiller-hosts a b --prefiller-ports 1 2 3 --decoder-ports 4", "--prefiller-hosts has 2 and --prefiller"),
+        ("--prefiller-hosts a b --prefiller-ports 1 --decoder-ports 4", "--prefiller-ports 1"),
+        ("--pd-ports 1 1", "named twice"),
+        ("--pd-hosts 127.0.0.1 localhost --pd-ports 1 1", "named twice"),
+        ("--pd-ports 70000", "'70000' is no port"),
+        ("--pd-hosts 10.0.0.110.0.0.2 --pd-ports 1", "separated by spaces"),
+        ("--pd-hosts http://a --pd-ports 1", "no IP address"),
+        ("--decode-servers-urls https://a:1", "http only"),
+        ("--decode-servers-urls http://a:1/v1", "nothing more"),
+        ("--pd-ports 1 --handoff telepathy", "MooncakeLayerwiseConnector"),
+        ("--handoff callback --prefiller-ports 1 --decoder-hosts 10.1.1.1 --decoder-ports 2", "nobody reaches"),
+        (
+            "--handoff callback --host 0.0.0.0 --prefiller-ports 1 --decoder-hosts 10.1.1.1 --decoder-ports 2",
+            "--advertise-address",
+        ),
+        ("--pd-ports 1 --advertise-address ::", "nobody can dial"),
+        ("--pd-ports 1 --token-file /nowhere/at/all", "cannot be read"),
+        ("--pd-ports 1 --max-retries 0", "less than 1"),
+    ],
+)
+def test_flags_that_cannot_be_right(flags: str, words: str) -> None:
+    assert words in refused_usage(*flags.split())
+
+
+def test_ipv6_by_address(tmp_path: Path) -> None:
+    engine = Engine("six", Role.UNION, tmp_path, ("--host", "::1"), "NixlConnector", 30.0)
+    engine.url = f"http://[::1]:{engine.port}"
+    engine.start()
+    try:
+        engine.wait()
+        flags = ("--pd-hosts", "::1", "--pd-ports", str(engine.port), "--host", "::1")
+        with running_proxy(tmp_path, *flags, host="::1") as proxy:
+            assert ask_one(proxy.url, text_chat("six")).status == 200
+            place = f"[::1]:{engine.port}"
+            change = {"type": "pd", "instances": place}
+            assert proxy.ask("POST", "/instances/remove", change).json()["current_pd_instances"] == []
+            wait_until(lambda: not proxy.instances(), "it is forgotten")
+            added = proxy.ask("POST", "/instances/add", {"type": "union", "instances": [place]})
+            assert added.json()["current_pd_instances"] == [place]
+            proxy.wait_for(pd=1)
+            assert ask_one(proxy.url, text_chat("six again")).status == 200
+    finally:
+        assert engine.process is not None
+        engine.process.end()
+
+
+def test_proxies_do_not_collide(stages: Engines, tmp_path: Path) -> None:
+    """Two of them with nothing but the port told; and one whose port is taken says so."""
+    flags = flags_for([stages["prefill-0"], stages["decode-0"]])
+    with running_proxy(tmp_path, *flags) as one, running_proxy(tmp_path, *flags) as other:
+        for proxy in (one, other):
+            assert ask_one(proxy.url, text_chat("which one")).status == 200
