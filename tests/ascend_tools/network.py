@@ -2,7 +2,8 @@
 
 A device of the description may have, besides what nodes.py lists: `link`, `health`, `detect`, `gateway`,
 `switch_port`, `tls` (0 or 1), `config` (its lines of /etc/hccn.conf) and `lost` ({address: how many of 3 packets}).
-A ping passes when both ends are up, have addresses and equal TLS; `pings_although_down` lets it pass all the same.
+A ping passes when both ends are up (A2: `link`, A3: `vnic_link`), have addresses and equal TLS; `pings_although_down`
+lets it pass all the same.
 """
 
 from __future__ import annotations
@@ -102,9 +103,9 @@ def received(node: FakeNode, device_id: int, address: str) -> int:
             device = with_network(other, other_id)
             if device[kind] != address:
                 continue
+            port = "vnic_link" if node.generation == "A3" else "link"
             up = all(
-                end[kind] is not None and (end["pings_although_down"] or end["link"] == end["vnic_link"] == "UP")
-                for end in (own, device)
+                end[kind] is not None and (end["pings_although_down"] or end[port] == "UP") for end in (own, device)
             )
             return 3 - own["lost"].get(address, 0) if up and own["tls"] == device["tls"] else 0
     return 0

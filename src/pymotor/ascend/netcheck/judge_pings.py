@@ -131,11 +131,14 @@ def _of_devices(
         failed_out, failed_in = _by_end(failing)
         explained: dict[Place, list[_Ping]] = {}
         for place in failed_out.keys() | failed_in.keys():
-            pings: list[_Ping] = []
-            for every, failed in ((all_out, failed_out), (all_in, failed_in)):
-                if len(every[place]) >= 2 and all(ping.verdict is Verdict.FAILED for ping in every[place]):
-                    pings += failed[place]
-            if len(pings) >= 2 or (pings and place in suspects):
+            ways = [
+                (len(every[place]), failed[place])
+                for every, failed in ((all_out, failed_out), (all_in, failed_in))
+                if all(ping.verdict is Verdict.FAILED for ping in every[place])
+            ]
+            pings = [ping for _, failed in ways for ping in failed]
+            # One failed ping alone is as much the other end's fault, unless something else is wrong here.
+            if pings and (max(count for count, _ in ways) >= 2 or place in suspects):
                 explained[place] = pings
         if not explained:
             return findings, failing

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 PingMode = Literal["all", "sample", "none"]
-_SAMPLED_BESIDE_RING = 2
 
 
 class Peer(NamedTuple):
@@ -23,8 +22,8 @@ def choose_pairs(
 ) -> list[tuple[int, Peer]]:
     """The pings of one node's devices to those of `others`, each of which knows only its own node's part.
 
-    `sample`: the device of the same place on the next node (names in order, so that all nodes form a ring and each
-    device is pinged), and two more anywhere, always the same ones for the same names.
+    `sample`: two devices of the next node (names in order, so that all nodes form a ring), chosen such that each device
+    is pinged by two, and one more anywhere, always the same one for the same names.
     """
     others = {name: list(peers) for name, peers in sorted(others.items()) if peers and name != node}
     anywhere = [peer for peers in others.values() for peer in peers]
@@ -36,10 +35,12 @@ def choose_pairs(
     following = others[after[0] if after else next(iter(others))]
     pairs: list[tuple[int, Peer]] = []
     for place, device in enumerate(devices):
-        partner = following[place % len(following)]
         # Where the next node has more devices than this one, the rest of them have their turn too.
-        extra = [following[more] for more in range(place + len(devices), len(following), len(devices))]
-        rest = [peer for peer in anywhere if peer != partner and peer not in extra]
-        chosen = random.Random(f"{node}/{device}").sample(rest, min(_SAMPLED_BESIDE_RING, len(rest)))
-        pairs += [(device, peer) for peer in (partner, *extra, *chosen)]
+        places = range(place, max(len(following), place + 1), len(devices))
+        across = [following[(at + turn) % len(following)] for at in places for turn in (0, len(following) // 2)]
+        chosen = list(dict.fromkeys(across))
+        rest = [peer for peer in anywhere if peer not in chosen]
+        if rest:
+            chosen.append(random.Random(f"{node}/{device}").choice(rest))
+        pairs += [(device, peer) for peer in chosen]
     return pairs
