@@ -113,4 +113,4 @@ async def test_a_fleet_collects_its_store(tmp_path: Path) -> None:
     assert task.done()
     assert len(shown) == 1
     assert isinstance(shown[0], Note)
-    assert "1 items removed (0 corrupt)" in shown[0].message
+    assert "removed items: 1 (corrupt: 0)" in shown[0].message

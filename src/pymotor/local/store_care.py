@@ -105,9 +105,9 @@ class StoreCare:
         if done.removed:
             self._show(
                 Note(
-                    f"store of embeddings {path}: {done.items} items removed ({done.corrupt} corrupt), "
-                    f"{done.leftovers} temporary files, {done.bytes} bytes; left: {done.items_left} items, "
-                    f"{done.bytes_left} bytes"
+                    f"store of embeddings {path}: removed items: {done.items} (corrupt: {done.corrupt}), temporary "
+                    f"files: {done.leftovers}, bytes: {done.bytes}; left items: {done.items_left}, "
+                    f"bytes: {done.bytes_left}"
                 )
             )
         for failure in done.failures[:1]:
