@@ -95,15 +95,15 @@ class _Collector:
         try:
             self._tell_who_is_missing()
             await self._until(lambda: self._failure or self._whole, self._meeting.timeout)
-            expected = set(ips[1:])
-            if not self._failure and not self._whole:
+            given_up = not self._failure and not self._whole
+            if given_up:
                 self._failure = (
                     f"no word from {', '.join(self._missing())} within {self._meeting.timeout:g} s: start the same "
                     f"command there, and see that it reaches {own_ip} port {port}"
                 )
-                expected = set(self._here)
                 self._wake()
-            await self._until(lambda: self._told >= expected, LINGER_SECONDS)
+            # Who has not come in time is not waited for again; after a failure a node may still be on its way.
+            await self._until(lambda: not self._here if given_up else self._told >= set(ips[1:]), LINGER_SECONDS)
         finally:
             server.close()
             for task in self._serving:
@@ -248,7 +248,8 @@ async def _join(meeting: Meeting, own: NodeRecord | str, report: Report) -> list
                 greeted = Channel.greet(reader, writer, meeting.token, collects=False)
                 channel = await asyncio.wait_for(greeted, HANDSHAKE_SECONDS)
                 await channel.send(said)
-                return await asyncio.wait_for(_hear(channel, first, report), max(0.0, ends - loop.time()))
+                # From here on the first node's patience counts, as long as it keeps talking.
+                return await _hear(channel, first, report)
         except ChannelError as error:
             raise RanktableError(f"{first} port {meeting.port}: {error}") from error
         except (OSError, asyncio.TimeoutError) as error:
