@@ -133,23 +133,27 @@ end_all() {
     signal_all KILL
 }
 
+# Whether every started script still runs.
+all_run() {
+    local pid
+    for pid in "${started[@]}"; do kill -0 "$pid" 2>/dev/null || return 1; done
+}
+
 # Wait until each URL answers 200. Fails when a started script ends before, or after START_SECONDS.
 wait_until_ready() {
-    local url pid ends=$((SECONDS + ${START_SECONDS:-900}))
+    local url ends=$((SECONDS + ${START_SECONDS:-900}))
     for url in "$@"; do
         until answers "$url"; do
-            for pid in "${started[@]}"; do
-                kill -0 "$pid" 2>/dev/null || fail "a part ended before $url answered; what it said is above"
-            done
+            all_run || fail "a part ended before $url answered; what it said is above"
             ((SECONDS < ends)) || fail "$url did not answer within ${START_SECONDS:-900} s"
             sleep 0.2
         done
     done
 }
 
-# Run until Ctrl-C, SIGTERM or the end of any part, then end the others.
+# Run until Ctrl-C, SIGTERM or the end of any part, then end the others. (`wait -n` forgets who ended before it.)
 run_until_one_ends() {
-    wait -n "${started[@]}" || true
+    while all_run; do sleep 0.5; done
     printf '%s: a part has ended; ending the others\n' "$(basename "$0")" >&2
     exit 1
 }

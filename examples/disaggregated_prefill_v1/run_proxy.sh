@@ -12,6 +12,7 @@ while ((${#prefill_ports[@]} < ${#prefill_hosts[@]})); do prefill_ports+=("${pre
 while ((${#decode_ports[@]} < ${#decode_hosts[@]})); do decode_ports+=("${decode_ports[0]}"); done
 
 proxy disaggregated_prefill_v1/load_balance_proxy_server_example.py \
+    --handoff "$KV_CONNECTOR" \
     --host "$PROXY_HOST" \
     --port "$PROXY_PORT" \
     --prefiller-hosts "${prefill_hosts[@]}" \
