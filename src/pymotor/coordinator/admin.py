@@ -115,6 +115,11 @@ class Overview:
             instances=instances,
         )
 
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """All that are known."""
+        return self._fleet.instances
+
     def in_flight(self, endpoint_id: str) -> int:
         """Requests that an endpoint has now; 0 for one that is not known."""
         row = self._fleet.row_of(endpoint_id)

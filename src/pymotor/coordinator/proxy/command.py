@@ -7,13 +7,14 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from pymotor.coordinator.pairing import is_loopback, is_wildcard
 from pymotor.coordinator.ports import PortError
 from pymotor.coordinator.proxy import flags
 from pymotor.coordinator.proxy.access import Access, AccessError
-from pymotor.coordinator.proxy.addresses import Address
+from pymotor.coordinator.proxy.addresses import Address, AddressError, host_from
 from pymotor.coordinator.proxy.flags import Listed, UsageError, listed_engines
 from pymotor.coordinator.proxy.handoffs import Handoffs
 from pymotor.coordinator.proxy.operations import Operations
@@ -60,45 +61,58 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(usage_error=parser.error)
 
 
+class Plan(NamedTuple):
+    """What the command line asks for."""
+
+    listed: Sequence[Listed]
+    handoffs: Handoffs
+    care: Care
+    options: CoordinatorOptions
+    access: Access
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run until it is told to end; returns the exit status. Exits with 2 where flags contradict each other."""
     try:
-        listed = listed_engines(arguments)
-        handoffs = handoffs_from(arguments, listed)
-        options = options_from(arguments, listed, handoffs)
-        access = Access.load(os.environ, arguments.token_file)
+        plan = plan_from(arguments, os.environ)
     except (UsageError, AccessError) as error:
         arguments.usage_error(str(error))
-    configure_logging(options.log_level, process="proxy")
+    configure_logging(plan.options.log_level, process="proxy")
     if arguments.log_requests:
         logger.warning("--log-requests has no effect: requests are counted and timed at GET /metrics")
     if arguments.encoder_dispatch_mode == "single":
         logger.warning("--encoder-dispatch-mode single has no effect: each item goes to the encoder that suits it best")
     try:
-        asyncio.run(_serve(arguments, listed, handoffs, options, access))
+        asyncio.run(_serve(plan, os.environ.get(ENGINE_KEY, ""), arguments.allowed_local_media_path))
     except (PortError, WorkerStartError) as error:
         print(f"pymotor proxy: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve(
-    arguments: argparse.Namespace,
-    listed: Sequence[Listed],
-    handoffs: Handoffs,
-    options: CoordinatorOptions,
-    access: Access,
-) -> None:
-    care = Care(arguments.health_interval, arguments.waiting_retry_interval, arguments.max_waiting_retries)
-    key = os.environ.get(ENGINE_KEY, "")
-    fleet = StaticFleet(listed, handoffs, care, key=key, media_path=arguments.allowed_local_media_path)
+async def _serve(plan: Plan, key: str, media_path: str) -> None:
+    callback_host = plan.options.settings.callback_host
 
     def callback_obstacle(role: Role, address: Address) -> str:
         """Why a decode engine that is added could not call the proxy back."""
-        calls = role is Role.DECODE and handoffs.dialect is KVDialect.CALLBACK
-        return _unreached(options.settings.callback_host, [address]) if calls else ""
+        calls = role is Role.DECODE and plan.handoffs.dialect is KVDialect.CALLBACK
+        return _unreached(callback_host, [address]) if calls else ""
 
-    await supervise(options, fleet, _announce, Operations(fleet, access, key, callback_obstacle))
+    fleet = StaticFleet(plan.listed, plan.handoffs, plan.care, key=key, media_path=media_path)
+    await supervise(plan.options, fleet, _announce, Operations(fleet, plan.access, key, callback_obstacle))
+
+
+def plan_from(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
+    """What the flags ask for. Raises `UsageError`, `AccessError`."""
+    listed = listed_engines(arguments)
+    handoffs = handoffs_from(arguments, listed)
+    return Plan(
+        listed,
+        handoffs,
+        Care(arguments.health_interval, arguments.waiting_retry_interval, arguments.max_waiting_retries),
+        options_from(arguments, listed, handoffs, environment),
+        Access.load(environment, arguments.token_file),
+    )
 
 
 def handoffs_from(arguments: argparse.Namespace, listed: Sequence[Listed]) -> Handoffs:
@@ -131,18 +145,20 @@ def handoffs_from(arguments: argparse.Namespace, listed: Sequence[Listed]) -> Ha
     return handoffs
 
 
-def options_from(arguments: argparse.Namespace, listed: Sequence[Listed], handoffs: Handoffs) -> CoordinatorOptions:
+def options_from(
+    arguments: argparse.Namespace, listed: Sequence[Listed], handoffs: Handoffs, environment: Mapping[str, str]
+) -> CoordinatorOptions:
     """What the Coordinator is started with. Raises `UsageError`."""
     host = "127.0.0.1" if arguments.host == "localhost" else arguments.host.strip("[]")
     tries = arguments.max_retries - 1
     settings = Settings(
-        callback_host=_callback_host(arguments, host, listed, handoffs),
+        callback_host=_callback_host(host, _advertised(arguments, host, environment), listed, handoffs),
         callbacks_at_inference_port=True,
         retry_delay=arguments.retry_delay,
         transport_max_retry=tries,
         max_retry=tries if arguments.decode_retries is None else arguments.decode_retries,
         forward_media="always" if arguments.no_rewrite else "prefill",
-        engine_api_key_env=ENGINE_KEY if os.environ.get(ENGINE_KEY) else "",
+        engine_api_key_env=ENGINE_KEY if environment.get(ENGINE_KEY) else "",
     )
     return CoordinatorOptions(
         settings=settings,
@@ -159,12 +175,21 @@ def options_from(arguments: argparse.Namespace, listed: Sequence[Listed], handof
     )
 
 
-def _callback_host(arguments: argparse.Namespace, host: str, listed: Sequence[Listed], handoffs: Handoffs) -> str:
-    """Where decode engines call back. Raises `UsageError` where they could not reach it."""
-    if arguments.advertise_address and is_wildcard(arguments.advertise_address):
+def _advertised(arguments: argparse.Namespace, host: str, environment: Mapping[str, str]) -> str:
+    """The address that others dial, as far as it is known. Raises `UsageError`."""
+    if not arguments.advertise_address:
+        return environment.get("POD_IP", "") if is_wildcard(host) else host
+    if is_wildcard(arguments.advertise_address):
         raise UsageError(f"--advertise-address {arguments.advertise_address}: nobody can dial all interfaces")
-    found = arguments.advertise_address or (host if not is_wildcard(host) else os.environ.get("POD_IP", ""))
-    found = found or _LOOPBACK.get(host, host)
+    try:
+        return host_from(arguments.advertise_address)
+    except AddressError as error:
+        raise UsageError(f"--advertise-address: {error}") from error
+
+
+def _callback_host(host: str, advertised: str, listed: Sequence[Listed], handoffs: Handoffs) -> str:
+    """Where decode engines call back. Raises `UsageError` where they could not reach it."""
+    found = advertised or _LOOPBACK.get(host, host)
     if handoffs.dialect is KVDialect.CALLBACK:
         obstacle = _unreached(found, [one.address for one in listed if one.role is Role.DECODE])
         if obstacle:

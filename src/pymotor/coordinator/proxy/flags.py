@@ -128,7 +128,7 @@ def _configure_care(parser: argparse.ArgumentParser) -> None:
     )
     care.add_argument(
         "--retry-delay",
-        type=_some_seconds,
+        type=_seconds,
         default=0.001,
         metavar="SECONDS",
         help="before the second try, doubled each time (default: %(default)s)",
@@ -265,8 +265,15 @@ def _at_least_one(text: str) -> int:
     return number
 
 
-def _some_seconds(text: str) -> float:
+def _seconds(text: str) -> float:
     seconds = float(text)
-    if not 0 < seconds < float("inf"):
+    if not 0 <= seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no length of time in seconds")
+    return seconds
+
+
+def _some_seconds(text: str) -> float:
+    seconds = _seconds(text)
+    if not seconds:
+        raise argparse.ArgumentTypeError("it must be more than 0 seconds")
     return seconds

@@ -17,7 +17,7 @@ from pymotor.coordinator.proxy.addresses import Address, AddressError, address_f
 from pymotor.coordinator.proxy.broadcast import Broadcast, failed
 from pymotor.coordinator.proxy.member import Member, Phase
 from pymotor.coordinator.proxy.static_fleet import NotInFleetError, StaticFleet
-from pymotor.fleet import Role
+from pymotor.fleet import InstanceState, Role
 
 _KINDS = {"encode": Role.ENCODE, "prefill": Role.PREFILL, "decode": Role.DECODE, "pd": Role.UNION, "union": Role.UNION}
 """The `type` of instances to add or remove."""
@@ -99,7 +99,7 @@ class Operations:
 
     async def _healthcheck(self, _request: OperatorRequest) -> OperatorReply:
         ready = self._overview.readiness()
-        serving = Counter(one.role for one in self._fleet.members() if one.phase is Phase.SERVING)
+        serving = Counter(one.role for one in self._overview.instances if one.serves)
         counts = {f"{name}_instances": serving[role] for role, name in _COUNTED.items()}
         found: dict[str, object] = {"status": "ok" if ready.ready else "unavailable", **counts}
         found["request_num"] = self._requests()
@@ -111,8 +111,8 @@ class Operations:
         """Requests under way: each holds one decode or union engine, or what stands in for it, from its start to its
         end, and a pair holds its prefill engine beside."""
         held: Counter[Role] = Counter()
-        for member in self._fleet.members():
-            held[member.role] += self._overview.in_flight(member.endpoint_id)
+        for instance in self._overview.instances:
+            held[instance.role] += sum(self._overview.in_flight(endpoint.id) for endpoint in instance.endpoints)
         return held[Role.UNION] + max(held[Role.DECODE], held[Role.PREFILL])
 
     async def _health(self, _request: OperatorRequest) -> OperatorReply:
@@ -122,10 +122,10 @@ class Operations:
         return _reply(200 if well else 503, status)
 
     def _cluster(self, role: Role) -> str:
-        phases = [one.phase for one in self._fleet.members() if one.role is role and one.phase is not Phase.LEAVING]
-        if not phases:
+        states = [one.state for one in self._overview.instances if one.role is role]
+        if set(states) <= {InstanceState.DRAINING}:
             return "empty"
-        return "healthy" if Phase.SERVING in phases else "unhealthy"
+        return "healthy" if InstanceState.ACTIVE in states else "unhealthy"
 
     async def _instances(self, _request: OperatorRequest) -> OperatorReply:
         return OperatorReply(body=self._overview.fleet().model_dump_json().encode())

@@ -50,11 +50,15 @@ ORIGINALS: Mapping[str, Original] = {
 """By the name of the script, without `.py`."""
 
 
-def run(name: str, words: Sequence[str] | None = None) -> int:
-    """Be the example proxy of this name; returns the exit status."""
-    given = sys.argv[1:] if words is None else words
+def run(name: str) -> int:
+    """Be the example proxy of this name, with this process's arguments; returns the exit status."""
+    return main(full_command_line(name, sys.argv[1:]))
+
+
+def full_command_line(name: str, words: Sequence[str]) -> list[str]:
+    """What `pymotor` is told in place of the arguments `words` of the example proxy of this name."""
     original = ORIGINALS[name]
-    return main(["proxy", *original.defaults, *(_in_full(word, original.flags) for word in given)])
+    return ["proxy", *original.defaults, *(_in_full(word, original.flags) for word in words)]
 
 
 def _in_full(word: str, flags: Sequence[str]) -> str:
