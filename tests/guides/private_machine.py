@@ -94,8 +94,8 @@ class Running:
 class PrivateMachine:
     """A machine with loopback only, or with several `nodes` that are joined by a switch, each an address on its eth0.
 
-    The checkout is also reachable as /vllm-workspace/vllm-ascend. On PATH are `vllm`, which is the simulated engine, and
-    `python` and `python3`, which have PyMotor. Use it as a context manager.
+    The checkout is also reachable as /vllm-workspace/vllm-ascend. On PATH are `vllm`, which is the simulated engine,
+    and `python` and `python3`, which have PyMotor. Use it as a context manager.
     """
 
     def __init__(self, scratch: Path, nodes: Sequence[str] = ()) -> None:

@@ -38,10 +38,8 @@ def started(machine: PrivateMachine, case: str, **settings: str) -> Running:
 
 
 def answer(machine: PrivateMachine, port: int) -> str:
-    text = machine.run(
-        f"curl -s http://127.0.0.1:{port}/v1/chat/completions -H Content-Type:application/json -d '{json.dumps(QUESTION)}'"
-    )
-    reply = json.loads(text)
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    reply = json.loads(machine.run(f"curl -s {url} -H Content-Type:application/json -d '{json.dumps(QUESTION)}'"))
     assert reply["object"] == "chat.completion", reply
     content: str = reply["choices"][0]["message"]["content"]
     return content
