@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from pymotor.ascend.devices import Generation, Run, generation_of, list_devices, vnic_address_in
+from pymotor.ascend.devices import Generation, Run, generation_of, list_devices
 from pymotor.ascend.netcheck.judge_device import device_address
 from pymotor.ascend.netcheck.nodes import Node, NodeError, Target, opened
 from pymotor.ascend.netcheck.pairs import Peer, PingMode, choose_pairs
@@ -116,7 +116,7 @@ async def _survey_node(target: Target, plan: Plan, meeting: _Meeting, count: _Co
     try:
         async with opened(target, plan.at_once) as node:
             tool = await _tool(node, plan)
-            devices, generation = await _devices(node, tool, plan)
+            devices, generation = await _devices(node, plan)
             if plan.tcp_listen:
                 # A port that is in use has a server of its own, which will answer as well.
                 await asyncio.gather(*(node.listen(port) for port in plan.tcp_ports))
@@ -152,27 +152,19 @@ async def _tool(node: Node, plan: Plan) -> str:
     return tool
 
 
-async def _devices(node: Node, tool: str, plan: Plan) -> tuple[tuple[int, ...], Generation]:
+async def _devices(node: Node, plan: Plan) -> tuple[tuple[int, ...], Generation]:
     """Which devices to check, and of which generation the machine is."""
     if plan.devices is not None and plan.generation is not None:
         return plan.devices, plan.generation
+    instead = "name the devices by `--devices 0-7` and the machine by `--generation A2` (or A3)"
     npu_smi = await node.find(("npu-smi", INSTALLED_TOOLS["npu-smi"], "/usr/local/bin/npu-smi"))
-    if npu_smi:
-        try:
-            devices, generation = await asyncio.to_thread(_listed, _tool_of(node, npu_smi, plan.timeout))
-        except AscendToolError as error:
-            if plan.devices is None:
-                raise _Trouble(f"{error}; or name the devices by `--devices 0-7`") from error
-        else:
-            return plan.devices or devices, plan.generation or generation
-    if plan.devices is None:
-        raise _Trouble(f"{NO_LIST} to list the devices: name them by `--devices 0-7`")
-    if plan.generation is not None:
-        return plan.devices, plan.generation
-    argv = command(tool, plan.devices[0], "vnic")
-    asked = await node.run(str(plan.devices[0]), argv, plan.timeout, _TRIES_OF_BUSY_TOOL)
-    is_a3 = not asked.problem and not asked.status and vnic_address_in(asked.output) is not None
-    return plan.devices, "A3" if is_a3 else "A2"
+    if not npu_smi:
+        raise _Trouble(f"{NO_LIST}, which lists devices: {instead}")
+    try:
+        devices, generation = await asyncio.to_thread(_listed, _tool_of(node, npu_smi, plan.timeout))
+    except AscendToolError as error:
+        raise _Trouble(f"{error}; or {instead}") from error
+    return plan.devices or devices, plan.generation or generation
 
 
 def _listed(run: Run) -> tuple[tuple[int, ...], Generation]:
