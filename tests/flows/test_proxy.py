@@ -102,25 +102,24 @@ def test_checks_have_the_originals_fields(proxy: Proxy) -> None:
     assert proxy.ask("GET", "/health").json() == {"status": "ok", "proxy": "healthy", **clusters, "pd_cluster": "empty"}
 
 
-def test_reset_prefix_cache_reaches_every_engine(proxy: Proxy, stages: Engines) -> None:
-    assert proxy.ask("POST", "/reset_prefix_cache?reset_running_requests=true").status_code == 200
-    stages["decode-1"].fail("error:code=500,path=/reset_prefix_cache")
-    try:
-        reply = proxy.ask("POST", "/reset_prefix_cache")
-        place = f"127.0.0.1:{stages['decode-1'].port}"
-        # The simulated engine fails only what generates; then the cache is emptied, and there is no failure to tell.
-        assert (reply.status_code, reply.json().get("failed")) in ((200, None), (500, [place]))
-    finally:
-        stages.restore()
-    assert proxy.ask("GET", "/reset_prefix_cache").status_code == 405
-
-
-def test_profiles_are_named_as_the_originals_do(proxy: Proxy) -> None:
-    """The engines here were not started for profiling, which is told for each."""
-    reply = proxy.ask("POST", "/start_profile")
+@pytest.mark.parametrize("path", ["/reset_prefix_cache", "/start_profile", "/stop_profile"])
+def test_what_goes_to_every_engine(proxy: Proxy, tmp_path: Path, path: str) -> None:
+    everybody = {"encoder_0", "prefill_0", "decoder_0", "decoder_1"}
+    reply = proxy.ask("POST", f"{path}?reset_running_requests=true")
+    assert reply.status_code == 200
+    if path != "/reset_prefix_cache":
+        assert reply.json() == dict.fromkeys(everybody, {"status": 200})
+    absent = Engine("absent", Role.PREFILL, tmp_path, (), "NixlConnector", 30.0)
+    add(proxy, "prefill", absent)
+    reply = proxy.ask("POST", path)
+    remove(proxy, "prefill", absent)
     assert reply.status_code == 500
-    assert set(reply.json()) == {"encoder_0", "prefill_0", "decoder_0", "decoder_1"}
-    assert all("/start_profile" in found["error"] for found in reply.json().values())
+    if path == "/reset_prefix_cache":
+        assert reply.json()["failed"] == [f"127.0.0.1:{absent.port}"]
+    else:
+        assert {name for name, found in reply.json().items() if "error" in found} == {"prefill_1"}
+        assert set(reply.json()) == everybody | {"prefill_1"}
+    assert proxy.ask("GET", path).status_code == 405
 
 
 def test_metrics_are_there(proxy: Proxy) -> None:
