@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ascend_tools.nodes import tool_environment
+from pymotor.cli import main
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 IPS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
@@ -57,18 +60,22 @@ class Nodes:
         return process
 
     def pymotor(self, ip: str, *words: str) -> tuple[int, str, str]:
-        """Exit status, standard output and standard error of one command."""
-        return ended(self.start(ip, sys.executable, "-m", "pymotor", *words))
+        """Exit status, standard output and standard error of one command; in this process, for speed."""
+        output, errors = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+            patch.chdir(self.directory)
+            for name, value in self.environment(ip).items():
+                patch.setenv(name, value)
+            try:
+                status = main(words)
+            except SystemExit as exit_of_parser:
+                status = int(exit_of_parser.code or 0)
+        return status, output.getvalue(), errors.getvalue()
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     output, errors = process.communicate(timeout=SECONDS)
     return process.returncode, output, errors
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
 
 
 @pytest.fixture
@@ -194,15 +201,15 @@ def test_files_of_an_a3(tmp_path: Path) -> None:
         ({}, ["--npus-per-node", "16"], "--npus-per-node asks for 16 devices but it has 0, 1, 2, 3, 4, 5, 6, 7"),
         ({"devices": {"6": {"ip": None}}}, ["--local-device-ids", "5,6"], "device 6 has no address: `hccn_tool -i 6"),
         ({"devices": {"6": {"ip": "0.0.0.0"}}}, [], "device 6 has no address"),
-        ({"generation": "A3", "devices": {"3": {"super_device_id": None}}}, [], "device 3 has no SDID"),
-        ({"generation": "A3", "devices": {"15": {"vnic": None}}}, [], "device 15 has no address"),
+        ({"generation": "A3", "cards": 2, "devices": {"3": {"super_device_id": None}}}, [], "device 3 has no SDID"),
+        ({"generation": "A3", "cards": 2, "devices": {"3": {"vnic": None}}}, [], "device 3 has no address"),
         ({"missing_cards": [5]}, [], "card 5 is listed by `npu-smi info -l` but has no chip"),
         ({"absent_cards": [5], "total_count": 8}, [], "counts 8 cards but lists 7"),
         ({"absent_cards": [5]}, ["--local-device-ids", "5"], "there is no device 5"),
         (
             {"answers": {"npu-smi info -l": {"text": "dcmi module initialize failed. ret is -8005\n", "status": 1}}},
             [],
-            "no devices found: `npu-smi info -l` ended with 1 and printed 'dcmi module initialize failed. ret is -8005'",
+            "no devices found: `npu-smi info -l` ended with 1 and printed 'dcmi module initialize failed. ret is",
         ),
     ],
 )
@@ -222,12 +229,15 @@ def test_old_and_new_drivers_give_the_same(tmp_path: Path) -> None:
     for generation in ("A2", "A3"):
         nodes_of = {name: {**content, "generation": generation, "cards": 2} for name, content in described.items()}
         for nodes in kept(Nodes(tmp_path, **nodes_of)):
-            found = []
+            last = 1 if generation == "A2" else 3
             for ip in IPS:
-                status, output, errors = nodes.pymotor(ip, "ranktable", "collect", "--local-host", ip)
+                words = ("--local-host", ip, "--local-device-ids", str(last))
+                status, output, errors = nodes.pymotor(ip, "ranktable", "collect", *words)
                 assert status == 0, errors
-                found.append([device["device_id"] for device in json.loads(output)["devices"]])
-            assert found == [list(range(2 if generation == "A2" else 4))] * 3
+                (device,) = json.loads(output)["devices"]
+                number = ip[-1]
+                expected = f"29.1.{number}.11" if generation == "A2" else f"192.168.{number}.196"
+                assert (device["device_id"], device["device_ip"]) == (last, expected)
 
 
 def test_one_address_on_two_nodes(tmp_path: Path) -> None:

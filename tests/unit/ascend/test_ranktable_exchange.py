@@ -49,7 +49,7 @@ class Nodes:
         """Wait until a node has reported something with this text."""
 
         async def seen() -> None:
-            while not any(text in line for line in self.said.get(ip, [])):
+            while not any(text in line for line in self.said.get(ip, [])):  # noqa: ASYNC110 - reports are no events
                 await asyncio.sleep(0.01)
 
         await asyncio.wait_for(seen(), 10)
