@@ -39,7 +39,7 @@ def main(directory: Path) -> None:
                 status = tool.main(words[1:]) if told is None or "seconds" not in told else 0
             script = f"printf %s {shlex.quote(said.getvalue())}; exit {status}\n"
             if told is not None and "seconds" in told:
-                script = f"sleep {told['seconds']}\n"
+                script = f"exec sleep {told['seconds']}\n"
             (answers / " ".join(words)).write_text(script)
 
 

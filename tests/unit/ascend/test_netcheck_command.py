@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -111,6 +112,20 @@ def test_ports_are_open_refused_or_silent(console: Console, port: int) -> None:
     assert status == 1
 
 
+def test_each_node_connects_to_the_others(tmp_path: Path, console: Console) -> None:
+    console.fleet = Fleet(tmp_path / "loopback", "A2", ("node-a", "127.0.0.2"), 1)
+    console.fleet.record()
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        number = server.getsockname()[1]
+        status, said, _ = console.type(
+            *("--node-name", "node-a", "--nodes", "root@127.0.0.2", "127.0.0.2"),
+            *("--tcp-ports", number, "--steps", "tcp", "--json"),
+        )
+    seen = {it["node"]: it["seen"].partition(" (")[0] for it in json.loads(said)["findings"] if it["step"] == "tcp"}
+    assert seen == {"node-a": f"127.0.0.2:{number} open", "127.0.0.2": f"127.0.0.1:{number} refused"}
+    assert status == 1
+
+
 def test_a_way_is_tried_before_servers_run(console: Console) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
@@ -139,20 +154,26 @@ def running() -> list[str]:
     return lines
 
 
-def test_everything_ends_with_the_command(console: Console) -> None:
-    console.fleet.break_device("node-b", 0, answers={"-lldp -g": {"seconds": 8765}})
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("asked", ["npu-smi info -l", "hccn_tool -i 0 -lldp -g"])
+def test_everything_ends_with_the_command(console: Console, asked: str, how: signal.Signals) -> None:
+    hanging = f"sleep 8765.{how:d}{len(asked)}"
+    console.fleet.description["nodes"]["node-b"]["answers"] = {asked: {"seconds": hanging.split()[1]}}
     console.fleet.record()
     typed = [sys.executable, "-m", "pymotor", "netcheck", "--not-here", "--nodes", "node-b", "--hccn-conf", "hccn.conf"]
     with subprocess.Popen(
         typed,
         env={**os.environ, **console.fleet.environment()},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     ) as process:
-        wait_until(lambda: "sleep 8765" in " ".join(running()))
-        process.kill()
-    wait_until(lambda: "sleep 8765" not in " ".join(running()))
+        wait_until(lambda: hanging in " ".join(running()))
+        process.send_signal(how)
+        _, complaint = process.communicate(timeout=60)
+    assert process.returncode == (130 if how is signal.SIGINT else -9)
+    assert complaint == b""
+    wait_until(lambda: hanging not in " ".join(running()))
 
 
 def wait_until(condition: object, seconds: float = 60) -> None:

@@ -86,13 +86,13 @@ def _targets(arguments: argparse.Namespace) -> list[Target]:
     here = arguments.node_name or socket.gethostname()
     own_names = {here, socket.gethostname(), "localhost", "127.0.0.1", "::1"}
     chosen = [word for words in arguments.nodes or () for word in words]
-    others = [word for word in dict.fromkeys(chosen) if _host(word) not in own_names]
-    is_here = not arguments.not_here or len(others) < len(set(chosen))
+    others = {_host(word): word for word in chosen if _host(word) not in own_names}
+    is_here = not arguments.not_here or any(_host(word) in own_names for word in chosen)
     if arguments.not_here and not chosen:
         arguments.usage_error("--not-here leaves nothing to check: name others by --nodes")
     ssh_options = tuple(arguments.ssh_option)
     targets = [Target(here)] if is_here else []
-    return targets + [Target(_host(word), word, ssh_options) for word in others]
+    return targets + [Target(host, word, ssh_options) for host, word in others.items()]
 
 
 def _host(destination: str) -> str:
