@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         return steps[arguments.step](arguments)
     except RanktableError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            _report(f"error: {line}")
         return 1
     except OSError as error:
         print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
@@ -197,5 +197,7 @@ def _check(arguments: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _report(text: str) -> None:
+    """Tell the user; other hosts may have written parts of it, so it is bounded and moves no cursor."""
+    shown = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text[:4000])
+    print(shown, file=sys.stderr, flush=True)

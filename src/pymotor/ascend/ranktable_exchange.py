@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,7 +249,7 @@ async def _join(meeting: Meeting, own: NodeRecord | str, report: Report) -> list
                 channel = await asyncio.wait_for(greeted, HANDSHAKE_SECONDS)
                 await channel.send(said)
                 # From here on the first node's patience counts, as long as it keeps talking.
-                return await _hear(channel, first, report)
+                return await _hear(channel, meeting.ips, report)
         except ChannelError as error:
             raise RanktableError(f"{first} port {meeting.port}: {error}") from error
         except (OSError, asyncio.TimeoutError) as error:
@@ -263,24 +263,30 @@ async def _join(meeting: Meeting, own: NodeRecord | str, report: Report) -> list
     )
 
 
-async def _hear(channel: Channel, first: str, report: Report) -> list[NodeRecord]:
-    waited_for: list[str] = []
+async def _hear(channel: Channel, ips: Sequence[str], report: Report) -> list[NodeRecord]:
+    waited_for: list[Any] = []
     while True:
         message = await asyncio.wait_for(channel.receive(), SILENCE_SECONDS)
         if "refused" in message:
-            raise RanktableError(f"{first} refuses this node: {message['refused']}")
+            raise RanktableError(f"{ips[0]} refuses this node: {message['refused']}")
         if "failure" in message:
             with contextlib.suppress(OSError):
                 await channel.send({"received": True})
             raise RanktableError(str(message["failure"]))
         if "nodes" in message:
-            records = [NodeRecord.from_json(node) for node in message["nodes"]]
+            records = [NodeRecord.from_json(node) for node in _items(message["nodes"])]
+            if [record.server_id for record in records] != list(ips):
+                raise RanktableError(f"{ips[0]} gives other nodes than {', '.join(ips)}")
             with contextlib.suppress(OSError):
                 await channel.send({"received": True})
             return records
-        if message.get("waiting_for") != waited_for:
-            waited_for = message.get("waiting_for", [])
-            report(f"waiting for {', '.join(waited_for)} …")
+        if _items(message.get("waiting_for")) != waited_for:
+            waited_for = _items(message.get("waiting_for"))
+            report(f"waiting for {', '.join(map(str, waited_for))} …")
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 @contextlib.asynccontextmanager
