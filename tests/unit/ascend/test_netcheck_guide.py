@@ -5,12 +5,17 @@ The lines are in tests/guides/network_check_guide.txt; /etc/hccn.conf is that of
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 from netcheck_nodes import Console, Fleet
+
+from pymotor.ascend.netcheck.command import configure
 
 GUIDE = Path(__file__).parents[2] / "guides" / "network_check_guide.txt"
 CAT = '#!/bin/sh\n[ "$1" != /etc/hccn.conf ] || set -- "$NETCHECK_NODES/node-a/hccn.conf"\nexec /bin/cat "$@"\n'
@@ -84,3 +89,23 @@ def test_each_block_shows_a_bad_device_and_so_does_the_check(
     named = {(it["node"], it["device"], it["step"]) for it in report["findings"] if it["verdict"] == "failed"}
     steps = ("lldp", "link", "health", "netdetect", "gateway", "config", "ip", "ping")
     assert (status, named) == (1, {("node-a", 5, step) for step in steps})
+
+
+@pytest.mark.parametrize("page", ["network-check.md", "zh/network-check.md"])
+def test_every_command_of_the_documentation_is_understood(page: str) -> None:
+    text = (GUIDE.parents[2] / "docs" / page).read_text(encoding="utf-8")
+    typed = re.findall(r"^(pymotor netcheck\b[^#\n]*)|`(pymotor netcheck [^`]*)`", text, re.MULTILINE)
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    for words in typed:
+        parser.parse_args(shlex.split("".join(words))[2:])
+    assert len(typed) >= 6
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    known = " ".join([parser.format_help(), *(it.format_help() for it in parsers_of(parser))])
+    assert {option for option in options if option not in known} == set()
+
+
+def parsers_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Those of `collect` and `judge`."""
+    verbs = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return list(verbs.choices.values())

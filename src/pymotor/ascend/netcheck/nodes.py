@@ -48,6 +48,7 @@ class Node:
         self.host = host
         self._process = process
         self._numbers = itertools.count(1)
+        self._writing = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._reader = asyncio.create_task(self._read())
 
@@ -88,8 +89,10 @@ class Node:
         request = {"id": number, "lane": lane, "kind": kind, "with": what}
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            await self._process.stdin.drain()
+            # Python 3.10 lets only one task wait for a stream to drain.
+            async with self._writing:
+                self._process.stdin.write(json.dumps(request).encode() + b"\n")
+                await self._process.stdin.drain()
             return await answer
         except OSError as error:
             raise NodeError(f"the connection broke off ({error})") from error
