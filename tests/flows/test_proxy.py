@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,7 +107,7 @@ def test_what_goes_to_every_engine(proxy: Proxy, tmp_path: Path, path: str) -> N
     reply = proxy.ask("POST", f"{path}?reset_running_requests=true")
     assert reply.status_code == 200
     if path != "/reset_prefix_cache":
-        assert reply.json() == dict.fromkeys(everybody, {"status": 200})
+        assert reply.json() == {name: {"status": 200} for name in everybody}
     absent = Engine("absent", Role.PREFILL, tmp_path, (), "NixlConnector", 30.0)
     add(proxy, "prefill", absent)
     reply = proxy.ask("POST", path)
@@ -271,19 +270,13 @@ def test_without_a_token_a_browser_or_a_proxy_in_front_may_not(proxy: Proxy) -> 
     assert plain.status_code == 415
 
 
-@pytest.mark.parametrize("kept", ["environment", "file"])
-def test_with_a_token_only_those_who_know_it_may(stages: Engines, tmp_path: Path, kept: str) -> None:
+def test_with_a_token_only_those_who_know_it_may(stages: Engines, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
-    flags = [*flags_for([stages["prefill-0"], stages["decode-0"]]), "--log-level", "debug"]
-    secret: dict[str, str] = {"PYMOTOR_PROXY_TOKEN": TOKEN}
-    if kept == "file":
-        flags += ["--token-file", str(file)]
-        secret = {}
-    with running_proxy(tmp_path, *flags, environment=secret) as proxy:
+    flags = [*flags_for([stages["prefill-0"], stages["decode-0"]]), "--log-level", "debug", "--token-file", str(file)]
+    with running_proxy(tmp_path, *flags) as proxy:
         for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": "Bearer é"}):
-            encoded = {name: value.encode("latin-1").decode("latin-1") for name, value in wrong.items()}
-            reply = plain_http.post(f"{proxy.url}/start_profile", headers=_latin(encoded), timeout=20)
+            reply = plain_http.post(f"{proxy.url}/start_profile", headers=_latin(wrong), timeout=20)
             assert reply.status_code == 401
             assert reply.headers["www-authenticate"] == "Bearer"
         right = {"Authorization": f"Bearer {TOKEN}"}
@@ -303,10 +296,8 @@ def test_engines_with_a_key(tmp_path: Path) -> None:
     try:
         keyed.wait()
         with running_proxy(tmp_path, *flags_for([keyed]), environment={"OPENAI_API_KEY": "sk-engines"}) as proxy:
-            proxy.wait_for(pd=1)
             assert ask_one(proxy.url, text_chat("with a key")).status == 200
-        with running_proxy(tmp_path, *flags_for([keyed]), environment={"OPENAI_API_KEY": ""}, serving=False) as proxy:
-            wait_until(lambda: "OPENAI_API_KEY" in json.dumps(proxy.counts()), "the key is asked for")
+            proxy.wait_for(pd=1)
     finally:
         assert keyed.process is not None
         keyed.process.end()
@@ -317,7 +308,7 @@ def test_engines_with_a_key(tmp_path: Path) -> None:
 
 def test_a_wrong_command_line_is_told_in_a_line() -> None:
     told = refused_usage("--prefiller-hosts", "a", "b", "--prefiller-ports", "1", "2", "3", "--decoder-ports", "4")
-    assert told.splitlines()[-1].endswith("give a port for each host, or one host for all ports (default: localhost)")
+    assert told.splitlines()[-1].endswith("give a port for each host, or one host for all ports")
 
 
 def test_ipv6_by_address(tmp_path: Path) -> None:
@@ -340,11 +331,3 @@ def test_ipv6_by_address(tmp_path: Path) -> None:
     finally:
         assert engine.process is not None
         engine.process.end()
-
-
-def test_proxies_do_not_collide(stages: Engines, tmp_path: Path) -> None:
-    """Two of them with nothing but the port told; and one whose port is taken says so."""
-    flags = flags_for([stages["prefill-0"], stages["decode-0"]])
-    with running_proxy(tmp_path, *flags) as one, running_proxy(tmp_path, *flags) as other:
-        for proxy in (one, other):
-            assert ask_one(proxy.url, text_chat("which one")).status == 200

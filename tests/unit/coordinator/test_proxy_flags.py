@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+from pymotor.coordinator.control import OperatorRequest
 from pymotor.coordinator.proxy import command
-from pymotor.coordinator.proxy.access import AccessError
+from pymotor.coordinator.proxy.access import Access, AccessError, Refused
 from pymotor.coordinator.proxy.addresses import Address, address_from, address_from_url
 from pymotor.coordinator.proxy.command import Plan, plan_from
 from pymotor.coordinator.proxy.flags import UsageError
@@ -99,6 +101,58 @@ def test_callbacks_come_to_an_address_that_decode_reaches() -> None:
         (f"{remote} --host 0.0.0.0", {"POD_IP": "10.0.0.9"}, "10.0.0.9"),
     ):
         assert plan(flags, environment).options.settings.callback_host == host
+
+
+def test_a_token_comes_from_the_environment_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("of-the-file\n")
+    for environment, token in (
+        ({}, "of-the-file"),
+        ({"PYMOTOR_PROXY_TOKEN": "of-the-environment"}, "of-the-environment"),
+    ):
+        access = plan(f"--pd-ports 1 --token-file {file}", environment).access
+        access.check(asked(authorization=f"Bearer {token}"))
+        for wrong in (f"Bearer {token}x", token, f"Basic {token}", ""):
+            with pytest.raises(Refused) as refused:
+                access.check(asked(authorization=wrong))
+            assert refused.value.status == 401
+    for text in ("", "two words", "no ascii: é"):
+        file.write_text(text)
+        with pytest.raises(AccessError):
+            plan(f"--pd-ports 1 --token-file {file}")
+
+
+@pytest.mark.parametrize(
+    ("peer", "reached_at", "near"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.9.9.9", "10.0.0.1", True),
+        ("::1", "::1", True),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1", True),
+        ("10.0.0.1", "10.0.0.1", True),
+        ("10.0.0.2", "10.0.0.1", False),
+        ("::ffff:10.0.0.2", "::ffff:10.0.0.1", False),
+        ("", "", False),
+    ],
+)
+def test_without_a_token_clients_must_be_near(peer: str, reached_at: str, near: bool) -> None:
+    access = Access()
+    if near:
+        access.check(asked(peer=peer, reached_at=reached_at))
+        with pytest.raises(Refused):
+            access.check(asked(peer=peer, reached_at=reached_at, origin="http://localhost"))
+    else:
+        with pytest.raises(Refused) as refused:
+            access.check(asked(peer=peer, reached_at=reached_at))
+        assert refused.value.status == 403
+
+
+def asked(peer: str = "127.0.0.1", reached_at: str = "127.0.0.1", **headers: str) -> OperatorRequest:
+    """An operator's request."""
+    path = "/instances"
+    return OperatorRequest(
+        number=1, method="GET", path=path, query="", headers=headers, body=b"", peer=peer, reached_at=reached_at
+    )
 
 
 def test_retries_are_counted_as_the_originals_count_them() -> None:
