@@ -41,7 +41,7 @@ class Broadcast:
         url = f"{member.address.url}{path}" + (f"?{query}" if query else "")
         try:
             reply = await self._asking.post(url, timeout=_SECONDS)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             return {"error": f"no answer: {error or type(error).__name__}"}
         if reply.status_code == 404:
             return {"error": f"the engine has no {path}; vLLM offers it only where it was started for that"}

@@ -47,7 +47,7 @@ def client(key: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         headers={"Authorization": f"Bearer {key}"} if key else {},
         limits=httpx.Limits(max_connections=256, max_keepalive_connections=0),
-        timeout=SECONDS,
+        timeout=httpx.Timeout(SECONDS, pool=None),
         trust_env=False,
         verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
     )
@@ -91,5 +91,5 @@ async def _get(asking: httpx.AsyncClient, url: str) -> httpx.Response:
             return httpx.Response(reply.status_code, content=bytes(content))
     except httpx.TimeoutException as error:
         raise EngineSilent(f"it did not answer within {SECONDS:g} s") from error
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         raise EngineUnwell(f"it cannot be reached: {error or type(error).__name__}") from error

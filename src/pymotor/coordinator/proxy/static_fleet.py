@@ -29,6 +29,8 @@ _MODELS_EVERY = 12
 """Looks at an engine's health for each at its models: adapters come and go."""
 _SOONEST = 1.0
 """Seconds between two looks at an engine that does not serve, at most."""
+_LOOKS_A_SECOND = 50
+"""At all engines together: of many each is looked at more seldom, for it costs a processor something."""
 _DRAIN_LOOK = 0.1
 
 
@@ -196,11 +198,11 @@ class StaticFleet:
                 return
             if member.phase is Phase.EXPECTED and member.tries_left is not None:
                 await asyncio.sleep(care.waiting_interval)
-            elif member.phase in (Phase.EXPECTED, Phase.UNWELL):
-                await asyncio.sleep(min(_SOONEST, care.health_interval))
-            else:
-                # Not all at the same moment.
-                await asyncio.sleep(care.health_interval * random.uniform(0.8, 1.0))
+                continue
+            away = member.phase in (Phase.EXPECTED, Phase.UNWELL)
+            interval = min(_SOONEST, care.health_interval) if away else care.health_interval
+            # Not all at the same moment.
+            await asyncio.sleep(max(interval, len(self._members) / _LOOKS_A_SECOND) * random.uniform(0.8, 1.0))
 
     async def _ask(self, member: Member, *, with_models: bool) -> bool:
         """Ask an engine once; returns whether the answer is news."""
