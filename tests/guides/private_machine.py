@@ -30,14 +30,19 @@ mount -t tmpfs tmpfs "$root"
 for entry in /*; do
     if [ -L "$entry" ]; then
         cp -P "$entry" "$root/"
-    elif [ -d "$entry" ] && [ "$entry" != /proc ] && [ "$entry" != /data ]; then
+    elif [ -d "$entry" ] && [[ ! "$entry" =~ ^/(proc|etc|data|vllm-workspace)$ ]]; then
         mkdir "$root$entry"
         mount --rbind "$entry" "$root$entry"
     fi
 done
-mkdir "$root/proc" "$root/data" "$root/vllm-workspace"
+mkdir -p "$root/proc" "$root/etc" "$root/.etc" "$root/data" "$root/vllm-workspace/vllm-ascend"
 mount -t proc proc "$root/proc"
-ln -s "$2" "$root/vllm-workspace/vllm-ascend"
+mount --rbind /etc "$root/.etc"
+for entry in /etc/*; do
+    [ "$entry" = /etc/hccn.conf ] || ln -s "/.etc/${entry##*/}" "$root$entry"
+done
+touch "$root/etc/hccn.conf"
+cp -R "$2/examples" "$root/vllm-workspace/vllm-ascend"
 ip link set lo up
 echo ready
 exec chroot "$root" bash -c 'sleep infinity & wait'
@@ -50,7 +55,7 @@ ip link set switch up
 count=0
 for address in "$@"; do
     count=$((count + 1))
-    unshare --net sleep infinity </dev/null >/dev/null 2>&1 &
+    unshare --net --mount sleep infinity </dev/null >/dev/null 2>&1 &
     node=$!
     until [ "$(readlink /proc/$node/ns/net)" != "$(readlink /proc/$$/ns/net)" ]; do :; done
     ip link add "to-$count" type veth peer name eth0 netns "$node"
@@ -94,8 +99,9 @@ class Running:
 class PrivateMachine:
     """A machine with loopback only, or with several `nodes` that are joined by a switch, each an address on its eth0.
 
-    The checkout is also reachable as /vllm-workspace/vllm-ascend. On PATH are `vllm`, which is the simulated engine,
-    and `python` and `python3`, which have PyMotor. Use it as a context manager.
+    /vllm-workspace/vllm-ascend has a copy of the examples. /data, /etc and all that is made in / are its own, what lies
+    in other directories is the host's. On PATH are `vllm`, which is the simulated engine, `pymotor`, and `python` and
+    `python3`, which have PyMotor. Use it as a context manager.
     """
 
     def __init__(self, scratch: Path, nodes: Sequence[str] = ()) -> None:
@@ -189,14 +195,20 @@ class PrivateMachine:
     def _enter(self, node: str = "") -> list[str]:
         words = ["nsenter", "--target", self._init, "--user", "--mount", "--net", "--pid", "--root"]
         words += ["--preserve-credentials", "--wd=/"]
-        return words + (["nsenter", "--target", self._nodes[node], "--net"] if node else [])
+        if node:
+            words += ["nsenter", "--target", self._nodes[node], "--net", "--mount", "--root", "--wd=/"]
+        return words
 
     def _install_programs(self) -> None:
         install = [sys.executable, "-m", "pymotor", "sim-engine", "--install-shim", str(self.programs)]
         subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
-        for name in ("python", "python3"):
-            (self.programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-            (self.programs / name).chmod(0o755)
+        for name, words in (("python", ""), ("python3", ""), ("pymotor", " -m pymotor")):
+            self.add_program(name, f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
+
+    def add_program(self, name: str, text: str) -> None:
+        """Put a script on PATH."""
+        (self.programs / name).write_text(text)
+        (self.programs / name).chmod(0o755)
 
 
 def wait_until(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = READY_SECONDS) -> None:
