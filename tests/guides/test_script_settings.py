@@ -143,7 +143,7 @@ def test_further_words_come_last(place: Place) -> None:
     assert told.words[-1] == "a b"
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=("C",), exclude_characters="/"), min_size=1, max_size=20))
 def test_any_path_of_a_store(place: Place, name: str) -> None:
     """Quotes, blanks, backslashes, dollars: they reach the engine as they are, and no shell reads them."""
