@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymotor.ascend.netcheck import outputs
@@ -170,6 +170,7 @@ def test_no_text_makes_reading_raise(text: str) -> None:
     assert line.isprintable()
 
 
+@settings(max_examples=40)
 @given(st.lists(NODES, max_size=3, unique_by=lambda node: node.node))
 def test_whatever_was_read_gets_a_verdict(nodes: list[NodeReadings]) -> None:
     findings = judge(nodes)
