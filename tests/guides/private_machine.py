@@ -20,7 +20,8 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60.0
-_UNSHARE = ("unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork", "--kill-child")
+_UNSHARE = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
+_AS_USER = ("--user", "--map-root-user")
 _UNSET = [f"--unset={name}" for name in ("VLLM_PYTHON", "PYMOTOR_HOME", "http_proxy", "https_proxy", "no_proxy")]
 
 _SETUP = """
@@ -118,7 +119,7 @@ class PrivateMachine:
         root = self._scratch / "root"
         root.mkdir()
         self._holder = subprocess.Popen(
-            [*_UNSHARE, "bash", "-c", _SETUP, "setup", str(root), str(CHECKOUT)],
+            [*unshare(), "bash", "-c", _SETUP, "setup", str(root), str(CHECKOUT)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
@@ -193,8 +194,8 @@ class PrivateMachine:
         return Path(f"/proc/{self._init}/root") / inside.lstrip("/")
 
     def _enter(self, node: str = "") -> list[str]:
-        words = ["nsenter", "--target", self._init, "--user", "--mount", "--net", "--pid", "--root"]
-        words += ["--preserve-credentials", "--wd=/"]
+        words = ["nsenter", "--target", self._init, "--mount", "--net", "--pid", "--root", "--wd=/"]
+        words += ["--user", "--preserve-credentials"] if "--user" in unshare() else []
         if node:
             words += ["nsenter", "--target", self._nodes[node], "--net", "--mount", "--root", "--wd=/"]
         return words
@@ -224,11 +225,23 @@ def wait_until(condition: Callable[[], object], what: str | Callable[[], str], s
 def obstacle() -> str:
     """Why no private machine can be made here; empty where it can."""
     missing = [name for name in ("unshare", "nsenter", "ip", "curl", "bash") if shutil.which(name) is None]
-    if missing:
-        return f"not installed: {', '.join(missing)}"
-    words = [*_UNSHARE, "bash", "-c", "mount -t tmpfs tmpfs /tmp && mount -t proc proc /proc && ip link set lo up"]
-    tried = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    return tried.stderr.strip() if tried.returncode else ""
+    return f"not installed: {', '.join(missing)}" if missing else _try(unshare())
+
+
+@functools.cache
+def unshare() -> tuple[str, ...]:
+    """How namespaces are made: as any user where the kernel lets them, else as root."""
+    as_user = (*_UNSHARE, *_AS_USER)
+    return _UNSHARE if os.geteuid() == 0 and _try(as_user) and not _try(_UNSHARE) else as_user
+
+
+def _try(words: Sequence[str]) -> str:
+    """What is said when namespaces cannot be made in this way; empty where they can."""
+    script = "mount -t tmpfs tmpfs /tmp && mount -t proc proc /proc && ip link set lo up"
+    tried = subprocess.run(
+        [*words, "bash", "-c", script], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    return (tried.stderr.strip() or f"status {tried.returncode}") if tried.returncode else ""
 
 
 @contextlib.contextmanager
