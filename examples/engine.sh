@@ -15,7 +15,6 @@ if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python3
     [[ ! -x "$checkout/.venv/bin/python" ]] || PYTHON="$checkout/.venv/bin/python"
 fi
-state="${PYMOTOR_HOME:-${XDG_STATE_HOME:-$HOME/.local/state}/pymotor}"
 
 fail() {
     printf '%s: %s\n' "$(basename "$0")" "$1" >&2

@@ -65,6 +65,19 @@ def processes(machine: PrivateMachine) -> set[str]:
     }
 
 
+@pytest.mark.parametrize(("case", "reader"), [("1e1pd", "run_pd.sh"), ("1e1p1d", "run_p.sh run_d.sh")])
+def test_embeddings_come_from_encode(machine: PrivateMachine, case: str, reader: str) -> None:
+    """An encoder that writes wrong ones spoils the answer, so whoever reads them does not encode by itself."""
+    reference = plain_answer(machine)
+    directory = f"{SCRIPTS}/disagg_{case}"
+    scripts = ["run_e.sh --sim-fault ec_wrong", *reader.split(), "run_proxy.sh"]
+    parts = [machine.start(f"exec bash {script}", directory, ENGINE="sim") for script in scripts]
+    machine.wait_until_ok("http://127.0.0.1:8001/healthcheck", *parts)
+    machine.wait_until_ok("http://127.0.0.1:23001/health", *parts)
+    wait_until(lambda: "encode-0 (127.0.0.1:23001) serves" in parts[-1].output, lambda: parts[-1].output)
+    assert answer(machine, 8001) != reference
+
+
 @pytest.mark.parametrize("signal", ["INT", "TERM"])
 def test_ctrl_c_ends_everything(machine: PrivateMachine, signal: str) -> None:
     reference = plain_answer(machine)

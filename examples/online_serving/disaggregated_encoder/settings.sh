@@ -40,6 +40,7 @@ fi
 if accelerated; then
     EC_SHARED_STORAGE_PATH="${EC_SHARED_STORAGE_PATH:-/data/ec_cache}"
 else
+    state="${PYMOTOR_HOME:-${XDG_STATE_HOME:-$HOME/.local/state}/pymotor}"
     EC_SHARED_STORAGE_PATH="${EC_SHARED_STORAGE_PATH:-$state/ec_cache}"
 fi
 case "$ENGINE" in
