@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from host_machine import HostMachine
 from private_machine import PrivateMachine, obstacle, private_machine
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[PrivateMachine]:
-    """One machine with loopback."""
-    skip_without_namespaces()
-    with private_machine(tmp_path) as machine:
+    """One machine with loopback: a private one where there can be one, else this one with substitutions."""
+    with HostMachine(tmp_path) if obstacle() else private_machine(tmp_path) as machine:
         yield machine
 
 

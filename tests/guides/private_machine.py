@@ -78,6 +78,11 @@ class Running:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
 
     @property
+    def pid(self) -> int:
+        """Of the process that entered the machine, as the host counts."""
+        return self._process.pid
+
+    @property
     def status(self) -> int | None:
         """Exit status, None while it runs."""
         return self._process.poll()
@@ -104,6 +109,9 @@ class PrivateMachine:
     in other directories is the host's. On PATH are `vllm`, which is the simulated engine, `pymotor`, and `python` and
     `python3`, which have PyMotor. Use it as a context manager.
     """
+
+    private = True
+    """Whether nothing else runs in it."""
 
     def __init__(self, scratch: Path, nodes: Sequence[str] = ()) -> None:
         self._scratch = scratch
