@@ -29,8 +29,14 @@ VERBS: dict[str, Verb] = {
     "validate": Verb("pymotor.engines.validate_command", "check user_config.json and env.json; print every problem"),
     "schema": Verb("pymotor.config.schema_command", "print the JSON schema of user_config.json or env.json"),
     "coordinator": Verb("pymotor.coordinator.command", "run the gateway: requests in, answers out"),
+    "proxy": Verb("pymotor.coordinator.proxy.command", "run the gateway before engines that flags name"),
+    "ranktable": Verb("pymotor.ascend.ranktable_command", "make or check the ranktable that LLMDataDist needs"),
     "sim-engine": Verb(
         "pymotor.engines.sim.command", "run an engine that needs no accelerator and speaks as vLLM does"
+    ),
+    "ec-store": Verb("pymotor.ec_store.command", "look after the directory in which encoders store embeddings"),
+    "netcheck": Verb(
+        "pymotor.ascend.netcheck.command", "check the accelerators' network on this node and between nodes"
     ),
     "make-tiny-model": Verb(
         "pymotor.engines.tiny_model", "write a tiny Qwen3-VL with random weights, for tests without an accelerator"

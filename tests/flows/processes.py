@@ -41,12 +41,19 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 15.0
 class PymotorProcess:
     """One `pymotor …` in a process group of its own; its output goes to `log`."""
 
-    def __init__(self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "pymotor"),
+    ) -> None:
+        """`program`: what Python runs, a script as well."""
         self.argv = list(argv)
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pymotor", *argv],
+                [sys.executable, *program, *argv],
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,

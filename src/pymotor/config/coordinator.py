@@ -230,8 +230,20 @@ class EncodeConfig(Section):
     )
     reuse_bytes: Count = Field(67108864, description="Bytes of such items that each worker remembers at most.")
     hedge_after: NotNegative = Field(
-        0.0, description="Seconds of silence after which a second encoder gets the item too; 0: off."
+        0.0,
+        description="Seconds of silence after which another encoder gets the item: as well, or with a store instead; "
+        "0: off.",
     )
+    store_max_age: NotNegative = Field(
+        86400.0,
+        description="Seconds after which `pymotor up` removes an item from ECExampleConnector's store when nobody used "
+        "it, but not before infer_timeout is over; 0: never.",
+    )
+    store_max_bytes: Count = Field(
+        10737418240,
+        description="Bytes from which it removes the least recently used items, in the same bounds; 0: no limit.",
+    )
+    store_collect_interval: Seconds = Field(300.0, description="Seconds between two looks at the store.")
 
 
 class CORSConfig(Section):

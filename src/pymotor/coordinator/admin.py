@@ -115,6 +115,16 @@ class Overview:
             instances=instances,
         )
 
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """All that are known."""
+        return self._fleet.instances
+
+    def in_flight(self, endpoint_id: str) -> int:
+        """Requests that an endpoint has now; 0 for one that is not known."""
+        row = self._fleet.row_of(endpoint_id)
+        return 0 if row is None else self._ledger.in_flight(row)
+
     def readiness(self) -> ReadinessReport:
         """Whether a request that comes now can be answered, and what is missing if not."""
         able = self._fleet.readiness

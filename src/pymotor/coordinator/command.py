@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pymotor.config import UserConfig, load_config
+from pymotor.coordinator.fleet_source import FileFleetSource
 from pymotor.coordinator.forwarding_checks import check_forwarding
 from pymotor.coordinator.not_served import not_served
 from pymotor.coordinator.pairing import is_wildcard
@@ -119,7 +120,7 @@ def run(arguments: argparse.Namespace, worker_module: str = WORKER_MODULE) -> in
     options = _options(arguments, loaded.user, worker_module)
     configure_logging(options.log_level, process="coordinator")
     try:
-        asyncio.run(supervise(options, _announce))
+        asyncio.run(supervise(options, FileFleetSource(arguments.fleet), _announce))
     except (PortError, WorkerStartError) as error:
         print(f"pymotor coordinator: {error}", file=sys.stderr)
         return 1
@@ -139,7 +140,6 @@ def _options(arguments: argparse.Namespace, user: UserConfig, worker_module: str
     callback_host = _dialled_at(host, api.coordinator_api_host, os.environ.get("POD_IP"))
     return CoordinatorOptions(
         settings=settings_from(user, server_timing=timing, callback_host=callback_host),
-        fleet_path=arguments.fleet,
         host=host,
         port=stated(arguments.port, api.coordinator_api_infer_port),
         management_port=stated(arguments.management_port, api.coordinator_api_mgmt_port),

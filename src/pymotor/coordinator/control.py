@@ -24,6 +24,8 @@ class WorkerStart(msgspec.Struct, tag="start", frozen=True, kw_only=True):
     columns: int
     ledger_rows: int
     log_level: str = "INFO"
+    operator_paths: tuple[str, ...] = ()
+    """Paths of the inference port that the supervisor answers."""
 
 
 class FleetUpdate(msgspec.Struct, tag="fleet", frozen=True, kw_only=True):
@@ -43,6 +45,17 @@ class MetricsRequest(msgspec.Struct, tag="metrics?", frozen=True, kw_only=True):
     """The supervisor wants the worker's figures."""
 
     number: int
+
+
+class OperatorReply(msgspec.Struct, tag="operator reply", frozen=True, kw_only=True):
+    """Answer to the `OperatorRequest` of the same number."""
+
+    number: int = 0
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+    header_lines: bytes = b""
+    """Whole lines, each with its end."""
 
 
 class Drain(msgspec.Struct, tag="drain", frozen=True, kw_only=True):
@@ -68,8 +81,24 @@ class MetricsReport(msgspec.Struct, tag="metrics", frozen=True, kw_only=True):
     dump: MetricsDump
 
 
-ToWorker = WorkerStart | FleetUpdate | CallbackPorts | MetricsRequest | Drain
-ToSupervisor = Listening | CallbackPort | MetricsReport
+class OperatorRequest(msgspec.Struct, tag="operator?", frozen=True, kw_only=True):
+    """A client of the inference port asked for a path that the supervisor answers."""
+
+    number: int
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    """By name in lower case."""
+    body: bytes
+    peer: str
+    """The client's address; empty where it is not known."""
+    reached_at: str
+    """The address of ours that it dialled; likewise."""
+
+
+ToWorker = WorkerStart | FleetUpdate | CallbackPorts | MetricsRequest | OperatorReply | Drain
+ToSupervisor = Listening | CallbackPort | MetricsReport | OperatorRequest
 
 _encoder = msgspec.msgpack.Encoder()
 _length = struct.Struct(">I")

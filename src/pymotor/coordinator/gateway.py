@@ -30,6 +30,7 @@ from pymotor.coordinator.flows.stored import ask_holder
 from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.metaserver import Metaserver
+from pymotor.coordinator.operators import OperatorLine
 from pymotor.coordinator.plain_answers import PlainAnswers, not_allowed, retry_after
 from pymotor.coordinator.routing import FleetView, Routes, Single
 
@@ -54,10 +55,17 @@ class StoredRequest(msgspec.Struct, frozen=True):
 class Gateway:
     """Handles the requests of one worker."""
 
-    def __init__(self, services: Services, metaserver: Metaserver, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        services: Services,
+        metaserver: Metaserver,
+        operators: OperatorLine,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
         """`environment` has the engines' key, where there is one. Raises `ValueError` when it cannot be one."""
         self._services = services
         self._metaserver = metaserver
+        self._operators = operators
         self._plain = PlainAnswers()
         self._fitting: Fitting | None = None
         settings = services.settings
@@ -81,6 +89,8 @@ class Gateway:
             await self._answer_stored(client, request)
         elif request.path.startswith(CALLBACK_PATH):
             await self._metaserver.handle_shared(client, request)
+        elif request.path in self._operators.paths:
+            await self._ask_supervisor(client, request)
         else:
             self._answer_plain(client, request)
 
@@ -211,6 +221,17 @@ class Gateway:
         extra = retry_after(error)
         client.respond(self._services.heads.whole(request, error.status, JSON, len(body), (), extra), body)
         return error.status
+
+    # -- requests that the supervisor answers
+
+    async def _ask_supervisor(self, client: ClientConnection, request: ClientRequest) -> None:
+        peer, own = (client.transport.get_extra_info(name) for name in ("peername", "sockname"))
+        reply = await self._operators.ask(request, peer[0] if peer else "", own[0] if own else "")
+        label = request.path.decode("latin-1")
+        self._services.instruments.request(label, reply.status, monotonic() - request.received_at)
+        kind, extra = reply.content_type.encode(), reply.header_lines
+        head = self._services.heads.whole(request, reply.status, kind, len(reply.body), (), extra)
+        client.respond(head, b"" if request.method == b"HEAD" else reply.body)
 
     # -- requests that need no engine
 

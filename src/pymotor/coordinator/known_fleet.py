@@ -59,6 +59,11 @@ class KnownFleet:
             raise KeyError(endpoint.id)
         return self._update.rows[endpoint.id][0]
 
+    def row_of(self, endpoint_id: str) -> int | None:
+        """The ledger row of an endpoint by its id; None for one that is not known."""
+        found = None if self._update is None else self._update.rows.get(endpoint_id)
+        return None if found is None else found[0]
+
     def accept(self, snapshot: FleetSnapshot) -> FleetUpdate | None:
         """Take a snapshot over; None when it is the one that was accepted last.
 

@@ -42,11 +42,12 @@ class Metaserver:
         self._siblings: dict[int, UpstreamPool] = {}
         self._server: asyncio.Server | None = None
 
-    def listen(self, host: str, port: int, advertised: str) -> socket.socket:
+    def listen(self, host: str, port: int, advertised: str, shared_port: int | None = None) -> socket.socket:
         """A socket that listens at `host` and `port`, or any free port where that one is taken or 0; callbacks are
-        asked for at `advertised` and its port. `serve` answers them. Raises `OSError`."""
+        asked for at `advertised` and its port, or else at `shared_port`, where workers pass them on to each other.
+        `serve` answers them. Raises `OSError`."""
         listener = _listening(host, port)
-        taken = listener.getsockname()[1]
+        taken = shared_port or listener.getsockname()[1]
         name = f"[{advertised}]" if ":" in advertised else advertised
         self._callbacks.url = f"http://{name}:{taken}{self._callbacks.path.decode()}"
         logger.info("decode engines call back to %s port %d", advertised, taken)

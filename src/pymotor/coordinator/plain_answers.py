@@ -16,6 +16,8 @@ from pymotor.coordinator.api.surface import CHAT
 from pymotor.coordinator.routing import FleetView, Routes
 
 _MODEL_PATH = b"/v1/models/"
+_TOLD = 4
+"""Reasons that a client is told why nothing is served."""
 _SAFE = (b"GET", b"HEAD")
 
 
@@ -69,7 +71,8 @@ class PlainAnswers:
     def serving(self) -> FleetView:
         """The fleet, which has something to serve. Raises `ApiError` (503)."""
         if self.fleet is None or not self.fleet.routes:
-            raise ServiceUnavailable("no engine can take requests yet")
+            missing = self.fleet.missing if self.fleet is not None else ()
+            raise ServiceUnavailable("; ".join(("no engine can take requests yet", *missing[:_TOLD])))
         return self.fleet
 
     def _health(self) -> bytes:

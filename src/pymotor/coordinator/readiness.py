@@ -44,7 +44,7 @@ def readiness(snapshot: FleetSnapshot | None, rules: PairingRules = AUTOMATIC) -
         for model in instance.models:
             by_model.setdefault(model, []).append(instance)
     if not by_model:
-        return Readiness(missing=("the fleet has no instance that serves a model",))
+        return Readiness(missing=(f"the fleet has no instance that serves a model{_why(list(snapshot.instances))}",))
     served: list[str] = []
     missing: list[str] = []
     degraded: list[str] = []

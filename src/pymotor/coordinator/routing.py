@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from pymotor.coordinator.pairing import AUTOMATIC, PairingRules, answers_alone
+from pymotor.coordinator.readiness import readiness
 from pymotor.coordinator.scheduling.encoder_choice import EncoderChoice
 from pymotor.coordinator.scheduling.target import Group, Target
 from pymotor.fleet import (
@@ -100,6 +101,8 @@ class FleetView:
             routes = _routes([instance for instance in serving if model in instance.models], targets, rules)
             if routes.pairs or routes.singles or routes.leftovers:
                 self.routes[model] = routes
+        self.missing = () if self.routes else readiness(snapshot, rules).missing
+        """What is missing, in words for a person, where no model has a route."""
 
     def has(self, dialect: KVDialect) -> bool:
         """Whether any model's requests may go by a pair of this dialect."""

@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where decode engines reach the workers' metaservers; empty where nobody knows."""
     metaserver_base_port: int = 0
     """Of the first worker's metaserver, the next one's is one higher; 0: any free port."""
+    callbacks_at_inference_port: bool = False
+    """Whether decode engines are told the port that clients use, which workers share, and not their worker's own."""
     prefill_threshold: int = 512
     """Prompts of at least so many tokens go through prefill and decode where union instances stand beside them."""
     tokenizer_path: str = ""

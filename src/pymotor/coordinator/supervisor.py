@@ -9,15 +9,15 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 
 import msgspec
 
 from pymotor.coordinator.admin import AdminServer, Overview, management_app, observability_app
 from pymotor.coordinator.control import WorkerStart
 from pymotor.coordinator.engine_readings import reading_engines
-from pymotor.coordinator.fleet_source import FileFleetSource, FleetSource
+from pymotor.coordinator.fleet_source import FleetSource
 from pymotor.coordinator.known_fleet import KnownFleet, SnapshotRefusedError
+from pymotor.coordinator.operators import Operator, OperatorDesk
 from pymotor.coordinator.pairing import PairingRules
 from pymotor.coordinator.ports import hold_shared, listen_alone, url_of
 from pymotor.coordinator.scheduling.ledger import Ledger
@@ -34,11 +34,11 @@ class CoordinatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What one Coordinator is started with; a port of 0 is any free one."""
 
     settings: Settings
-    fleet_path: Path
     host: str = "127.0.0.1"
     port: int = 1025
-    management_port: int = 1026
-    observability_port: int = 1027
+    management_port: int | None = 1026
+    """None: management is not served on a port of its own, nor are metrics likewise."""
+    observability_port: int | None = 1027
     workers: int = 1
     log_level: str = "INFO"
     grace: float = 20.0
@@ -52,19 +52,24 @@ class CoordinatorOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sockets(msgspec.Struct):
-    """The three ports."""
+    """The ports that are served."""
 
     inference: socket.socket
-    management: socket.socket
-    observability: socket.socket
+    management: socket.socket | None
+    observability: socket.socket | None
 
 
-async def supervise(options: CoordinatorOptions, announce: Callable[[str], None]) -> None:
+async def supervise(
+    options: CoordinatorOptions,
+    source: FleetSource,
+    announce: Callable[[str], None],
+    operator: Operator | None = None,
+) -> None:
     """Run a Coordinator until SIGTERM, SIGINT or the parent's end; a second signal cuts the grace short.
 
-    `announce` gets the inference URL once all workers accept requests. Returns when every process, task and
-    socket it made is gone, also when it raises: `PortError` when a port cannot be had, `WorkerStartError` when
-    the workers do not start.
+    `source` tells of the fleet. `announce` gets the inference URL once all workers accept requests. `operator`
+    answers some paths of the inference port in this process. Returns when every process, task and socket it made is
+    gone, also when it raises: `PortError` when a port cannot be had, `WorkerStartError` when the workers do not start.
     """
     with _ports(options) as sockets, _ledger(options.workers) as (ledger, descriptor):
         host, port = sockets.inference.getsockname()[:2]
@@ -76,17 +81,18 @@ async def supervise(options: CoordinatorOptions, announce: Callable[[str], None]
             columns=options.workers,
             ledger_rows=LEDGER_ROWS,
             log_level=options.log_level,
+            operator_paths=operator.paths if operator is not None else (),
         )
-        pool = WorkerPool(options.worker_module, first, ledger, descriptor, options.worker_timeout)
+        desk = OperatorDesk(operator)
+        pool = WorkerPool(options.worker_module, first, ledger, descriptor, options.worker_timeout, desk)
         settings = options.settings
         fleet = KnownFleet(LEDGER_ROWS, PairingRules(settings.deploy_mode, settings.callback_host))
         stop, hurry = asyncio.Event(), asyncio.Event()
         with _end_requests(stop, hurry, options.parent_pipe):
-            management, observability = url_of(sockets.management), url_of(sockets.observability)
-            logger.info("management on %s, metrics on %s", management, observability)
             reading = reading_engines(fleet, ledger, options.settings.engine_load_interval)
-            async with _admin(Overview(fleet, ledger, pool), sockets), reading:
-                following = asyncio.create_task(_follow(FileFleetSource(options.fleet_path), fleet, pool))
+            overview = Overview(fleet, ledger, pool)
+            async with _admin(overview, sockets), reading, desk.attended(overview):
+                following = asyncio.create_task(_follow(source, fleet, pool))
                 running = asyncio.create_task(pool.run())
                 announcing = asyncio.create_task(_announce(pool, announce, url_of(sockets.inference)))
                 stopping = asyncio.create_task(stop.wait())
@@ -139,11 +145,13 @@ async def _follow(source: FleetSource, fleet: KnownFleet, pool: WorkerPool) -> N
 def _ports(options: CoordinatorOptions) -> Iterator[Sockets]:
     with contextlib.ExitStack() as stack:
         inference = stack.enter_context(hold_shared(options.host, options.port, "--port"))
-        management = stack.enter_context(listen_alone(options.host, options.management_port, "--management-port"))
-        observability = stack.enter_context(
-            listen_alone(options.host, options.observability_port, "--observability-port")
-        )
-        yield Sockets(inference, management, observability)
+        more: list[socket.socket | None] = []
+        for port, option in (
+            (options.management_port, "--management-port"),
+            (options.observability_port, "--observability-port"),
+        ):
+            more.append(None if port is None else stack.enter_context(listen_alone(options.host, port, option)))
+        yield Sockets(inference, *more)
 
 
 @contextlib.contextmanager
@@ -157,16 +165,22 @@ def _ledger(workers: int) -> Iterator[tuple[Ledger, int]]:
 
 @contextlib.asynccontextmanager
 async def _admin(overview: Overview, sockets: Sockets) -> AsyncIterator[None]:
-    """Both admin servers, as long as the block runs."""
-    served = (
-        (AdminServer(management_app(overview)), sockets.management),
-        (AdminServer(observability_app(overview)), sockets.observability),
-    )
-    tasks = [asyncio.create_task(server.serve_on(listening)) for server, listening in served]
+    """The admin servers that have a port, as long as the block runs."""
+    served = [
+        (AdminServer(make_app(overview)), listening, url_of(listening), subject)
+        for make_app, listening, subject in (
+            (management_app, sockets.management, "management"),
+            (observability_app, sockets.observability, "metrics"),
+        )
+        if listening is not None
+    ]
+    if served:
+        logger.info("%s", ", ".join(f"{subject} on {url}" for _, _, url, subject in served))
+    tasks = [asyncio.create_task(server.serve_on(listening)) for server, listening, _, _ in served]
     try:
         yield
     finally:
-        for server, _ in served:
+        for server, *_ in served:
             server.finish()
         await asyncio.gather(*tasks)
 

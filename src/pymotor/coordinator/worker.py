@@ -32,6 +32,7 @@ from pymotor.coordinator.control import (
     Listening,
     MetricsReport,
     MetricsRequest,
+    OperatorReply,
     WorkerStart,
     frame,
 )
@@ -44,6 +45,7 @@ from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.http.upstream_pool import SharedState
 from pymotor.coordinator.instruments import Instruments
 from pymotor.coordinator.metaserver import Metaserver
+from pymotor.coordinator.operators import OperatorLine
 from pymotor.coordinator.pairing import PairingRules
 from pymotor.coordinator.prompt_tokenizer import PromptTokenizer
 from pymotor.coordinator.routing import FleetView
@@ -131,7 +133,8 @@ class Worker:
         self._serving_callbacks: asyncio.Task[None] | None = None
         self.on_callback_port: Callable[[int], None] = lambda _port: None
         """Told the port at which decode engines call this worker back, once there is one."""
-        self._gateway = Gateway(services, self._metaserver)
+        self.operators = OperatorLine(start.operator_paths, loop)
+        self._gateway = Gateway(services, self._metaserver, self.operators)
         self._rules = PairingRules(settings.deploy_mode, settings.callback_host)
         self._limits = Limits(
             head_bytes=settings.header_limit_bytes,
@@ -176,7 +179,8 @@ class Worker:
         settings, host = self._start.settings, self._start.host
         port = settings.metaserver_base_port and settings.metaserver_base_port + self._start.column
         try:
-            listener = self._metaserver.listen(host, port, settings.callback_host)
+            shared = self._start.port if settings.callbacks_at_inference_port else None
+            listener = self._metaserver.listen(host, port, settings.callback_host, shared)
         except OSError as error:
             logger.error("no port for callbacks of decode engines can be had on %s: %s", host, error)
             return
@@ -253,6 +257,8 @@ class ControlChannel(asyncio.Protocol):
                 self._callback_ports = message.ports
                 if self._worker is not None:
                     self._worker.set_callback_ports(message.ports)
+            elif isinstance(message, OperatorReply) and self._worker is not None:
+                self._worker.operators.take(message)
             elif isinstance(message, Drain):
                 self._spawn(self._drain(message.grace))
 
@@ -278,6 +284,7 @@ class ControlChannel(asyncio.Protocol):
     async def _begin(self, start: WorkerStart) -> None:
         ledger = Ledger(self._ledger_descriptor, columns=start.columns, rows=start.ledger_rows, column=start.column)
         worker = Worker(start, ledger, asyncio.get_running_loop())
+        worker.operators.send = lambda request: self._transport.write(frame(request))
         await worker.listen()
         self._worker = worker
         worker.set_callback_ports(self._callback_ports)

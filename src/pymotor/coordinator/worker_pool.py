@@ -9,7 +9,16 @@ from typing import Any
 
 import msgspec
 
-from pymotor.coordinator.control import CallbackPorts, FleetUpdate, MetricsRequest, WorkerStart, frame
+from pymotor.coordinator.control import (
+    CallbackPorts,
+    FleetUpdate,
+    MetricsRequest,
+    OperatorReply,
+    OperatorRequest,
+    WorkerStart,
+    frame,
+)
+from pymotor.coordinator.operators import OperatorDesk
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.worker_metrics import WorkerMetrics
 from pymotor.coordinator.worker_process import WorkerProcess
@@ -40,16 +49,24 @@ class WorkerPool:
     """Starts, restarts, informs and ends the workers."""
 
     def __init__(
-        self, module: str, first: WorkerStart, ledger: Ledger, ledger_descriptor: int, answer_timeout: float
+        self,
+        module: str,
+        first: WorkerStart,
+        ledger: Ledger,
+        ledger_descriptor: int,
+        answer_timeout: float,
+        desk: OperatorDesk,
     ) -> None:
         """`first` is what every worker is told at its start, but for its column; `ledger` reads the memory
         behind `ledger_descriptor`: both stay the caller's, who keeps them until `stop` has returned.
-        `answer_timeout`: seconds after which a worker that does not answer is taken for hung and replaced."""
+        `answer_timeout`: seconds after which a worker that does not answer is taken for hung and replaced. `desk`
+        takes what clients ask of the supervisor."""
         self._module = module
         self._first = first
         self._ledger = ledger
         self._ledger_descriptor = ledger_descriptor
         self._answer_timeout = answer_timeout
+        self._desk = desk
         self._workers: dict[int, WorkerProcess] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()
@@ -167,6 +184,7 @@ class WorkerPool:
                 on_listening=partial(self._listened, column),
                 on_callback_port=partial(self._takes_callbacks, column),
                 on_metrics=partial(self._metrics.report, column),
+                on_operator=partial(self._ask_operator, column),
             )
         except OSError as error:
             return f"no process could be made: {error}"
@@ -201,6 +219,15 @@ class WorkerPool:
         words = frame(CallbackPorts(ports=self._callback_ports))
         for worker in self._workers.values():
             worker.tell(words)
+
+    def _ask_operator(self, column: int, request: OperatorRequest) -> None:
+        asking = self._workers.get(column)
+
+        def reply(found: OperatorReply) -> None:
+            if asking is not None and self._workers.get(column) is asking:
+                asking.tell(frame(found))
+
+        self._desk.take(request, reply)
 
     async def _guard(self, column: int, worker: WorkerProcess) -> None:
         """Kill the worker when it does not come to listen, or later does not answer: a share of all connections

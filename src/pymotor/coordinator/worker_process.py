@@ -8,7 +8,15 @@ import socket
 import sys
 from collections.abc import Callable
 
-from pymotor.coordinator.control import CallbackPort, Drain, FrameReader, Listening, MetricsReport, frame
+from pymotor.coordinator.control import (
+    CallbackPort,
+    Drain,
+    FrameReader,
+    Listening,
+    MetricsReport,
+    OperatorRequest,
+    frame,
+)
 
 _LAST_WORDS_DEADLINE = 5.0
 """Seconds that may pass between the end of a worker's channel and the end of its process."""
@@ -24,7 +32,9 @@ class _Channel(asyncio.Protocol):
         on_listening: Callable[[], None],
         on_callback_port: Callable[[int], None],
         on_metrics: Callable[[MetricsReport], None],
+        on_operator: Callable[[OperatorRequest], None],
     ) -> None:
+        self._on_operator = on_operator
         self._on_listening = on_listening
         self._on_callback_port = on_callback_port
         self._on_metrics = on_metrics
@@ -50,6 +60,8 @@ class _Channel(asyncio.Protocol):
                 self._on_callback_port(message.port)
             elif isinstance(message, MetricsReport):
                 self._on_metrics(message)
+            elif isinstance(message, OperatorRequest):
+                self._on_operator(message)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.lost.set()
@@ -97,6 +109,7 @@ class WorkerProcess:
         on_listening: Callable[[], None],
         on_callback_port: Callable[[int], None],
         on_metrics: Callable[[MetricsReport], None],
+        on_operator: Callable[[OperatorRequest], None],
     ) -> WorkerProcess:
         """Run `module` as a process with a control channel and tell it `first_words`.
 
@@ -105,7 +118,7 @@ class WorkerProcess:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            channel = _Channel(on_listening, on_callback_port, on_metrics)
+            channel = _Channel(on_listening, on_callback_port, on_metrics, on_operator)
             try:
                 await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
             except BaseException:

@@ -27,6 +27,7 @@ from pymotor.local.prepare import runnable_config
 from pymotor.local.processes import identify, is_alive, kill_groups, wait_gone
 from pymotor.local.request import UpRequest
 from pymotor.local.state import FleetDirectory, FleetError, FleetState, Phase, write_atomically
+from pymotor.local.store_care import StoreCare
 
 UP = "up"
 """How the log of `pymotor up` itself is called."""
@@ -98,13 +99,13 @@ class Session:
         for warning in plan.warnings:
             self._show(Note(warning, severity="warning"))
         self._write_first_state(plan)
-        return await self._live(plan)
+        return await self._live(plan, StoreCare.for_fleet(plan, user, self._show))
 
-    async def _live(self, plan: FleetPlan) -> int:
+    async def _live(self, plan: FleetPlan, care: StoreCare) -> int:
         """Start, keep, and in any case stop everything; returns the exit status."""
         fleet = LocalFleet(plan, self._directory, self._show, self._request.start_deadline, self._began)
         fleet.on_start = lambda: self._write_state(Phase.STARTING, processes=fleet.processes)
-        serving = asyncio.create_task(self._serve(fleet, plan))
+        serving = asyncio.create_task(self._serve(fleet, plan, care))
         ending = asyncio.create_task(self._end.wait())
         failure = ""
         try:
@@ -122,7 +123,7 @@ class Session:
             await self._stop(fleet, failure)
         return 1 if failure else 0
 
-    async def _serve(self, fleet: LocalFleet, plan: FleetPlan) -> str:
+    async def _serve(self, fleet: LocalFleet, plan: FleetPlan, care: StoreCare) -> str:
         """Start the fleet and watch it; returns why it cannot go on."""
         await fleet.start()
         self._write_state(Phase.READY, processes=fleet.processes)
@@ -148,7 +149,8 @@ class Session:
         if self.on_ready is not None:
             self._console = None
             self.on_ready(self._directory.log_file(UP))
-        return await fleet.watch()
+        async with care:
+            return await fleet.watch()
 
     async def _stop(self, fleet: LocalFleet, failure: str) -> None:
         reason = failure.partition("\n")[0] or self._end_reason

@@ -589,7 +589,7 @@ def test_a_consumer_without_an_address_cannot_be_pushed_to() -> None:
 
 def test_a_silent_encoder_is_not_waited_for_alone() -> None:
     async def scenario() -> None:
-        async with PlayedFleet(STORE, {**EPD, Role.ENCODE: 3}, hedge_after=0.05) as fleet:
+        async with PlayedFleet(PULL, {**EPD, Role.ENCODE: 3}, hedge_after=0.05) as fleet:
             stages = [fleet[f"encode-{number}"] for number in range(3)]
             for stage in stages:
                 stage.hold()
@@ -606,10 +606,31 @@ def test_a_silent_encoder_is_not_waited_for_alone() -> None:
     played(scenario)
 
 
+def test_two_encoders_never_write_one_item_into_a_store() -> None:
+    """The leg to the silent one is closed before the other begins."""
+
+    async def scenario() -> None:
+        async with PlayedFleet(STORE, {**EPD, Role.ENCODE: 3}, hedge_after=0.05) as fleet:
+            stages = [fleet[f"encode-{number}"] for number in range(3)]
+            for stage in stages:
+                stage.hold()
+            asked = asyncio.ensure_future(fleet.ask(chat(CAT)))
+            await fleet.until(lambda: len(fleet.sent(Role.ENCODE)) == 2, "a second one has the item")
+            first, second = (fleet[name] for name, _ in fleet.sent(Role.ENCODE))
+            assert fleet.worker.worker.instruments.hedged_legs.value == 1
+            await fleet.until(lambda: first.closed == 1, "the silent one's leg is closed")
+            assert not asked.done()
+            second.held.set()
+            assert (await asked)[0] == 200
+            assert fleet.outcomes() == {"encoded": 1}
+
+    played(scenario)
+
+
 @pytest.mark.parametrize("answering", ["first", "second"])
 def test_a_hedged_leg_that_fails_leaves_the_other(answering: str) -> None:
     async def scenario() -> None:
-        async with PlayedFleet(STORE, {**EPD, Role.ENCODE: 3}, hedge_after=0.05) as fleet:
+        async with PlayedFleet(PULL, {**EPD, Role.ENCODE: 3}, hedge_after=0.05) as fleet:
             for number in range(3):
                 fleet[f"encode-{number}"].hold()
             asked = asyncio.ensure_future(fleet.ask(chat(CAT)))
@@ -632,7 +653,7 @@ def test_a_hedge_without_a_place_does_not_happen() -> None:
 
     async def scenario() -> None:
         limits = RequestLimits(encode=1, max_queued=0)
-        async with PlayedFleet(STORE, {**EPD, Role.ENCODE: 2}, hedge_after=0.02, limits=limits) as fleet:
+        async with PlayedFleet(PULL, {**EPD, Role.ENCODE: 2}, hedge_after=0.02, limits=limits) as fleet:
             stages = [fleet["encode-0"], fleet["encode-1"]]
             for stage in stages:
                 stage.hold()
@@ -690,7 +711,7 @@ def test_too_many_items_are_refused() -> None:
 
 def test_both_hedged_legs_fail() -> None:
     async def scenario() -> None:
-        async with PlayedFleet(STORE, {**EPD, Role.ENCODE: 3}, hedge_after=0.05, encode_fallback="fail") as fleet:
+        async with PlayedFleet(PULL, {**EPD, Role.ENCODE: 3}, hedge_after=0.05, encode_fallback="fail") as fleet:
             for number in range(3):
                 fleet[f"encode-{number}"].hold()
                 fleet[f"encode-{number}"].replies = broken(1)
@@ -706,7 +727,7 @@ def test_both_hedged_legs_fail() -> None:
 
 def test_a_client_that_goes_takes_both_hedged_legs_with_it() -> None:
     async def scenario() -> None:
-        async with PlayedFleet(STORE, {**EPD, Role.ENCODE: 2}, hedge_after=0.05) as fleet:
+        async with PlayedFleet(PULL, {**EPD, Role.ENCODE: 2}, hedge_after=0.05) as fleet:
             for number in range(2):
                 fleet[f"encode-{number}"].hold()
             asked = asyncio.ensure_future(fleet.ask(chat(CAT)))

@@ -1,12 +1,13 @@
 """Handoffs that decode has not fetched, to be told to prefill with its next leg (`aborted_request`).
 
 Protocol: vLLM-Ascend's LLMDataDistCMgrConnector, whose prefill otherwise keeps the KV cache of such a request until a
-timeout. Other connectors notice by themselves.
+timeout. Other connectors notice by themselves, and pass over the field.
 """
 
 from __future__ import annotations
 
-CONNECTOR = "LLMDataDistCMgrConnector"
+CONNECTORS = frozenset(("LLMDataDistCMgrConnector", "pull"))
+"""By `pull` a proxy calls any connector of that dialect, if it was not told which."""
 _LIMIT = 1024
 """Requests that are remembered for one endpoint; older ones are left to prefill's own timeout."""
 

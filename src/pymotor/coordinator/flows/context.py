@@ -29,6 +29,7 @@ from pymotor.coordinator.recovery.circuits import Circuits
 from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer
 from pymotor.coordinator.recovery.retry_budget import RetryBudget
 from pymotor.coordinator.scheduling.encodings import Encodings
+from pymotor.coordinator.scheduling.item_claims import ItemClaims
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.target import Group, Policy, Reservation, Target
 from pymotor.coordinator.settings import Settings
@@ -70,6 +71,7 @@ class Services:
         "heads",
         "ids",
         "instruments",
+        "item_claims",
         "kept_bytes",
         "ledger",
         "loop",
@@ -118,6 +120,7 @@ class Services:
         self.kept_bytes = 0
         """Of request bodies that are kept for further tries."""
         self.encodings = Encodings(loop, reuse_seconds=settings.reuse_seconds, reuse_bytes=settings.reuse_bytes)
+        self.item_claims = ItemClaims(ledger)
 
     def choose(self, group: Group, avoid: frozenset[str]) -> Target:
         """By policy, for a leg that is about to begin; one that failed this request only when no other is left, and

@@ -184,7 +184,7 @@ async def _encode_item(context: Context, encoders: Encoders, item: MediaItem, re
         leg = encodings.underway(key, item.part)
         joined = leg is not None
         if leg is None:
-            work = EncodeLegs(context, encoders, item).run()
+            work = EncodeLegs(context, encoders, item, stored=dialect is ECDialect.STORE).run()
             leg = encodings.start(key, item.part, work, until=context.whole_by, reusable=reusable)
         try:
             encoding = await encodings.wait(leg)

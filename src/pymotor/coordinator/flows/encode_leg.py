@@ -1,5 +1,8 @@
 """One media item to an encoder: to another when that fails, to a second one as well when it is silent.
 
+Where encoders write into a store, no two have an item at once: the leg to a silent one is closed before the second
+begins, and workers agree on the encoder (`scheduling.item_claims`).
+
 An endpoint that refuses or is busy has harmed nobody and is simply passed over. After any other failure the item goes
 to one more endpoint only: it may be what broke the first.
 """
@@ -7,6 +10,7 @@ to one more endpoint only: it may be what broke the first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from time import monotonic
 from typing import Any
@@ -22,6 +26,7 @@ from pymotor.coordinator.flows.legs import Buffers, LegFailed, whole_leg
 from pymotor.coordinator.flows.together import end
 from pymotor.coordinator.routing import Encoders
 from pymotor.coordinator.scheduling.encodings import Encoding
+from pymotor.coordinator.scheduling.item_claims import Claim
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
 from pymotor.coordinator.scheduling.target import Reservation, Target
 
@@ -30,6 +35,8 @@ ENCODE = "encode"
 _CHAT_PATH = b"/v1/chat/completions"
 _FAILURES = 2
 _TYPE = frozenset(("type",))
+_LOOK_SECONDS = 0.02
+"""Between two looks whether an encoder that failed here is through with another worker's leg for the same item."""
 
 
 class _Item(msgspec.Struct):
@@ -47,14 +54,17 @@ _item_decoder = msgspec.json.Decoder(_Item)
 class EncodeLegs:
     """The legs of one item, from first to last."""
 
-    __slots__ = ("_body", "_context", "_encoders", "_failures", "_item", "_left", "_push_to", "_sent_to")
+    __slots__ = ("_body", "_context", "_encoders", "_failures", "_item", "_left", "_push_to", "_sent_to", "_stored")
 
-    def __init__(self, context: Context, encoders: Encoders, item: MediaItem, push_to: str = "") -> None:
-        """`push_to` is the consumer's control address where encoders push."""
+    def __init__(
+        self, context: Context, encoders: Encoders, item: MediaItem, push_to: str = "", *, stored: bool = False
+    ) -> None:
+        """`push_to` is the consumer's control address where encoders push; `stored`: they write into a store."""
         self._context = context
         self._encoders = encoders
         self._item = item
         self._push_to = push_to
+        self._stored = stored
         self._body = _body(context, item)
         self._failures = 0
         self._left = len(encoders.group)
@@ -74,7 +84,8 @@ class EncodeLegs:
                 raise found
 
     async def _run_hedged(self, hedge_after: float) -> Encoding:
-        """With two legs at the same time at most. What still runs at the end is closed before this returns."""
+        """With two legs at the same time at most, one where encoders write into a store. What still runs at the end is
+        closed before this returns."""
         services = self._context.services
         legs = {services.loop.create_task(self._next_leg())}
         hedged = False
@@ -86,7 +97,10 @@ class EncodeLegs:
                     hedged = True
                     if self._has_place() and services.retry_budget.take(monotonic()):
                         services.instruments.hedged_legs.value += 1
-                        legs.add(services.loop.create_task(self._next_leg()))
+                        if self._stored:
+                            done, legs = await _closed(legs), set()
+                        if not done:
+                            legs.add(services.loop.create_task(self._next_leg()))
                 failures = []
                 refused: ApiError | None = None
                 for leg in done:
@@ -150,10 +164,48 @@ class EncodeLegs:
         return target
 
     async def _leg(self) -> Encoding | LegFailed:
-        context, item = self._context, self._item
+        context = self._context
         if context.services.admission.limited:
             await context.services.admission.admit_item(context, self._encoders.group)
-        target = self._choose()
+        if self._stored and context.services.item_claims.needed and len(self._encoders.group) > 1:
+            claim = await self._claim()
+            try:
+                return await self._leg_to(self._target_at(claim.row))
+            finally:
+                context.services.item_claims.release(claim)
+        return await self._leg_to(self._choose())
+
+    async def _claim(self) -> Claim:
+        """Choose the endpoint for the next leg, and claim the item for it: the one that has the item already, if any.
+
+        Where that is one that this item's leg has failed at, wait until the other worker's leg there is over.
+        """
+        claims = self._context.services.item_claims
+        while True:
+            with contextlib.suppress(_HeldElsewhere):
+                return claims.claim(self._item.key, self._choose_row)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _choose_row(self, holder: int | None) -> int:
+        """As `_choose`, by ledger row; raises `_HeldElsewhere` when it cannot be the `holder`, who has the item."""
+        target = None if holder is None else self._target_or_none(holder)
+        if target is None:
+            return self._choose().row
+        if target.endpoint_id in self._sent_to:
+            if monotonic() >= self._context.whole_by:
+                return self._choose().row
+            raise _HeldElsewhere
+        self._sent_to.add(target.endpoint_id)
+        return target.row
+
+    def _target_or_none(self, row: int) -> Target | None:
+        return next((target for target in self._encoders.group.targets if target.row == row), None)
+
+    def _target_at(self, row: int) -> Target:
+        return next(target for target in self._encoders.group.targets if target.row == row)
+
+    async def _leg_to(self, target: Target) -> Encoding | LegFailed:
+        context, item = self._context, self._item
         check_source(item, target.instance.allowed_local_media_path)
         ids = context.services.ids
         buffers = self._body
@@ -170,6 +222,18 @@ class EncodeLegs:
         finally:
             reservation.end()
         return _encoding(target.instance.name, reply.body, transfer_id)
+
+
+class _HeldElsewhere(Exception):
+    """Another worker's leg has the item with an encoder that failed here."""
+
+
+async def _closed(legs: set[asyncio.Task[Encoding | LegFailed]]) -> set[asyncio.Task[Encoding | LegFailed]]:
+    """Close the legs; returns those that were through before they noticed."""
+    for leg in legs:
+        leg.cancel()
+    await asyncio.wait(legs)
+    return {leg for leg in legs if not leg.cancelled()}
 
 
 def _body(context: Context, item: MediaItem) -> Buffers:

@@ -11,7 +11,7 @@ from time import monotonic
 
 import msgspec
 
-from pymotor.coordinator.flows.aborted import CONNECTOR
+from pymotor.coordinator.flows.aborted import CONNECTORS
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.decode_leg import DECODE, decode_body, spare_prefill
 from pymotor.coordinator.flows.encode import encode_media
@@ -34,7 +34,7 @@ async def pull(context: Context, pair: Pair, finish: Finish[Result]) -> Result:
     """Send the request through a prefill and a decode endpoint of `pair`; `finish` runs decode and its result is the
     result. Raises `LegFailed`, `ApiError`."""
     stored = pair.dialect is KVDialect.STORE
-    tells_aborted = pair.connector == CONNECTOR
+    tells_aborted = pair.connector in CONNECTORS
     leg_id = context.services.ids.next()
     unfetched = False
     prefill_charge, decode_charge = reserve_pair(context, pair.prefills, pair.decodes)

@@ -12,6 +12,7 @@ zero.
 | KV | tokens of KV cache promised to its legs (decode only) | tokens that other gateways' requests hold |
 | capacity | | tokens of KV cache that fit, as the engine says; 0: not known |
 | block | | tokens of a KV block; 0: not known |
+| claims | items that are with an encoder: not by row, see `scheduling.item_claims` | |
 
 Load is kept in tenths of a token: `active tokens + 0.3 * held KV tokens`, the priority of the queues in the
 vLLM-Ascend proxies, becomes `10 * active + 3 * held`.
@@ -19,10 +20,12 @@ vLLM-Ascend proxies, becomes `10 * active + 3 * held`.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +37,8 @@ _CELL_BYTES = 8
 _LOAD, _IN_FLIGHT, _KV, _CAPACITY, _BLOCK, _LINE = range(6)
 LINE_PLANES = 3
 """Planes behind these are for `admission`, which says what is in them."""
-_PLANES = _LINE + LINE_PLANES
+_CLAIMS = _LINE + LINE_PLANES
+_PLANES = _CLAIMS + 1
 
 
 class Ledger:
@@ -45,11 +49,13 @@ class Ledger:
         "_block",
         "_capacity",
         "_columns",
+        "_descriptor",
         "_in_flight_cells",
         "_kv_cells",
         "_load_cells",
         "_mapping",
         "_others_load",
+        "_own_column",
         "_own_in_flight",
         "_own_kv",
         "_own_loads",
@@ -58,7 +64,9 @@ class Ledger:
     )
 
     def __init__(self, descriptor: int, *, columns: int, rows: int, column: int | None) -> None:
-        """Map the memory behind `descriptor`, which `allocate` made for the same `columns` and `rows`."""
+        """Map the memory behind `descriptor`, which `allocate` made for the same `columns` and `rows`, and which stays
+        open as long as `locked_claims` is used."""
+        self._descriptor = descriptor
         self._columns = columns
         self._rows = rows
         self._mapping = mmap.mmap(descriptor, _size(columns, rows))
@@ -70,7 +78,7 @@ class Ledger:
         self._load_cells = [self._cells(number, _LOAD) for number in every]
         self._in_flight_cells = [self._cells(number, _IN_FLIGHT) for number in every[:-1]]
         self._kv_cells = [self._cells(number, _KV) for number in every]
-        own = columns if column is None else column
+        own = self._own_column = columns if column is None else column
         self._own_loads = self._load_cells[own]
         self._own_in_flight = self._cells(own, _IN_FLIGHT)
         self._own_kv = self._kv_cells[own]
@@ -210,6 +218,25 @@ class Ledger:
     def line(self, column: int, plane: int) -> memoryview:
         """The cells of `column` in one of the `LINE_PLANES`, one for each row; only that worker may write them."""
         return self._cells(column, _LINE + plane)
+
+    def claims(self, column: int) -> memoryview:
+        """What `column` has noted of items that are with encoders, `rows` cells; only that worker may write them."""
+        return self._cells(column, _CLAIMS)
+
+    @property
+    def own_claims(self) -> memoryview:
+        """As `claims`, of this column."""
+        return self.claims(self._own_column)
+
+    @contextlib.contextmanager
+    def locked_claims(self, cell: int) -> Iterator[None]:
+        """Have the cells that belong together with `cell`, in all columns, to oneself; others wait, so nothing may be
+        waited for within. The kernel's lock, which ends with the process."""
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, cell)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, cell)
 
 
 def _size(columns: int, rows: int) -> int:

@@ -57,6 +57,8 @@ class Application:
                 ("DELETE", "/sim/faults"): control.clear_faults,
                 ("GET", "/sim/state"): control.state,
                 ("POST", "/reset_prefix_cache"): control.reset_cache,
+                ("POST", "/start_profile"): control.profile,
+                ("POST", "/stop_profile"): control.profile,
             }
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:

@@ -70,3 +70,7 @@ class Control:
         """Empty the prefix cache, as vLLM's `/reset_prefix_cache` does in dev mode."""
         self._driver.core.pool.forget_all()
         await exchange.respond(msgspec.json.encode({"success": True}))
+
+    async def profile(self, exchange: Exchange) -> None:
+        """Nothing is profiled; vLLM answers with nothing too, where it was started for it."""
+        await exchange.respond(b"")

@@ -34,6 +34,7 @@ from pymotor.engines.sim.responses_api import Responses
 from pymotor.engines.sim.responses_store import VARIABLE, ResponsesStore
 from pymotor.engines.sim.token_generation import TokenGeneration
 from pymotor.engines.sim.transport import HTTPServer
+from pymotor.fleet.dialects import handing_connector
 
 log = logging.getLogger("pymotor.sim")
 
@@ -91,13 +92,14 @@ class SimulatedEngine:
         faults = Faults(options.faults)
         layout = f"{options.model}/block_size={options.block_size}"
         engine_id = str(options.kv_transfer.get("engine_id") or uuid.uuid4())
-        self._kv = KVConnector(options, engine_id, layout)
+        kv_layout = _kv_layout(options)
+        self._kv = KVConnector(options, engine_id, kv_layout)
         await self._kv.start()
         self._ec = ECConnector(options, faults, self._remembers)
         await self._ec.start()
         core = _core(options, engine_id, self._kv, self._ec)
         metrics = EngineMetrics(options.served_names[0])
-        driver = EngineDriver(core, speed=options.speed, layout=layout, metrics=metrics, faults=faults)
+        driver = EngineDriver(core, speed=options.speed, layout=kv_layout, metrics=metrics, faults=faults)
         driver.exchange = self._ec.exchange
         self._driver = driver
         self._kv.serve(driver.transfers)
@@ -155,6 +157,14 @@ class SimulatedEngine:
     async def _refuse(self, seconds: float) -> None:
         if self._server is not None:
             await self._server.refuse(seconds)
+
+
+def _kv_layout(options: EngineOptions) -> str:
+    """What both sides of a handoff must have in common. MooncakeLayerwiseConnector compares no model paths."""
+    layout = f"block_size={options.block_size}"
+    if handing_connector(options.kv_transfer).get("kv_connector") == "MooncakeLayerwiseConnector":
+        return layout
+    return f"{options.model}/{layout}"
 
 
 def _core(options: EngineOptions, engine_id: str, kv: KVConnector, ec: ECConnector) -> EngineCore:

@@ -87,7 +87,8 @@ class KVConnector:
         if self._name in _NIXL:
             host = os.environ.get("VLLM_NIXL_SIDE_CHANNEL_HOST", "localhost")
             return host, int(os.environ.get("VLLM_NIXL_SIDE_CHANNEL_PORT", "0"))
-        host = os.environ.get("VLLM_HOST_IP", "127.0.0.1")
+        # vllm-ascend takes the node's address; its guides say it by HCCL_IF_IP.
+        host = os.environ.get("VLLM_HOST_IP") or os.environ.get("HCCL_IF_IP") or "127.0.0.1"
         if self.dialect is KVDialect.PAIRED or self._config.get("kv_role") == "kv_producer":
             return host, 0  # found through the bootstrap server or by nobody
         return host, int(self._config.get("kv_port", 0))

@@ -1,0 +1,100 @@
+"""Run `npu-smi` and `hccn_tool`: no shell, a deadline, bounded output, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+HCCN_TOOL_PATH = "HCCN_TOOL_PATH"
+"""Environment variable that vllm-ascend's own script reads for the path of `hccn_tool`."""
+
+INSTALLED_TOOLS = {
+    "hccn_tool": "/usr/local/Ascend/driver/tools/hccn_tool",
+    "npu-smi": "/usr/local/sbin/npu-smi",
+}
+DEFAULT_TIMEOUT = 30.0
+MAX_OUTPUT = 1 << 20
+
+
+class AscendToolError(Exception):
+    """A tool is missing, failed, or said something that cannot be used; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class ToolOutput:
+    """What a tool printed (standard output and error as they came) and its exit status."""
+
+    argv: tuple[str, ...]
+    status: int
+    text: str
+
+    def explained(self) -> str:
+        """The command, its status and the beginning of its output, in one line for a message."""
+        said = " ".join(self.text.split())
+        said = said if len(said) <= 200 else said[:200] + "…"
+        return f"`{shlex.join(self.argv)}` ended with {self.status} and printed {said!r}"
+
+
+class ToolRunner:
+    """Runs a tool by its name and waits for it; usable from several threads.
+
+    `paths` maps a name to the program that stands for it, `timeout` is in seconds for each run.
+    """
+
+    def __init__(self, paths: Mapping[str, str], timeout: float = DEFAULT_TIMEOUT) -> None:
+        self._paths = dict(paths)
+        self._timeout = timeout
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], timeout: float = DEFAULT_TIMEOUT) -> ToolRunner:
+        """HCCN_TOOL_PATH where it is set, else PATH, else where the driver installs its tools."""
+        paths = {
+            name: shutil.which(name, path=environment.get("PATH")) or usual for name, usual in INSTALLED_TOOLS.items()
+        }
+        if environment.get(HCCN_TOOL_PATH):
+            paths["hccn_tool"] = environment[HCCN_TOOL_PATH]
+        return cls(paths, timeout)
+
+    def __call__(self, argv: Sequence[str]) -> ToolOutput:
+        """Run one command line and wait for its end.
+
+        Raises:
+            AscendToolError: the program cannot be started or does not end in time; it is killed then.
+        """
+        program = self._paths.get(argv[0], argv[0])
+        with tempfile.TemporaryFile() as printed:
+            try:
+                process = subprocess.Popen(
+                    [program, *argv[1:]],
+                    stdin=subprocess.DEVNULL,
+                    stdout=printed,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "LC_ALL": "C"},
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise AscendToolError(
+                    f"cannot run {argv[0]} ({program}: {error.strerror}): install the Ascend driver's tools on this "
+                    "node, mount them into the container, or put them on PATH"
+                ) from error
+            try:
+                status = process.wait(self._timeout)
+            except subprocess.TimeoutExpired as error:
+                raise AscendToolError(f"`{shlex.join(argv)}` did not end within {self._timeout:g} s") from error
+            finally:
+                _end(process)
+            printed.seek(0)
+            return ToolOutput(tuple(argv), status, printed.read(MAX_OUTPUT).decode(errors="replace"))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what still runs of the process and its children, which share its session."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,1 @@
+"""`pymotor proxy`: the Coordinator before engines that are named on the command line, without a Controller."""
