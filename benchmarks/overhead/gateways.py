@@ -138,6 +138,25 @@ class PyMotor(Gateway):
         return config
 
 
+class PyMotorProxy(PyMotor):
+    """`pymotor proxy`: the same gateway before engines that flags name."""
+
+    modes = frozenset({"union", "pd"})
+    encodes = False
+
+    def __init__(self) -> None:
+        super().__init__(carries_on=True, name="pymotor-proxy")
+
+    def start(self, fleet: EngineFleet, directory: Path, core: int) -> tuple[Pinned, int]:
+        (port,) = free_ports(1)
+        argv = [sys.executable, "-m", "pymotor", "proxy", "--host", "127.0.0.1", "--port", str(port)]
+        for name, ports in (("prefiller", fleet.prefill), ("decoder", fleet.decode), ("pd", fleet.union)):
+            if ports:
+                argv += [f"--{name}-hosts", "127.0.0.1", f"--{name}-ports", *map(str, ports)]
+        process = Pinned(self.name, argv, core, directory / f"{self.name}.log")
+        return _ready(process, port, f"http://127.0.0.1:{port}/healthcheck", 120)
+
+
 class VllmRouter(Gateway):
     """vllm-project's router (Rust), from its Python package."""
 
@@ -217,6 +236,7 @@ GATEWAYS: dict[str, Gateway] = {
         PyMotor(),
         PyMotor(workers=2, name="pymotor-2-workers"),
         PyMotor(carries_on=True, name="pymotor-carry-on"),
+        PyMotorProxy(),
         VllmRouter(),
         VllmRouter(policy="cache_aware", name="vllm-router-cache-aware"),
         HAProxy(),

@@ -20,6 +20,7 @@ COLOURS = {
     "pymotor": "#c2410c",
     "pymotor-2-workers": "#f59e0b",
     "pymotor-carry-on": "#7c2d12",
+    "pymotor-proxy": "#fb923c",
     "vllm-router": "#1d4ed8",
     "vllm-router-cache-aware": "#60a5fa",
     "haproxy": "#6b7280",

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from overhead.measure import Measurement
 from overhead.scenarios import SCENARIOS, Scenario
 
-OURS = ("pymotor", "pymotor-2-workers", "pymotor-carry-on")
-CARRYING_ON = "pymotor-carry-on"
+OURS = ("pymotor", "pymotor-2-workers", "pymotor-carry-on", "pymotor-proxy")
+CARRYING_ON = frozenset({"pymotor-carry-on", "pymotor-proxy"})
 THEIRS = "vllm-router"
 
 
@@ -42,7 +42,7 @@ class Verdict:
     @property
     def limit(self) -> float | None:
         """The greatest ratio that is good; None where nothing is asked for."""
-        if self.gateway == CARRYING_ON and self.scenario.limit_carrying_on is not None:
+        if self.gateway in CARRYING_ON and self.scenario.limit_carrying_on is not None:
             return self.scenario.limit_carrying_on
         return self.scenario.limit
 

@@ -119,9 +119,10 @@ def test_several_prompts_by_callback(engines: Engines, tmp_path: Path) -> None:
     with running_proxy(tmp_path, *flags, *everywhere, example=LAYERWISE) as proxy:
         proxy.wait_for(prefill=1, decode=2)
         assert_as_plain(proxy, engines, [*chats(6), prompts(3), prompts(2, stream=True)])
-        for name in ("decode-0", "decode-1"):
-            engines[name].fail("callback_twice")
-        assert_as_plain(proxy, engines, [*chats(4), prompts(4)])
+        for nasty in ("callback_twice", "callback_late:seconds=0.3"):
+            for name in ("decode-0", "decode-1"):
+                engines[name].fail(nasty)
+            assert_as_plain(proxy, engines, [*chats(4), prompts(4)])
         # Nobody can guess where to call.
         reply = plain_http.post(f"{proxy.url}/v1/metaserver", json={"request_id": "chatcmpl-x"}, timeout=5)
         assert reply.status_code == 404
