@@ -111,6 +111,29 @@ def test_requests_that_are_never_whole(guarded: Gateway, served: Callable[[], No
             assert received.startswith(b"HTTP/1.1 408 ") or (not received and not begun)
 
 
+def test_large_bodies_that_do_not_end(engines: Engines, make_gateway: MakeGateway) -> None:
+    """Together they may not take the memory: who comes last is sent away, and what they held is free at their end."""
+    gateway = make_gateway(engines, "union-0", config={"http_config": {"arriving_limit_bytes": 64 * MEBIBYTE}})
+    length = b"Content-Length: %d\r\n\r\n" % (64 * MEBIBYTE)
+    with contextlib.ExitStack() as opened:
+        statuses = []
+        for _ in range(3):
+            client = opened.enter_context(RawConnection(gateway.port))
+            with contextlib.suppress(ConnectionError):
+                client.send(HEAD + length, bytes(30 * MEBIBYTE))
+            assert ask_one(gateway.url, text_chat()).status == 200
+            client.socket.settimeout(0.2)
+            try:
+                reply = client.reply()
+                assert reply.json()["error"]["code"] == "service_unavailable"
+                statuses.append(reply.status)
+            except TimeoutError:
+                statuses.append(None)
+        assert statuses == [None, None, 503]
+    large = text_chat("large", metadata={"note": "x" * (50 * MEBIBYTE)})
+    wait_until(lambda: ask_one(gateway.url, large).status == 200, "there is room for a large body again")
+
+
 def test_a_head_byte_by_byte_has_its_time_too(guarded: Gateway, served: Callable[[], None]) -> None:
     """Each byte comes soon, the head never."""
     with RawConnection(guarded.port) as client:
@@ -166,7 +189,9 @@ def test_a_flood_of_requests_without_waiting(guarded: Gateway, served: Callable[
         statuses = []
         with contextlib.suppress(ConnectionError):
             while True:
-                statuses.append(client.reply().status)
+                reply = client.reply()
+                assert reply.json()["error"]["code"] == "service_unavailable"
+                statuses.append(reply.status)
     assert len(statuses) > 1000
     assert set(statuses[:-1]) == {200}
     assert statuses[-1] in (408, 429)

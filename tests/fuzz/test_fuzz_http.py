@@ -17,8 +17,8 @@ import h11
 import pytest
 from request_bytes import cuts, request_bytes
 
-from pymotor.coordinator.http.client_request import ClientRequest, Limits
-from pymotor.coordinator.http.request_reader import Refused, RequestReader
+from pymotor.coordinator.http.client_request import ClientRequest, Limits, Refused
+from pymotor.coordinator.http.request_reader import RequestReader
 
 LIMITS = Limits(head_bytes=65536, body_bytes=10**9, head_time=1.0, body_idle=1.0)
 

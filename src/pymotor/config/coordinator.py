@@ -261,6 +261,9 @@ class HTTPConfig(Section):
 
     server_timing: Literal["on", "off"] = Field("off", description="Whether answers name their legs and times.")
     body_limit_bytes: AtLeastOne = Field(536870912, description="Longest request body.")
+    arriving_limit_bytes: AtLeastOne = Field(
+        2147483648, description="Bytes that bodies still arriving at one worker may have together; beyond it 503."
+    )
     header_limit_bytes: AtLeastOne = Field(65536, description="Longest request head.")
     header_timeout: Seconds = Field(30.0, description="Seconds until a request's head is there.")
     body_idle_timeout: Seconds = Field(

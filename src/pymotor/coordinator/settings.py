@@ -82,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     circuit_longest_pause: float = 60.0
     server_timing: bool = False
     body_limit_bytes: int = 512 * 1024 * 1024
+    arriving_limit_bytes: int = 2 * 1024 * 1024 * 1024
     header_limit_bytes: int = 65536
     header_timeout: float = 30.0
     body_idle_timeout: float = 60.0
@@ -143,6 +144,7 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None, callba
         circuit_longest_pause=float(exceptions.circuit_longest_pause),
         server_timing=http.server_timing == "on" if server_timing is None else server_timing,
         body_limit_bytes=http.body_limit_bytes,
+        arriving_limit_bytes=http.arriving_limit_bytes,
         header_limit_bytes=http.header_limit_bytes,
         header_timeout=http.header_timeout,
         body_idle_timeout=http.body_idle_timeout,

@@ -139,6 +139,7 @@ class Worker:
         self._limits = Limits(
             head_bytes=settings.header_limit_bytes,
             body_bytes=settings.body_limit_bytes,
+            arriving_bytes=settings.arriving_limit_bytes,
             head_time=settings.header_timeout,
             body_idle=settings.body_idle_timeout,
         )

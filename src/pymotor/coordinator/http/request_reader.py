@@ -12,7 +12,8 @@ from typing import Protocol
 
 import httptools
 
-from pymotor.coordinator.http.client_request import ClientRequest, Limits
+from pymotor.coordinator.http.client_request import ClientRequest, Limits, Refused
+from pymotor.coordinator.http.head_checks import check_old, origin_form
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +21,6 @@ _PIECES_KEPT = 1024
 _OFFER_FIELDS = frozenset((b"upgrade", b"http2-settings"))
 _OFFER_OPTIONS = frozenset((b"upgrade", b"http2-settings"))
 _ONCE = frozenset((b"host", b"transfer-encoding"))
-
-
-class Refused(Exception):
-    """A request is not read to its end: it gets this status, and its connection ends."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Reading(Protocol):
@@ -47,6 +40,7 @@ class RequestReader:
     """Reads one connection."""
 
     __slots__ = (
+        "_arriving",
         "_body",
         "_body_seen",
         "_body_size",
@@ -75,6 +69,7 @@ class RequestReader:
         self._request = ClientRequest()
         self._url = b""
         self._body: list[bytes] = []
+        self._arriving = 0
         self._joined = 0
         self._body_size = 0
         self._body_seen = -1
@@ -113,9 +108,14 @@ class RequestReader:
         """Read no more."""
         self._over = True
         self.pending = False
-        self._body = []
+        self._let_go()
         if self._reading is not None:
             self._reading.on_refused(self._request, error)
+
+    def _let_go(self) -> None:
+        self._body = []
+        self._limits.arriving.held -= self._arriving
+        self._arriving = 0
 
     def wait_on(self) -> None:
         """The time for the request that has begun starts anew: nobody waited for it until now."""
@@ -127,7 +127,7 @@ class RequestReader:
         self._over = True
         self.pending = False
         self._parser = self._reading = None
-        self._body = []
+        self._let_go()
 
     # -- llhttp's callbacks; what they raise ends the reading
 
@@ -173,12 +173,12 @@ class RequestReader:
         request.http_11 = version == "1.1"
         headers = request.headers
         if not request.http_11:
-            _check_old(version, headers)
+            check_old(version, headers)
         if parser.should_upgrade():
             self._upgrading = True
             return
         path, _, request.query = self._url.partition(b"?")
-        request.path = path if path.startswith(b"/") else _origin_form(path)
+        request.path = path if path.startswith(b"/") else origin_form(path)
         self._check_head_size()
         if b"host" not in headers and request.http_11:
             raise Refused(400, "an HTTP/1.1 request must have a Host header")
@@ -196,7 +196,13 @@ class RequestReader:
             self._reading.on_expect()
 
     def on_body(self, data: bytes) -> None:
-        self._body_size += len(data)
+        size = len(data)
+        self._body_size += size
+        self._arriving += size
+        arriving = self._limits.arriving
+        arriving.held += size
+        if arriving.held > arriving.limit:
+            raise Refused(503, "too many large requests are arriving at once")
         if self._body_size > self._limits.body_bytes:
             raise self._too_long()
         body = self._body
@@ -215,6 +221,8 @@ class RequestReader:
             request.body = body[0] if len(body) == 1 else b"".join(body)
             self._body = []
             self._joined = 0
+        self._limits.arriving.held -= self._arriving
+        self._arriving = 0
         self.pending = False
         self._ended = True
         request.received_at = monotonic()
@@ -295,17 +303,3 @@ class RequestReader:
             lines.append(b"%b: %b" % (self._repeated, headers.get(self._repeated, b"")))
         lines += [b"%b: %b" % header for header in headers.items()]
         return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def _check_old(version: str, headers: dict[bytes, bytes]) -> None:
-    if version != "1.0":
-        raise Refused(400, "this server speaks HTTP/1.1 and HTTP/1.0")
-    if b"transfer-encoding" in headers:
-        raise Refused(400, "an HTTP/1.0 request cannot have a Transfer-Encoding")
-
-
-def _origin_form(target: bytes) -> bytes:
-    """The path of a request target in absolute form, which servers have to accept (RFC 9112, section 3.2.2)."""
-    _, scheme, rest = target.partition(b"://")
-    _, _, path = rest.partition(b"/")
-    return b"/" + path if scheme else target

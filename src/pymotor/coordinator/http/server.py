@@ -11,9 +11,9 @@ from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, Protocol
 
-from pymotor.coordinator.http.client_request import ClientRequest, Limits
+from pymotor.coordinator.http.client_request import ClientRequest, Limits, Refused
 from pymotor.coordinator.http.framing import LAST_CHUNK, chunk
-from pymotor.coordinator.http.request_reader import Refused, RequestReader
+from pymotor.coordinator.http.request_reader import RequestReader
 
 IDLE_SECONDS = 120.0
 """A client's idle connection is closed after so long."""
