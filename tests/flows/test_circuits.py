@@ -234,14 +234,14 @@ def test_a_stream_whose_body_is_gone_is_carried_on(mended: Engines, make_gateway
 
 
 @pytest.mark.parametrize(
-    ("sampling", "keys"),
+    ("sampling", "keys", "most"),
     [
-        pytest.param({"temperature": 1}, {}, id="a broken stream cannot be repeated"),
-        pytest.param({"temperature": 0}, {"recovery_buffer_bytes": 24 * 1024 * 1024}, id="only one fits"),
+        pytest.param({"temperature": 1}, {}, 60, id="a broken stream cannot be repeated"),
+        pytest.param({"temperature": 0}, {"recovery_buffer_bytes": 24 * 1024 * 1024}, 90, id="only one fits"),
     ],
 )
 def test_memory_of_bodies_is_free_while_their_answers_are_streamed(
-    mended: Engines, make_gateway: MakeGateway, sampling: dict[str, object], keys: dict[str, object]
+    mended: Engines, make_gateway: MakeGateway, sampling: dict[str, object], keys: dict[str, object], most: int
 ) -> None:
     gateway = make_gateway(mended, "encode-0", "prefill-0", "decode-0", config=config(**keys))
     worker = next(child for child in psutil.Process(gateway.process.pid).children() if is_worker(child))
@@ -254,7 +254,7 @@ def test_memory_of_bodies_is_free_while_their_answers_are_streamed(
         for _ in range(6):
             reply = opened.enter_context(plain_http.stream("POST", gateway.url + CHAT, json=body, timeout=60))
             assert next(reply.iter_raw())
-        assert worker.memory_info().rss - before < 60 * 1024 * 1024, "six bodies are 128 MiB"
+        assert worker.memory_info().rss - before < most * 1024 * 1024, "six bodies are 128 MiB"
     gateway.wait_until_idle()
 
 
