@@ -98,6 +98,13 @@ in_url() {
     if [[ "$1" == *:* ]]; then printf '[%s]' "$1"; else printf '%s' "$1"; fi
 }
 
+# Whether nobody listens at a URL; a server that is slow to answer does.
+nobody_at() {
+    local status=0
+    curl --silent --noproxy '*' --max-time 10 --output /dev/null "$1" || status=$?
+    ((status == 7))
+}
+
 answers() { curl --silent --fail --noproxy '*' --max-time 2 --output /dev/null "$1"; }
 
 started=()

@@ -233,6 +233,7 @@ def test_an_engine_that_dies_gets_no_requests_until_it_is_back(unions: Engines, 
     [
         ({"type": "worker", "instances": "127.0.0.1:1"}, 400, "unknown type 'worker'"),
         ({"type": "decode", "instances": []}, 400, "empty"),
+        ({"type": "decode", "instances": [f"127.0.0.1:{port}" for port in range(1, 300)]}, 400, "256 are allowed"),
         ({"type": "decode"}, 400, "instances"),
         ({"type": "decode", "instances": ["127.0.0.1"]}, 400, "not host:port"),
         ({"type": "decode", "instances": ["::1:8000"]}, 400, "[address]:port"),

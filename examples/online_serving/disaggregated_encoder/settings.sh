@@ -90,16 +90,17 @@ use_kv_address() {
 }
 
 # Make the store, and empty it of embeddings: those of other weights under the same path would be taken for this
-# model's. Nothing else in the directory is touched. A running reader may be about to load one, so then all stay.
+# model's. Nothing else in the directory is touched; empty directories go that are named like embeddings. A running reader may be about to load one, so then all stay.
 prepare_store() {
     local store="$EC_SHARED_STORAGE_PATH"
     [[ "$store" == /* ]] || fail "EC_SHARED_STORAGE_PATH=$store is not an absolute path"
     mkdir -p -- "$store"
     [[ "${EC_CLEAR:-1}" == 1 ]] || return 0
-    if answers "$1/health"; then
-        printf '%s: %s answers, so the embeddings in %s stay\n' "$(basename "$0")" "$1" "$store" >&2
+    if ! nobody_at "$1/health"; then
+        printf '%s: somebody listens at %s, so the embeddings in %s stay\n' "$(basename "$0")" "$1" "$store" >&2
         return 0
     fi
     find "$store/" -mindepth 2 -maxdepth 2 -type f -name encoder_cache.safetensors -delete
-    find "$store/" -mindepth 1 -maxdepth 1 -type d -empty -delete
+    find "$store/" -mindepth 1 -maxdepth 1 -type d -empty -regextype posix-extended \
+        -regex '.*/([^/]+:)?[0-9a-f]{32,128}' -delete
 }

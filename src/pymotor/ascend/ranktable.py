@@ -143,7 +143,13 @@ def ranktable_text(ranktable: dict[str, Any]) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old content or the new, never a part. Raises `OSError`."""
+    """Write a file so that a reader finds the old content or the new, never a part; a link's target is written. Raises
+    `OSError`."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        # A terminal or a pipe is written to, not put aside.
+        path.write_text(text, encoding="utf-8")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

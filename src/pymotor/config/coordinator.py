@@ -101,7 +101,9 @@ class SchedulerConfig(Section):
 class InferenceWorkersConfig(Section):
     """Processes that serve requests."""
 
-    num_workers: AtLeastOne | None = Field(None, description="How many; null: one for 2 cores, from 1 to 4.")
+    num_workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None, description="How many; null: one for 2 cores, from 1 to 4."
+    )
     worker_metaserver_base_port: PortOrOff = Field(
         12000, description="Port of the first worker's callback server, the next worker's is one higher; 0: any."
     )

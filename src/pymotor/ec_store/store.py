@@ -136,7 +136,10 @@ class Store:
                         leftovers += beside
                         foreign += others
                         if item is None and not beside and not others:
-                            empty.append(entry.name)
+                            if is_content_hash(entry.name):
+                                empty.append(entry.name)
+                            else:
+                                foreign += 1
         found = Contents(tuple(items), tuple(leftovers), tuple(empty), tuple(not_plain), foreign)
         self._require_store(found)
         return found
@@ -234,6 +237,10 @@ def _look(identifier: str, directory: int) -> tuple[Item | None, list[Leftover],
             leftovers.append(Leftover(identifier, name, status.st_size, status.st_mtime))
         else:
             others += 1
+    if others or not (item is not None or is_content_hash(identifier)):
+        # Not an engine's directory, or not only: nothing but an item itself is known to be a writer's.
+        others += len(leftovers)
+        leftovers = []
     return item, leftovers, others
 
 

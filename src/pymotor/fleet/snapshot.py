@@ -7,11 +7,15 @@ are its only writer and reader.
 from __future__ import annotations
 
 from enum import Enum
+from typing import Annotated
 
 import msgspec
 
 from pymotor.fleet.dialects import ECDialect, KVDialect
 from pymotor.fleet.roles import Role
+
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+"""A number of tokens that every part of PyMotor can take, whatever an engine says."""
 
 
 class EndpointState(str, Enum):
@@ -94,9 +98,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     ec: ECTransfer | None = None
     pairing: str = ""
     """Equal in two instances that can hand over: model path, engine build, KV layout."""
-    max_model_len: int | None = None
+    max_model_len: Tokens | None = None
     """Tokens of prompt and answer together."""
-    kv_capacity_tokens: int | None = None
+    kv_capacity_tokens: Tokens | None = None
     """Tokens of KV that fit, where known."""
     allowed_local_media_path: str = ""
     """Under which directory the engine reads `file://` media; empty: nowhere."""

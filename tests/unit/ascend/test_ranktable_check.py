@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import stat
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from pymotor.ascend.ranktable import (
     build_ranktable,
     left_out,
     ranktable_text,
+    write_whole,
 )
 from pymotor.ascend.ranktable_check import check_ranktable
 
@@ -180,3 +184,21 @@ def test_any_record_is_read_or_refused(key: str, value: object) -> None:
 def test_a2_and_a3_do_not_mix() -> None:
     with pytest.raises(RanktableError, match=r"node 10\.0\.0\.1 is A2, node 10\.0\.0\.2 is A3"):
         build_ranktable([node(1), node(2, "A3")], 2, 2)
+
+
+def test_a_table_is_written_where_it_is_wanted(tmp_path: Path) -> None:
+    """Through a link into its target, and to what is no file without replacing it."""
+    target, link, pipe = tmp_path / "target.json", tmp_path / "link.json", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_whole(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_whole(pipe, "told")
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert os.read(reader, 100) == b"told"
+    finally:
+        os.close(reader)

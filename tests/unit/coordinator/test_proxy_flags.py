@@ -230,6 +230,7 @@ def test_addresses_are_written_as_they_are_read(text: str) -> None:
         ("--pd-ports 1 --advertise-address ::", "nobody can dial"),
         ("--pd-ports 1 --token-file /nowhere/at/all", "cannot be read"),
         ("--pd-ports 1 --max-retries 0", "less than 1"),
+        ("--pd-ports 1 --workers 99999", "more than 256"),
     ],
 )
 def test_flags_that_cannot_be_right(flags: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,11 +60,12 @@ def test_status_tells_what_is_there(store: Path, capsys: pytest.CaptureFixture[s
     spoil(store, "other", b"x" * 500, unused=HOUR)
     spoil(store, "long", good + b"x", unused=HOUR)
     spoil(store, "not a name", good, unused=HOUR)
-    (store / "looked-for").mkdir()
+    (store / ("c" * 64)).mkdir()
+    (store / "somebodys").mkdir()
     (store / "linked").symlink_to("/etc")
     status, found = said(capsys, "status", str(store))
     assert status == 1
-    assert (found["items"], found["foreign"], found["empty_directories"]) == (6, 1, 1)
+    assert (found["items"], found["foreign"], found["empty_directories"]) == (6, 2, 1)
     assert found["names_not_plain"] == ["not a name"]
     problems = {item["identifier"]: item["problem"] for item in found["corrupt"]}
     assert problems.keys() == {"cut", "empty", "other", "long"}
@@ -218,3 +219,22 @@ def test_an_empty_directory_is_a_store_before_its_first_item(store: Path) -> Non
     (store / "photos").mkdir()
     with Store(store) as opened, pytest.raises(NotAStoreError):
         opened.contents()
+
+
+def test_nothing_of_others_goes(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside a real item somebody keeps work of his own, with a temporary file that looks like a writer's."""
+    put(store, "a" * 64)
+    homework = store / "homework"
+    homework.mkdir()
+    (store / "empty").mkdir()
+    for name in ("thesis.txt", ".tmpnotes"):
+        (homework / name).write_text("mine")
+        age(homework / name, 1000 * HOUR)
+    alone = store / "alone" / ".tmpnotes"
+    alone.parent.mkdir()
+    alone.write_text("mine")
+    age(alone, 1000 * HOUR)
+    said(capsys, "gc", str(store), "--older-than", "1", "--infer-timeout", "1", "--engines-stopped")
+    assert sorted(path.name for path in homework.iterdir()) == [".tmpnotes", "thesis.txt"]
+    assert alone.exists()
+    assert (store / "empty").is_dir()

@@ -156,7 +156,7 @@ class Agent:
         """Whether a TCP connection comes about; in `problem` why not."""
         try:
             socket.create_connection((host, port), timeout).close()
-        except TimeoutError:
+        except socket.timeout:  # noqa: UP041 - no TimeoutError before Python 3.10
             return {"problem": "timed out", "output": ""}
         except ConnectionRefusedError:
             return {"problem": "refused", "output": ""}

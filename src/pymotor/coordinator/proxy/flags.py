@@ -15,6 +15,7 @@ Parsed = TypeVar("Parsed")
 
 NO_PREFILL = ("", "disable", "none")
 """What `--prefill-servers-urls` says where the decode servers compute whole requests."""
+_MOST_WORKERS = 256
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _LISTS = (
@@ -164,7 +165,7 @@ def _configure_care(parser: argparse.ArgumentParser) -> None:
         metavar="DIRECTORY",
         help="what the engines were started with; file:// media elsewhere are refused",
     )
-    care.add_argument("--workers", type=_at_least_one, default=1, metavar="N", help="processes (default: %(default)s)")
+    care.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes (default: %(default)s)")
     care.add_argument("--log-level", type=str.upper, choices=LOG_LEVELS, default="INFO", help="least level of the log")
     care.add_argument(
         "--grace",
@@ -255,6 +256,13 @@ def _not_negative(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is less than 0")
+    return number
+
+
+def _workers(text: str) -> int:
+    number = _at_least_one(text)
+    if number > _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{number} processes are more than {_MOST_WORKERS}")
     return number
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from typing import Annotated
 
 import httpx
 import msgspec
@@ -32,7 +33,7 @@ class Served(msgspec.Struct, frozen=True):
 
 class _Card(msgspec.Struct):
     id: str
-    max_model_len: int | None = None
+    max_model_len: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)] | None = None
 
 
 class _Models(msgspec.Struct):
@@ -73,7 +74,7 @@ async def ask_models(asking: httpx.AsyncClient, url: str) -> Served:
     try:
         cards = _decoder.decode(reply.content).data
     except UNREADABLE as error:
-        raise EngineUnwell(f"its /v1/models names no models: {error}") from error
+        raise EngineUnwell(f"its /v1/models cannot be read: {error}") from error
     if not cards:
         raise EngineUnwell("its /v1/models names no models")
     lengths = [card.max_model_len for card in cards if card.max_model_len is not None]

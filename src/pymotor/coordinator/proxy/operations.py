@@ -35,6 +35,8 @@ class _Change(msgspec.Struct):
     instances: str | list[str]
 
 
+_AT_ONCE = 256
+"""Instances that one request may name."""
 _change_decoder = msgspec.json.Decoder(_Change)
 
 
@@ -173,6 +175,8 @@ class Operations:
         texts = [change.instances] if isinstance(change.instances, str) else change.instances
         if not texts:
             raise _Wrong(400, "instances is empty")
+        if len(texts) > _AT_ONCE:
+            raise _Wrong(400, f"{len(texts)} instances are too many for one request; {_AT_ONCE} are allowed")
         try:
             return role, list(dict.fromkeys(map(address_from, texts)))
         except AddressError as error:
