@@ -162,12 +162,13 @@ def test_only_embeddings_are_cleared(place: Place) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (store / "empty").mkdir()
+    (store / ("ab" * 32)).mkdir()
     script = ENCODER / "disagg_1e1pd" / "run_e.sh"
     place.told(script, EC_CLEAR="0")
     assert all(path.exists() for path in (*kept, *gone))
     place.told(script)
     assert all(path.exists() for path in kept)
-    assert {path.name for path in store.iterdir()} == {"notes.txt", "project", "a"}
+    assert {path.name for path in store.iterdir()} == {"notes.txt", "project", "a", "empty"}
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,11 @@ prepare_store() {
         printf '%s: somebody listens at %s, so the embeddings in %s stay\n' "$(basename "$0")" "$1" "$store" >&2
         return 0
     fi
-    find "$store/" -mindepth 2 -maxdepth 2 -type f -name encoder_cache.safetensors -delete
+    local item
+    while IFS= read -r -d '' item; do
+        rm -f -- "$item"
+        rmdir --ignore-fail-on-non-empty -- "$(dirname -- "$item")"
+    done < <(find "$store/" -mindepth 2 -maxdepth 2 -type f -name encoder_cache.safetensors -print0)
     find "$store/" -mindepth 1 -maxdepth 1 -type d -empty -regextype posix-extended \
         -regex '.*/([^/]+:)?[0-9a-f]{32,128}' -delete
 }
