@@ -14,7 +14,7 @@ STAMP = b'"content":"@'
 """What precedes the time at which the engine wrote an event."""
 STAMP_DIGITS = 20
 FINISHED = b'"finish_reason":"stop"'
-TOKEN_IDS = b'"token_ids"'
+TOKEN_IDS = b'"token_ids":['
 
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
