@@ -59,7 +59,8 @@ test: lint  ## lint, then all tests but the long ones; real vLLM included where 
 	    printf '\n%s\n%s\n%s\n\n' '################################################################' \
 	        '#  REAL vLLM IS NOT TESTED: it could not be installed (above)  #' \
 	        '################################################################'; }
-	VLLM_PYTHON="$(VLLM_PYTHON)" $(BIN)/python -m pytest -m "not soak" --junit-xml=build/tests.xml \
+	VLLM_PYTHON="$(VLLM_PYTHON)" $(BIN)/python -m pytest -m "vllm and not soak" --junit-xml=build/tests-vllm.xml
+	$(BIN)/python -m pytest -m "not vllm and not soak" --junit-xml=build/tests.xml \
 	    --numprocesses=$(TEST_PROCESSES) --dist=loadgroup --no-loadscope-reorder
 
 soak: $(DEV)  ## the long tests: chaos, fuzz, load

@@ -189,9 +189,7 @@ def test_a_flood_of_requests_without_waiting(guarded: Gateway, served: Callable[
         statuses = []
         with contextlib.suppress(ConnectionError):
             while True:
-                reply = client.reply()
-                assert reply.json()["error"]["code"] == "service_unavailable"
-                statuses.append(reply.status)
+                statuses.append(client.reply().status)
     assert len(statuses) > 1000
     assert set(statuses[:-1]) == {200}
     assert statuses[-1] in (408, 429)
