@@ -36,13 +36,15 @@ def vllm_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnginesUn
         yield engines
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Real vLLM last and in one process: its four engines need most of the machine (`make test` runs it by itself). Of
     its tests those of bad handoffs at the very end: an engine whose peer died can keep a processor busy until it is
-    restarted. All else a file at a time, since the tests of a file share engines. First of all such functions, since
-    another one reads the groups."""
-    items.sort(key=lambda item: (item.get_closest_marker("vllm") is not None, "test_handoffs" in item.nodeid))
+    restarted. All else a file at a time, since the tests of a file share engines. The groups are set before all other
+    such functions, since one of them reads them; the order after them, since pytest's own puts tests with one fixture
+    beside each other."""
     for item in items:
         group = "vllm" if item.get_closest_marker("vllm") is not None else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    yield
+    items.sort(key=lambda item: (item.get_closest_marker("vllm") is not None, "test_handoffs" in item.nodeid))

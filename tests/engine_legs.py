@@ -18,7 +18,8 @@ from engines_under_test import MODEL, EnginesUnderTest
 JSON = dict[str, Any]
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
-TIMEOUT = httpx.Timeout(120.0)
+TIMEOUT = httpx.Timeout(400.0)
+"""Four real engines on two processors were seen to take a minute for a handoff that takes milliseconds elsewhere."""
 PREFILL_FOR_SOMEBODY: JSON = {
     "do_remote_decode": True,
     "do_remote_prefill": False,

@@ -32,8 +32,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL = "qwenvl"
 MAX_MODEL_LEN = 4096
 BLOCK_TOKENS = 128
-LEASE_SECONDS = 300
-"""A busy machine can take longer than vLLM's 30 for the first handshake of a pair."""
+LEASE_SECONDS = 120
+"""A busy machine can take longer than vLLM's 30 for the first handshake of a pair. Not more than needed: as long as a
+lease runs, prefill's worker polls for its reader and keeps a processor busy."""
 START_SECONDS = {"sim": 60.0, "vllm": 600.0}
 REQUIRE_VLLM = "PYMOTOR_REQUIRE_VLLM"
 
