@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import shlex
 from pathlib import Path
 
 TOKEN_VARIABLE = "PYMOTOR_RANKTABLE_TOKEN"  # noqa: S105 - the variable's name
@@ -56,10 +57,18 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     by_ssh.add_argument("--ssh", action="store_true", help="ask each of --ips by ssh (keys, no passwords)")
     by_ssh.add_argument("--ssh-user", default="", metavar="USER", help="who to log in as")
     by_ssh.add_argument(
-        "--ssh-command", default="ssh", metavar="COMMAND", help="ssh with options of its own: 'ssh -p 2222'"
+        "--ssh-command",
+        type=_command,
+        default=("ssh",),
+        metavar="COMMAND",
+        help="ssh with options of its own: 'ssh -p 2222' (default: ssh)",
     )
     by_ssh.add_argument(
-        "--remote-pymotor", default="pymotor", metavar="COMMAND", help="how pymotor is called there (default: pymotor)"
+        "--remote-pymotor",
+        type=_command,
+        default=("pymotor",),
+        metavar="COMMAND",
+        help="how pymotor is called there (default: pymotor)",
     )
     by_ssh.add_argument(
         "--node-device-ids",
@@ -186,6 +195,16 @@ def _device_ids(text: str) -> list[int]:
     if not all(word.isascii() and word.isdecimal() for word in words):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of device ids as 0,1,2")
     return [int(word) for word in words]
+
+
+def _command(text: str) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+    if not words:
+        raise argparse.ArgumentTypeError("a command has at least one word")
+    return words
 
 
 def _node_device_ids(text: str) -> tuple[str, list[int]]:

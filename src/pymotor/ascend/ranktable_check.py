@@ -27,7 +27,7 @@ class RanktableProblem:
 
     def __str__(self) -> str:
         whose = f"node {self.node}, device {self.device}: " if self.node else ""
-        return f"{self.severity}: {self.path}: {whose}{self.message}"
+        return _printable(f"{self.severity}: {self.path}: {whose}{self.message}")
 
     def as_json(self) -> dict[str, str]:
         """For programs."""
@@ -38,6 +38,11 @@ class RanktableProblem:
             "device": self.device,
             "message": self.message,
         }
+
+
+def _printable(text: str) -> str:
+    """A file is somebody's words: nothing of them moves a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def _servers(content: dict[str, Any], listed: list[_Listed]) -> Iterator[Ranktab
     count = content.get("server_count")
     if count is None:
         return
-    if not isinstance(count, str) or not count.isdecimal() or not count.isascii() or count == "0":
+    if not isinstance(count, str) or not count.isdecimal() or not count.isascii() or len(count) > 9 or int(count) == 0:
         yield RanktableProblem("error", "$.server_count", f"must be a number as a string, is {count!r:.60}")
         return
     servers = {str(device.entry.get("server_id")) for device in listed}

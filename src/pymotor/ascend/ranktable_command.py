@@ -6,10 +6,10 @@ import argparse
 import asyncio
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pymotor.ascend.ranktable import (
     NodeRecord,
@@ -21,11 +21,11 @@ from pymotor.ascend.ranktable import (
     write_whole,
 )
 from pymotor.ascend.ranktable_arguments import DEFAULT_PORT, TOKEN_VARIABLE, add_verbs
-from pymotor.ascend.ranktable_check import check_ranktable
+from pymotor.ascend.ranktable_check import RanktableProblem, check_ranktable
 from pymotor.ascend.ranktable_collect import address_of_card, collect_node, is_local, own_address
 from pymotor.ascend.ranktable_exchange import Meeting, exchange
 from pymotor.ascend.ranktable_ssh import SshAccess, collect_by_ssh
-from pymotor.ascend.tools import ToolRunner
+from pymotor.ascend.tools import ToolRunner, unwound_by_sigterm
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it; returns 0, 1 when there is no ranktable or a bad one, 2 for wrong usage or a file that cannot be read."""
     steps = {"generate": _generate, "collect": _collect, "merge": _merge, "check": _check}
     try:
-        return steps[arguments.step](arguments)
+        with unwound_by_sigterm():
+            return steps[arguments.step](arguments)
     except RanktableError as error:
         for line in str(error).splitlines():
             _report(f"error: {line}")
@@ -71,9 +72,9 @@ def _by_ssh(arguments: argparse.Namespace) -> list[NodeRecord]:
     if arguments.local_device_ids is not None:
         device_ids = dict.fromkeys(arguments.ips, arguments.local_device_ids) | device_ids
     access = SshAccess(
-        tuple(shlex.split(arguments.ssh_command)),
+        arguments.ssh_command,
         arguments.ssh_user,
-        tuple(shlex.split(arguments.remote_pymotor)),
+        arguments.remote_pymotor,
         arguments.timeout,
     )
     _report(f"asking {', '.join(arguments.ips)} by ssh …")
@@ -178,11 +179,12 @@ def _finish(arguments: argparse.Namespace, nodes: Sequence[NodeRecord]) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     text = arguments.file.read_bytes()
+    content: Any = None
     try:
         content = json.loads(text)
+        problems = check_ranktable(content)
     except (ValueError, RecursionError) as error:
-        raise RanktableError(f"{arguments.file} is not JSON: {error}") from error
-    problems = check_ranktable(content)
+        problems = [RanktableProblem("error", "$", f"it is not JSON of a ranktable: {error}")]
     errors = sum(problem.severity == "error" for problem in problems)
     if arguments.json:
         print(json.dumps({"ok": not errors, "problems": [problem.as_json() for problem in problems]}, indent=2))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 HCCN_TOOL_PATH = "HCCN_TOOL_PATH"
@@ -91,6 +92,20 @@ class ToolRunner:
                 _end(process)
             printed.seek(0)
             return ToolOutput(tuple(argv), status, printed.read(MAX_OUTPUT).decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def unwound_by_sigterm() -> Iterator[None]:
+    """While inside, SIGTERM leaves by `SystemExit`, so that a tool that runs is ended too. In the main thread only."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

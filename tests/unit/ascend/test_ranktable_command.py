@@ -13,6 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ascend_tools.nodes import tool_environment
@@ -264,6 +265,8 @@ def test_one_address_on_two_nodes(tmp_path: Path) -> None:
         (["generate", "--ips", "198.51.100.1", *COUNTS], 1, "none of --ips is an address of this host"),
         (["generate", "--ips", *IPS, *COUNTS, "--local-device-ids", "0;1"], 2, "is not a list of device ids"),
         (["generate", "--ips", *IPS, *COUNTS, "--npu", "x", "--unknown"], 2, "--npu"),
+        (["generate", "--ips", *IPS, *COUNTS, "--ssh", "--ssh-command", ""], 2, "at least one word"),
+        (["generate", "--ips", *IPS, *COUNTS, "--ssh", "--remote-pymotor", "'"], 2, "--remote-pymotor"),
         (["collect"], 2, "--local-host"),
         (["check", "nothing.json"], 2, "No such file"),
         (["merge", "nothing.json", *COUNTS], 2, "No such file"),
@@ -282,5 +285,36 @@ def test_check_for_programs(nodes: Nodes) -> None:
     answer = json.loads(output)
     assert (status, answer["ok"]) == (1, False)
     assert {"severity", "path", "node", "device", "message"} == set(answer["problems"][0])
-    (nodes.directory / "worse.json").write_text("{")
-    assert nodes.pymotor(IPS[0], "ranktable", "check", "worse.json")[0] == 1
+    for number, text in enumerate(("{", "[" * 100_000, '{"version": ' + "[" * 900 + "]" * 900 + "}")):
+        (nodes.directory / f"worse{number}.json").write_text(text)
+        status, output, _ = nodes.pymotor(IPS[0], "ranktable", "check", f"worse{number}.json", "--json")
+        assert (status, json.loads(output)["ok"]) == (1, False)
+
+
+def test_a_file_moves_no_cursor_and_needs_no_time(nodes: Nodes) -> None:
+    text = json.dumps({"server_count": "9" * 5000, "\x1b[2J": 1})
+    (nodes.directory / "odd.json").write_text(text)
+    status, output, _ = nodes.pymotor(IPS[0], "ranktable", "check", "odd.json")
+    assert (status, "\x1b" in output, "must be a number" in output) == (1, False, True)
+
+
+def test_a_tool_ends_with_the_command_that_ran_it(nodes: Nodes) -> None:
+    """As when whoever waits for a node gives up: nothing is left behind there."""
+    started = nodes.directory / "started"
+    os.mkfifo(started)
+    tool = nodes.directory / "slow" / "npu-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\necho $$ > {started}\nexec sleep 600\n")
+    tool.chmod(0o755)
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "pymotor", "ranktable", "collect", "--local-host", IPS[0]],
+        env={**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    nodes.running.append(asking)
+    tool_pid = int(started.read_text())
+    asking.terminate()
+    status, _, errors = ended(asking)
+    assert (status, errors) == (143, "")
+    assert not psutil.pid_exists(tool_pid)

@@ -71,7 +71,10 @@ def address_from(text: str) -> Address:
 
 def address_from_url(text: str) -> Address:
     """`http://host:port`, or the same without `http://`; the port may be left out: 80. Raises `AddressError`."""
-    parts = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+    except ValueError as error:
+        raise AddressError(f"{text!r} must be http://host:port: {error}") from error
     if parts.scheme != "http":
         raise AddressError(f"{text!r}: engines are asked by http only")
     if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:

@@ -93,18 +93,23 @@ def run(arguments: argparse.Namespace) -> int:
 async def _serve(plan: Plan, key: str, media_path: str) -> None:
     callback_host = plan.options.settings.callback_host
 
-    def callback_obstacle(role: Role, address: Address) -> str:
-        """Why a decode engine that is added could not call the proxy back."""
+    def obstacle(role: Role, address: Address) -> str:
+        """Why what is added is no engine, or one that could not call the proxy back."""
+        if _is_proxy(address, plan.options.host, plan.options.port):
+            return f"{address} is this proxy itself"
         calls = role is Role.DECODE and plan.handoffs.dialect is KVDialect.CALLBACK
         return _unreached(callback_host, [address]) if calls else ""
 
     fleet = StaticFleet(plan.listed, plan.handoffs, plan.care, key=key, media_path=media_path)
-    await supervise(plan.options, fleet, _announce, Operations(fleet, plan.access, key, callback_obstacle))
+    await supervise(plan.options, fleet, _announce, Operations(fleet, plan.access, key, obstacle))
 
 
 def plan_from(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
     """What the flags ask for. Raises `UsageError`, `AccessError`."""
     listed = listed_engines(arguments)
+    own = next((one.address for one in listed if _is_proxy(one.address, arguments.host, arguments.port)), None)
+    if own is not None:
+        raise UsageError(f"{own} is where the proxy itself listens: give it another --port, or the engine its own")
     handoffs = handoffs_from(arguments, listed)
     return Plan(
         listed,
@@ -195,6 +200,12 @@ def _callback_host(host: str, advertised: str, listed: Sequence[Listed], handoff
         if obstacle:
             raise UsageError(obstacle)
     return found
+
+
+def _is_proxy(address: Address, host: str, port: int) -> bool:
+    """Whether requests to this address would come back to the proxy, as far as that is seen without asking anybody."""
+    own = {"127.0.0.1", "::1", "localhost"} if is_wildcard(host) else {host.strip("[]"), _LOOPBACK.get(host, host)}
+    return address.port == port and (address.socket[0] in own or address.host in own)
 
 
 def _unreached(callback_host: str, decodes: Sequence[Address]) -> str:

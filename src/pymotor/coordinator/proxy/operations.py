@@ -43,15 +43,13 @@ _change_decoder = msgspec.json.Decoder(_Change)
 class Operations:
     """The `Operator` of a proxy."""
 
-    def __init__(
-        self, fleet: StaticFleet, access: Access, key: str, reaches_us: Callable[[Role, Address], str]
-    ) -> None:
-        """`key` is the engines' `--api-key`; `reaches_us` says why an engine of a role could not call the proxy back,
-        or nothing."""
+    def __init__(self, fleet: StaticFleet, access: Access, key: str, obstacle: Callable[[Role, Address], str]) -> None:
+        """`key` is the engines' `--api-key`; `obstacle` says why something cannot be an engine of a role here, or
+        nothing."""
         self._fleet = fleet
         self._access = access
         self._broadcast = Broadcast(key)
-        self._reaches_us = reaches_us
+        self._obstacle = obstacle
         self._overview: Overview
         self._open: dict[str, tuple[str, Answer]] = {
             "/healthcheck": ("GET", self._healthcheck),
@@ -141,7 +139,7 @@ class Operations:
     async def _add(self, request: OperatorRequest) -> OperatorReply:
         role, addresses = self._change(request)
         for address in addresses:
-            obstacle = self._reaches_us(role, address)
+            obstacle = self._obstacle(role, address)
             if obstacle:
                 return _reply(400, {"error": obstacle})
         added = self._fleet.add(role, addresses)
