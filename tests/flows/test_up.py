@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -197,23 +198,57 @@ def test_a_killed_up_leaves_nothing_and_the_next_one_starts(shell: Shell, tmp_pa
     assert again.returncode == 0, again.stdout + again.stderr
 
 
-def test_a_lost_engine_is_told_and_the_rest_goes_on(shell: Shell, tmp_path: Path) -> None:
+def test_a_lost_engine_is_told_and_starts_again_while_the_rest_goes_on(shell: Shell, tmp_path: Path) -> None:
     assert shell.up(write_config(tmp_path / "config", p=2)).returncode == 0
-    os.kill(shell.state()["processes"]["prefill-1"]["pid"], signal.SIGKILL)
+    lost = shell.state()["processes"]["prefill-1"]["pid"]
+    os.kill(lost, signal.SIGKILL)
     snapshot_file = shell.home / str(shell.port) / "fleet.json"
 
-    def lost() -> bool:
-        states = {instance.name: instance.state for instance in decode_snapshot(snapshot_file.read_bytes()).instances}
-        return states["prefill-1"] is InstanceState.GONE and states["prefill-0"] is InstanceState.ACTIVE
+    def states() -> dict[str, InstanceState]:
+        return {instance.name: instance.state for instance in decode_snapshot(snapshot_file.read_bytes()).instances}
 
-    wait_for(lost, "fleet.json has prefill-1 gone")
+    wait_for(lambda: states()["prefill-1"] is InstanceState.GONE, "fleet.json has prefill-1 gone")
+    assert states()["prefill-0"] is InstanceState.ACTIVE
+    assert shell.ask().status_code == 200
+    wait_for(lambda: states()["prefill-1"] is InstanceState.ACTIVE, "prefill-1 is back")
+    assert shell.state()["processes"]["prefill-1"]["pid"] != lost
     wait_for(
-        lambda: any(one["state"] == "gone" for one in shell.status()["coordinator"]["instances"]),
+        lambda: all(one["state"] == "active" for one in shell.status()["coordinator"]["instances"]),
         "the Coordinator knows it",
     )
-    assert "killed by signal 9" in shell.run("status").stdout
+    assert shell.run("status").returncode == 0
     assert shell.ask().status_code == 200
     assert "prefill-1 ended (killed by signal 9)" in shell.run("logs", "up", "-n", "100").stdout
+
+
+def test_the_only_decode_engine_comes_back(shell: Shell, tmp_path: Path) -> None:
+    """With nothing left that could answer the fleet waits for it, and answers again with new handoffs."""
+    assert shell.up(write_config(tmp_path / "config")).returncode == 0
+    os.kill(shell.state()["processes"]["decode-0"]["pid"], signal.SIGKILL)
+    snapshot_file = shell.home / str(shell.port) / "fleet.json"
+
+    def state_of_decode() -> InstanceState:
+        instances = decode_snapshot(snapshot_file.read_bytes()).instances
+        return next(instance.state for instance in instances if instance.name == "decode-0")
+
+    wait_for(lambda: state_of_decode() is InstanceState.GONE, "decode-0 is gone")
+    wait_for(lambda: state_of_decode() is InstanceState.ACTIVE, "decode-0 is back")
+    wait_for(lambda: shell.run("status").returncode == 0, "the fleet serves")
+    assert shell.ask().status_code == 200
+
+
+def test_a_fleet_that_cannot_come_back_is_given_up(shell: Shell, tmp_path: Path) -> None:
+    with shell.start_up(write_config(tmp_path / "config", e=0)) as up:
+        assert up.stdout is not None
+        assert any(line.startswith("curl") for line in up.stdout)
+        # Nothing starts where its log cannot be written.
+        shutil.rmtree(shell.home / str(shell.port) / "logs")
+        for name in ("prefill-0", "decode-0"):
+            os.kill(shell.state()["processes"][name]["pid"], signal.SIGKILL)
+        rest = up.stdout.read()
+    assert up.returncode == 1
+    assert "starting again did not help" in rest
+    assert shell.processes() == []
 
 
 def test_without_its_coordinator_the_fleet_ends_with_the_reason(shell: Shell, tmp_path: Path) -> None:

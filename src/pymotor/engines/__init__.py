@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pymotor.engines.checks import check_engines
     from pymotor.engines.host import HostResources, NoPortLeftError
+    from pymotor.engines.kept_instance import KeptInstance
     from pymotor.engines.plan import InstancePlan, PlanError, ServerPlan
     from pymotor.engines.planning import plan_instance
     from pymotor.engines.process import EngineProcess, EngineStartError
@@ -22,6 +23,7 @@ __all__ = [
     "EngineStartError",
     "HostResources",
     "InstancePlan",
+    "KeptInstance",
     "NoPortLeftError",
     "PlanError",
     "ServerPlan",
@@ -36,6 +38,7 @@ _HOMES = {
     "EngineStartError": "process",
     "HostResources": "host",
     "InstancePlan": "plan",
+    "KeptInstance": "kept_instance",
     "NoPortLeftError": "host",
     "PlanError": "plan",
     "ServerPlan": "plan",

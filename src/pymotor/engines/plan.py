@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, replace
 
 from pymotor.fleet import Endpoint, Instance
 
@@ -31,3 +32,16 @@ class InstancePlan:
     instance: Instance
     servers: tuple[ServerPlan, ...]
     warnings: tuple[str, ...] = ()
+    identity: str = ""
+    """By which peers remember this run of the instance; it is in the command lines. Empty where there is none."""
+
+    def renewed(self) -> InstancePlan:
+        """The same for another run: peers that know the last one's memory must not take this one for it."""
+        if not self.identity:
+            return self
+        identity = f"{self.instance.name}-{uuid.uuid4().hex[:12]}"
+        servers = tuple(
+            replace(server, argv=tuple(word.replace(self.identity, identity) for word in server.argv))
+            for server in self.servers
+        )
+        return replace(self, servers=servers, identity=identity)

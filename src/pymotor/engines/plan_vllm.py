@@ -105,6 +105,7 @@ def plan_vllm(request: PlanRequest) -> InstancePlan:
         instance=instance,
         servers=tuple(server.plan for server in servers),
         warnings=tuple(dict.fromkeys(warnings)),
+        identity=layout.identity,
     )
 
 

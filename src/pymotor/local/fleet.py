@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
-from pymotor.engines import EngineProcess
-from pymotor.fleet import EndpointState, Instance
+from pymotor.engines import EngineProcess, KeptInstance
+from pymotor.fleet import EndpointState, Instance, Role
 from pymotor.local.events import Event, Note, ProcessChanged, ProcessState
 from pymotor.local.plan import COORDINATOR_GRACE, FleetPlan
 from pymotor.local.processes import ProcessIdentity, identify
@@ -25,13 +25,15 @@ HEALTH_INTERVAL = 2.0
 HEALTH_TIMEOUT = 5.0
 FAILURES_UNTIL_UNHEALTHY = 3
 ENGINE_GRACE = 10.0
+RESTARTS_IN_VAIN = 3
+"""After so many a fleet that cannot answer is given up."""
 
 
 class LocalFleet:
     """Engines and Coordinator as processes of this machine.
 
     `start()`, then `watch()`, and `stop()` on every way out. Engines start in parallel and the Coordinator at once
-    beside them; it answers 503 until they are ready.
+    beside them; it answers 503 until they are ready. From then on an instance that loses a server starts again.
     """
 
     on_start: Callable[[], None] | None = None
@@ -52,12 +54,14 @@ class LocalFleet:
         self._began = began
         self._register = FleetRegister(plan.instances, directory.snapshot_file)
         self._coordinator = EngineProcess(plan.coordinator, directory.log_file(plan.coordinator.name), start_deadline)
-        self._engines = [
-            EngineProcess(server, directory.log_file(server.name), start_deadline)
+        self._instances = [
+            KeptInstance(instance, directory.log_file, start_deadline, self._tell_engine, ENGINE_GRACE)
             for instance in plan.instances
-            for server in instance.servers
         ]
         self._identities: dict[str, ProcessIdentity] = {}
+        self._bad_answers: dict[str, int] = {}
+        """Of each endpoint that was ready: how often in a row it did not say that it is well."""
+        self._given_up: asyncio.Future[str]
 
     @property
     def processes(self) -> dict[str, ProcessIdentity]:
@@ -70,7 +74,9 @@ class LocalFleet:
         Raises `EngineStartError` as soon as one process fails, `FleetError` when the Coordinator does not serve.
         The caller stops the rest.
         """
-        starts = [asyncio.create_task(self._bring_up(process)) for process in (self._coordinator, *self._engines)]
+        self._given_up = asyncio.get_running_loop().create_future()
+        bringing_up = (self._bring_up(self._coordinator), *(instance.start() for instance in self._instances))
+        starts = [asyncio.create_task(start) for start in bringing_up]
         try:
             await asyncio.gather(*starts)
         finally:
@@ -81,22 +87,23 @@ class LocalFleet:
 
     async def watch(self) -> str:
         """Return when the fleet cannot answer any more, with the reason."""
-        health = asyncio.create_task(self._watch_health())
-        everybody = (self._coordinator, *self._engines)
-        exits: dict[asyncio.Task[Any], EngineProcess] = {asyncio.create_task(p.wait_exit()): p for p in everybody}
+        ended = asyncio.create_task(self._coordinator.wait_exit())
+        keeping = [asyncio.create_task(instance.keep()) for instance in self._instances]
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._watch_health()), ended, *keeping]
         try:
-            while True:
-                done, _ = await asyncio.wait({health, *exits}, return_when=asyncio.FIRST_COMPLETED)
-                if health in done:
-                    health.result()
+            done, _ = await asyncio.wait({self._given_up, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            if self._given_up in done:
+                return self._given_up.result()
+            if ended not in done:
                 for task in done:
-                    reason = self._lost(exits.pop(task))
-                    if reason:
-                        return reason
+                    task.result()
+            words = self._coordinator.end_in_words()
+            self._tell(self._coordinator.plan.name, ProcessState.EXITED, words)
+            return f"the Coordinator ended ({words}){_quote(self._coordinator)}"
         finally:
-            for task in (health, *exits):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(health, *exits, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """End every process: first the Coordinator, which lets go of its requests, then the engines.
@@ -107,23 +114,25 @@ class LocalFleet:
         try:
             await self._stop(self._coordinator, 0.0 if hurry.is_set() else COORDINATOR_GRACE + 1.0)
             grace = 0.0 if hurry.is_set() else ENGINE_GRACE
-            await asyncio.gather(*(self._stop(engine, grace) for engine in self._engines))
+            engines = [process for instance in self._instances for process in instance.processes]
+            await asyncio.gather(*(self._stop(engine, grace) for engine in engines))
         finally:
             hurried.cancel()
             await asyncio.gather(hurried, return_exceptions=True)
 
     async def _bring_up(self, process: EngineProcess) -> None:
         name = process.plan.name
-        self._tell(name, ProcessState.STARTING)
         await process.start()
-        if process.process_id is not None:
-            self._identities[name] = identify(process.process_id)
-            if self.on_start is not None:
-                self.on_start()
+        self._identify(process)
+        self._tell(name, ProcessState.STARTING)
         await process.wait_ready()
         self._tell(name, ProcessState.READY, process.plan.endpoint.url)
-        if process is not self._coordinator:
-            self._register.mark(process.plan.endpoint.id, EndpointState.READY)
+
+    def _identify(self, process: EngineProcess) -> None:
+        if process.process_id is not None:
+            self._identities[process.plan.name] = identify(process.process_id)
+            if self.on_start is not None:
+                self.on_start()
 
     async def _wait_serving(self) -> None:
         """Wait until the Coordinator has read the snapshot in which all are ready, and serves."""
@@ -146,37 +155,56 @@ class LocalFleet:
         known = report.get("version")
         return bool(report.get("ready")) and isinstance(known, int) and known >= self._register.snapshot.version
 
-    def _lost(self, process: EngineProcess) -> str:
-        """A process ended by itself; returns why the fleet has to stop, or nothing when it goes on."""
-        name, words = process.plan.name, process.end_in_words()
-        self._tell(name, ProcessState.EXITED, words)
-        if process is self._coordinator:
-            return f"the Coordinator ended ({words}){_quote(process)}"
-        fault = f"its server {name} ended: {words}"
-        instance = self._mark(process, EndpointState.GONE, fault)
-        self._show(Note(f"{name} ended ({words}){_quote(process)}", severity="warning"))
+    def _tell_engine(self, process: EngineProcess, state: EndpointState, detail: str) -> None:
+        """What `KeptInstance` says of a server, to the Coordinator and to the user."""
+        name, endpoint = process.plan.name, process.plan.endpoint
+        self._bad_answers.pop(endpoint.id, None)
+        if state is EndpointState.STARTING:
+            self._identify(process)
+            self._tell(name, ProcessState.STARTING)
+            self._mark(process, state)
+        elif state is EndpointState.READY:
+            self._bad_answers[endpoint.id] = 0
+            self._tell(name, ProcessState.READY, endpoint.url)
+            self._mark(process, state)
+        else:
+            self._tell_gone(process, detail)
+
+    def _tell_gone(self, process: EngineProcess, words: str) -> None:
+        name, first_line = process.plan.name, words.partition("\n")[0]
+        self._tell(name, ProcessState.EXITED, first_line)
+        instance = self._mark(process, EndpointState.GONE, f"its server {name}: {first_line}")
+        # What failed to start has been quoted already.
+        said = words if words.startswith(name) else f"{name} ended ({words}){_quote(process)}"
+        self._show(Note(said, severity="warning"))
+        self._show(Note(f"{instance.name} is {instance.state.value} until it has started again"))
         if self._register.can_answer:
-            self._show(Note(f"{instance.name} is {instance.state.value}; the rest of the fleet goes on"))
-            return ""
-        return f"no instance is left that could answer; the last one lost is {instance.name} ({words})"
+            return
+        answering = [kept for kept in self._instances if kept.role is not Role.ENCODE]
+        if all(kept.restarts >= RESTARTS_IN_VAIN for kept in answering) and not self._given_up.done():
+            self._given_up.set_result(
+                f"no instance is left that could answer, and starting again did not help; the last one lost is "
+                f"{instance.name} ({first_line})"
+            )
 
     async def _watch_health(self) -> None:
         """Ask every engine that runs; what says it is ill, or nothing, several times in a row gets no requests."""
-        failures = dict.fromkeys((engine.plan.endpoint.id for engine in self._engines), 0)
         async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT, trust_env=False) as client:
             while True:
                 await asyncio.sleep(HEALTH_INTERVAL)
-                engines = [engine for engine in self._engines if engine.running]
+                servers = [process for instance in self._instances for process in instance.processes]
+                engines = [engine for engine in servers if engine.plan.endpoint.id in self._bad_answers]
                 answers = await asyncio.gather(*(_health_problem(client, engine) for engine in engines))
                 for engine, problem in zip(engines, answers, strict=True):
-                    if engine.running:
-                        self._note_health(engine, problem, failures)
+                    if engine.running and engine.plan.endpoint.id in self._bad_answers:
+                        self._note_health(engine, problem)
 
-    def _note_health(self, engine: EngineProcess, problem: str, failures: dict[str, int]) -> None:
+    def _note_health(self, engine: EngineProcess, problem: str) -> None:
         endpoint = engine.plan.endpoint.id
-        was_unhealthy = failures[endpoint] >= FAILURES_UNTIL_UNHEALTHY
-        failures[endpoint] = failures[endpoint] + 1 if problem else 0
-        if failures[endpoint] == FAILURES_UNTIL_UNHEALTHY:
+        before = self._bad_answers[endpoint]
+        now = self._bad_answers[endpoint] = before + 1 if problem else 0
+        was_unhealthy = before >= FAILURES_UNTIL_UNHEALTHY
+        if now == FAILURES_UNTIL_UNHEALTHY:
             self._mark(engine, EndpointState.UNHEALTHY, f"its server {engine.plan.name}: {problem}")
             self._tell(engine.plan.name, ProcessState.UNHEALTHY, problem)
         elif was_unhealthy and not problem:
@@ -199,7 +227,7 @@ class LocalFleet:
 
     async def _stop_at_once(self, hurry: asyncio.Event) -> None:
         await hurry.wait()
-        await asyncio.gather(*(process.stop(0.0) for process in (self._coordinator, *self._engines)))
+        await asyncio.gather(self._coordinator.stop(0.0), *(instance.stop(0.0) for instance in self._instances))
 
     def _tell(self, name: str, state: ProcessState, detail: str = "") -> None:
         self._show(ProcessChanged(name, state, time.monotonic() - self._began, detail))

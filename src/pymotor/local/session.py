@@ -24,7 +24,7 @@ from pymotor.local.greeting import curl_command, first_request
 from pymotor.local.plan import FleetPlan, FleetPorts, claim_coordinator_ports, plan_fleet
 from pymotor.local.ports import PortClaims
 from pymotor.local.prepare import runnable_config
-from pymotor.local.processes import identify, is_alive, kill_groups, wait_gone
+from pymotor.local.processes import ProcessIdentity, identify, is_alive, kill_groups, wait_gone
 from pymotor.local.request import UpRequest
 from pymotor.local.state import FleetDirectory, FleetError, FleetState, Phase, write_atomically
 from pymotor.local.store_care import StoreCare
@@ -104,7 +104,7 @@ class Session:
     async def _live(self, plan: FleetPlan, care: StoreCare) -> int:
         """Start, keep, and in any case stop everything; returns the exit status."""
         fleet = LocalFleet(plan, self._directory, self._show, self._request.start_deadline, self._began)
-        fleet.on_start = lambda: self._write_state(Phase.STARTING, processes=fleet.processes)
+        fleet.on_start = lambda: self._write_processes(fleet.processes)
         serving = asyncio.create_task(self._serve(fleet, plan, care))
         ending = asyncio.create_task(self._end.wait())
         failure = ""
@@ -190,6 +190,10 @@ class Session:
         assert self._state is not None
         self._state = replace(self._state, phase=phase, **changes)
         self._directory.write_state(self._state)
+
+    def _write_processes(self, processes: dict[str, ProcessIdentity]) -> None:
+        assert self._state is not None
+        self._write_state(self._state.phase, processes=processes)
 
     def _show(self, event: Event) -> None:
         if self._log is not None:

@@ -1,0 +1,118 @@
+"""An instance's engine servers, kept running: started together, and started again when one of them has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pymotor.engines.plan import InstancePlan
+from pymotor.engines.process import EngineProcess, EngineStartError
+from pymotor.fleet import EndpointState, Role
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+SETTLED_SECONDS = 60.0
+"""Whoever has served for so long is not in a circle of crashes: its next pause is the first again."""
+
+Tell = Callable[[EngineProcess, EndpointState, str], None]
+"""Which server, how it is now, and for one that is gone why, in words for a person."""
+
+
+class KeptInstance:
+    """`start()` once, then `keep()`, and `stop()` on every way out, when `keep()` has been cancelled.
+
+    The instance is the unit of restart: ranks that lost one of them cannot serve, so all start again.
+    """
+
+    def __init__(
+        self,
+        plan: InstancePlan,
+        log_file: Callable[[str], Path],
+        start_deadline: float,
+        tell: Tell,
+        grace: float,
+    ) -> None:
+        """`log_file` gives the path for a server's name; all runs of a server write there. `start_deadline` and
+        `grace` are seconds: until a server answers, and from SIGTERM to SIGKILL."""
+        self._plan = plan
+        self._log_file = log_file
+        self._start_deadline = start_deadline
+        self._tell = tell
+        self._grace = grace
+        self._ready_since = 0.0
+        self.processes: tuple[EngineProcess, ...] = ()
+        """Of the present run."""
+        self.restarts = 0
+        """How often it was started again since it last served for `SETTLED_SECONDS`."""
+
+    @property
+    def role(self) -> Role:
+        """Its stage."""
+        return self._plan.instance.role
+
+    async def start(self) -> None:
+        """Return when all servers are ready. Raises `EngineStartError` as soon as one fails; stop the rest then."""
+        self.processes = tuple(
+            EngineProcess(server, self._log_file(server.name), self._start_deadline) for server in self._plan.servers
+        )
+        starts = [asyncio.create_task(self._bring_up(process)) for process in self.processes]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
+        self._ready_since = time.monotonic()
+
+    async def keep(self) -> None:
+        """Start it again, as a whole, whenever one of its servers has ended. Never returns."""
+        while True:
+            await self._lost()
+            if time.monotonic() - self._ready_since >= SETTLED_SECONDS:
+                self.restarts = 0
+            while not await self._started_again():
+                pass
+
+    async def stop(self, grace: float) -> None:
+        """End all servers: SIGTERM, after `grace` seconds SIGKILL. Returns when nothing of them is left."""
+        await asyncio.gather(*(process.stop(grace) for process in self.processes))
+
+    async def _bring_up(self, process: EngineProcess) -> None:
+        await process.start()
+        self._tell(process, EndpointState.STARTING, "")
+        await process.wait_ready()
+        self._tell(process, EndpointState.READY, "")
+
+    async def _lost(self) -> None:
+        """Wait until a server ends; tell it, and end the others with it."""
+        exits = {asyncio.create_task(process.wait_exit()): process for process in self.processes}
+        try:
+            done, _ = await asyncio.wait(exits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in exits:
+                task.cancel()
+            await asyncio.gather(*exits, return_exceptions=True)
+        ended = [exits[task] for task in done]
+        for process in ended:
+            self._tell(process, EndpointState.GONE, process.end_in_words())
+        await self.stop(self._grace)
+        for process in self.processes:
+            if process not in ended:
+                self._tell(process, EndpointState.GONE, f"starts again with {ended[0].plan.name}")
+
+    async def _started_again(self) -> bool:
+        """Wait, and try once; tells why it failed."""
+        pause = min(FIRST_PAUSE * 2.0 ** min(self.restarts, 16), LONGEST_PAUSE)
+        self.restarts += 1
+        await asyncio.sleep(pause)
+        self._plan = self._plan.renewed()
+        try:
+            await self.start()
+        except EngineStartError as error:
+            await self.stop(self._grace)
+            for process in self.processes:
+                self._tell(process, EndpointState.GONE, str(error))
+            return False
+        return True
