@@ -251,16 +251,27 @@ def test_a_fleet_that_cannot_come_back_is_given_up(shell: Shell, tmp_path: Path)
     assert shell.processes() == []
 
 
-def test_without_its_coordinator_the_fleet_ends_with_the_reason(shell: Shell, tmp_path: Path) -> None:
+def test_the_coordinator_starts_again_at_its_port(shell: Shell, tmp_path: Path) -> None:
+    assert shell.up(write_config(tmp_path / "config", e=0)).returncode == 0
+    lost = shell.state()["processes"]["coordinator"]["pid"]
+    os.kill(lost, signal.SIGKILL)
+    wait_for(lambda: shell.state()["processes"]["coordinator"]["pid"] != lost, "the Coordinator was started again")
+    wait_for(lambda: shell.run("status").returncode == 0, "the fleet serves")
+    assert shell.ask().status_code == 200
+    assert "coordinator ended (killed by signal 9)" in shell.run("logs", "up", "-n", "100").stdout
+
+
+def test_without_a_coordinator_that_starts_the_fleet_ends(shell: Shell, tmp_path: Path) -> None:
     with shell.start_up(write_config(tmp_path / "config", e=0)) as up:
         assert up.stdout is not None
         assert any(line.startswith("curl") for line in up.stdout)
+        shutil.rmtree(shell.home / str(shell.port) / "logs")
         os.kill(shell.state()["processes"]["coordinator"]["pid"], signal.SIGKILL)
         rest = up.stdout.read()
     assert up.returncode == 1
-    assert "error: the Coordinator ended (killed by signal 9)" in rest
+    assert "starting again did not help; the last one lost is coordinator" in rest
     assert shell.processes() == []
-    assert "failed: the Coordinator ended" in shell.run("status").stdout
+    assert "failed: nothing is left that could answer" in shell.run("status").stdout
 
 
 def test_a_port_in_use_is_named(shell: Shell, tmp_path: Path) -> None:
@@ -337,6 +348,16 @@ def test_an_up_that_nobody_reads_any_more_ends(shell: Shell, tmp_path: Path) -> 
         assert up.wait(SECONDS) == 1
     assert shell.processes() == []
     assert "nobody can read what it says" in shell.run("status").stdout
+
+
+@pytest.mark.soak
+def test_an_engine_that_hangs_for_long_starts_again(shell: Shell, tmp_path: Path) -> None:
+    assert shell.up(write_config(tmp_path / "config", e=0, d=2)).returncode == 0
+    hanging = shell.state()["processes"]["decode-1"]["pid"]
+    os.kill(hanging, signal.SIGSTOP)
+    wait_for(lambda: shell.state()["processes"]["decode-1"]["pid"] != hanging, "it was started again", 300)
+    wait_for(lambda: shell.run("status").returncode == 0, "the fleet is whole", 60)
+    assert "decode-1 stays unhealthy" in shell.run("logs", "up", "-n", "100").stdout
 
 
 @pytest.mark.soak

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pymotor.engines.checks import check_engines
     from pymotor.engines.host import HostResources, NoPortLeftError
-    from pymotor.engines.kept_instance import KeptInstance
+    from pymotor.engines.kept_servers import KeptServers
     from pymotor.engines.plan import InstancePlan, PlanError, ServerPlan
     from pymotor.engines.planning import plan_instance
     from pymotor.engines.process import EngineProcess, EngineStartError
@@ -23,7 +23,7 @@ __all__ = [
     "EngineStartError",
     "HostResources",
     "InstancePlan",
-    "KeptInstance",
+    "KeptServers",
     "NoPortLeftError",
     "PlanError",
     "ServerPlan",
@@ -38,7 +38,7 @@ _HOMES = {
     "EngineStartError": "process",
     "HostResources": "host",
     "InstancePlan": "plan",
-    "KeptInstance": "kept_instance",
+    "KeptServers": "kept_servers",
     "NoPortLeftError": "host",
     "PlanError": "plan",
     "ServerPlan": "plan",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 
-from pymotor.engines import EngineProcess, KeptInstance
-from pymotor.fleet import EndpointState, Instance, Role
+from pymotor.engines import EngineProcess, InstancePlan, KeptServers, ServerPlan
+from pymotor.fleet import EndpointState, Role
 from pymotor.local.events import Event, Note, ProcessChanged, ProcessState
 from pymotor.local.plan import COORDINATOR_GRACE, FleetPlan
 from pymotor.local.processes import ProcessIdentity, identify
@@ -24,6 +25,8 @@ SERVING_SECONDS = 30.0
 HEALTH_INTERVAL = 2.0
 HEALTH_TIMEOUT = 5.0
 FAILURES_UNTIL_UNHEALTHY = 3
+FAILURES_UNTIL_ENDED = 15
+"""In a row: after half a minute of bad answers, or a minute and a half of silence."""
 ENGINE_GRACE = 10.0
 RESTARTS_IN_VAIN = 3
 """After so many a fleet that cannot answer is given up."""
@@ -33,7 +36,7 @@ class LocalFleet:
     """Engines and Coordinator as processes of this machine.
 
     `start()`, then `watch()`, and `stop()` on every way out. Engines start in parallel and the Coordinator at once
-    beside them; it answers 503 until they are ready. From then on an instance that loses a server starts again.
+    beside them; it answers 503 until they are ready. From then on what ends, or is silent for too long, starts again.
     """
 
     on_start: Callable[[], None] | None = None
@@ -53,14 +56,23 @@ class LocalFleet:
         self._show = show
         self._began = began
         self._register = FleetRegister(plan.instances, directory.snapshot_file)
-        self._coordinator = EngineProcess(plan.coordinator, directory.log_file(plan.coordinator.name), start_deadline)
-        self._instances = [
-            KeptInstance(instance, directory.log_file, start_deadline, self._tell_engine, ENGINE_GRACE)
-            for instance in plan.instances
-        ]
+        self._coordinator = KeptServers(
+            [plan.coordinator], directory.log_file, start_deadline, self._tell_server, COORDINATOR_GRACE + 1.0
+        )
+        self._instances = {
+            one.instance.name: KeptServers(
+                one.servers,
+                directory.log_file,
+                start_deadline,
+                self._tell_server,
+                ENGINE_GRACE,
+                functools.partial(_next_run, one),
+            )
+            for one in plan.instances
+        }
         self._identities: dict[str, ProcessIdentity] = {}
         self._bad_answers: dict[str, int] = {}
-        """Of each endpoint that was ready: how often in a row it did not say that it is well."""
+        """Of each server that is ready: how often in a row it did not say that it is well."""
         self._given_up: asyncio.Future[str]
 
     @property
@@ -75,8 +87,7 @@ class LocalFleet:
         The caller stops the rest.
         """
         self._given_up = asyncio.get_running_loop().create_future()
-        bringing_up = (self._bring_up(self._coordinator), *(instance.start() for instance in self._instances))
-        starts = [asyncio.create_task(start) for start in bringing_up]
+        starts = [asyncio.create_task(kept.start()) for kept in self._everybody]
         try:
             await asyncio.gather(*starts)
         finally:
@@ -86,20 +97,16 @@ class LocalFleet:
         await self._wait_serving()
 
     async def watch(self) -> str:
-        """Return when the fleet cannot answer any more, with the reason."""
-        ended = asyncio.create_task(self._coordinator.wait_exit())
-        keeping = [asyncio.create_task(instance.keep()) for instance in self._instances]
-        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._watch_health()), ended, *keeping]
+        """Return when the fleet cannot answer any more and starting again did not help, with the reason."""
+        tasks: list[asyncio.Task[None]] = [asyncio.create_task(kept.keep()) for kept in self._everybody]
+        tasks.append(asyncio.create_task(self._watch_health()))
         try:
-            done, _ = await asyncio.wait({self._given_up, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-            if self._given_up in done:
-                return self._given_up.result()
-            if ended not in done:
-                for task in done:
+            either: list[asyncio.Future[Any]] = [self._given_up, *tasks]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
                     task.result()
-            words = self._coordinator.end_in_words()
-            self._tell(self._coordinator.plan.name, ProcessState.EXITED, words)
-            return f"the Coordinator ended ({words}){_quote(self._coordinator)}"
+            return await self._given_up
         finally:
             for task in tasks:
                 task.cancel()
@@ -114,19 +121,14 @@ class LocalFleet:
         try:
             await self._stop(self._coordinator, 0.0 if hurry.is_set() else COORDINATOR_GRACE + 1.0)
             grace = 0.0 if hurry.is_set() else ENGINE_GRACE
-            engines = [process for instance in self._instances for process in instance.processes]
-            await asyncio.gather(*(self._stop(engine, grace) for engine in engines))
+            await asyncio.gather(*(self._stop(instance, grace) for instance in self._instances.values()))
         finally:
             hurried.cancel()
             await asyncio.gather(hurried, return_exceptions=True)
 
-    async def _bring_up(self, process: EngineProcess) -> None:
-        name = process.plan.name
-        await process.start()
-        self._identify(process)
-        self._tell(name, ProcessState.STARTING)
-        await process.wait_ready()
-        self._tell(name, ProcessState.READY, process.plan.endpoint.url)
+    @property
+    def _everybody(self) -> tuple[KeptServers, ...]:
+        return (self._coordinator, *self._instances.values())
 
     def _identify(self, process: EngineProcess) -> None:
         if process.process_id is not None:
@@ -136,27 +138,27 @@ class LocalFleet:
 
     async def _wait_serving(self) -> None:
         """Wait until the Coordinator has read the snapshot in which all are ready, and serves."""
-        url = f"{self._coordinator.plan.endpoint.url}/instances"
+        (coordinator,) = self._coordinator.processes
+        url = f"{coordinator.plan.endpoint.url}/instances"
         deadline = time.monotonic() + SERVING_SECONDS
         answer: object = "no answer"
         async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT, trust_env=False) as client:
-            while time.monotonic() < deadline and self._coordinator.running:
+            while time.monotonic() < deadline and coordinator.running:
                 with contextlib.suppress(httpx.HTTPError, ValueError):
                     answer = (await client.get(url)).json()
                     if isinstance(answer, dict) and self._serves(answer):
                         return
                 await asyncio.sleep(READINESS_INTERVAL)
-        if self._coordinator.running:
+        if coordinator.running:
             raise FleetError(f"all engines are ready, but the Coordinator does not serve: {url} says {answer}")
-        words = self._coordinator.end_in_words()
-        raise FleetError(f"the Coordinator ended ({words}){_quote(self._coordinator)}")
+        raise FleetError(f"the Coordinator ended ({coordinator.end_in_words()}){_quote(coordinator)}")
 
     def _serves(self, report: dict[str, Any]) -> bool:
         known = report.get("version")
         return bool(report.get("ready")) and isinstance(known, int) and known >= self._register.snapshot.version
 
-    def _tell_engine(self, process: EngineProcess, state: EndpointState, detail: str) -> None:
-        """What `KeptInstance` says of a server, to the Coordinator and to the user."""
+    def _tell_server(self, process: EngineProcess, state: EndpointState, detail: str) -> None:
+        """What `KeptServers` says of a server, to the Coordinator and to the user."""
         name, endpoint = process.plan.name, process.plan.endpoint
         self._bad_answers.pop(endpoint.id, None)
         if state is EndpointState.STARTING:
@@ -173,33 +175,39 @@ class LocalFleet:
     def _tell_gone(self, process: EngineProcess, words: str) -> None:
         name, first_line = process.plan.name, words.partition("\n")[0]
         self._tell(name, ProcessState.EXITED, first_line)
-        instance = self._mark(process, EndpointState.GONE, f"its server {name}: {first_line}")
+        self._mark(process, EndpointState.GONE, f"its server {name}: {first_line}")
         # What failed to start has been quoted already.
         said = words if words.startswith(name) else f"{name} ended ({words}){_quote(process)}"
         self._show(Note(said, severity="warning"))
-        self._show(Note(f"{instance.name} is {instance.state.value} until it has started again"))
-        if self._register.can_answer:
-            return
-        answering = [kept for kept in self._instances if kept.role is not Role.ENCODE]
-        if all(kept.restarts >= RESTARTS_IN_VAIN for kept in answering) and not self._given_up.done():
+        if self._in_vain() and not self._given_up.done():
             self._given_up.set_result(
-                f"no instance is left that could answer, and starting again did not help; the last one lost is "
-                f"{instance.name} ({first_line})"
+                f"nothing is left that could answer, and starting again did not help; the last one lost is {name} "
+                f"({first_line})"
             )
+        elif not self._given_up.done():
+            self._show(Note(f"{name} starts again"))
+
+    def _in_vain(self) -> bool:
+        if self._coordinator.restarts >= RESTARTS_IN_VAIN:
+            return True
+        answering = [one.instance.name for one in self._plan.instances if one.instance.role is not Role.ENCODE]
+        tried = all(self._instances[name].restarts >= RESTARTS_IN_VAIN for name in answering)
+        return tried and not self._register.can_answer
 
     async def _watch_health(self) -> None:
-        """Ask every engine that runs; what says it is ill, or nothing, several times in a row gets no requests."""
+        """Ask everybody who is ready; an engine that says it is ill, or nothing, several times in a row gets no
+        requests, and what goes on so is ended, to start again."""
         async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT, trust_env=False) as client:
             while True:
                 await asyncio.sleep(HEALTH_INTERVAL)
-                servers = [process for instance in self._instances for process in instance.processes]
-                engines = [engine for engine in servers if engine.plan.endpoint.id in self._bad_answers]
-                answers = await asyncio.gather(*(_health_problem(client, engine) for engine in engines))
-                for engine, problem in zip(engines, answers, strict=True):
-                    if engine.running and engine.plan.endpoint.id in self._bad_answers:
-                        self._note_health(engine, problem)
+                servers = [process for kept in self._everybody for process in kept.processes]
+                ready = [server for server in servers if server.plan.endpoint.id in self._bad_answers]
+                answers = await asyncio.gather(*(_health_problem(client, server) for server in ready))
+                for server, problem in zip(ready, answers, strict=True):
+                    if server.running and server.plan.endpoint.id in self._bad_answers:
+                        await self._note_health(server, problem)
 
-    def _note_health(self, engine: EngineProcess, problem: str) -> None:
+    async def _note_health(self, engine: EngineProcess, problem: str) -> None:
         endpoint = engine.plan.endpoint.id
         before = self._bad_answers[endpoint]
         now = self._bad_answers[endpoint] = before + 1 if problem else 0
@@ -207,30 +215,39 @@ class LocalFleet:
         if now == FAILURES_UNTIL_UNHEALTHY:
             self._mark(engine, EndpointState.UNHEALTHY, f"its server {engine.plan.name}: {problem}")
             self._tell(engine.plan.name, ProcessState.UNHEALTHY, problem)
+        elif now == FAILURES_UNTIL_ENDED:
+            self._show(Note(f"{engine.plan.name} stays unhealthy ({problem}) and is ended", severity="warning"))
+            await engine.stop(0.0)
         elif was_unhealthy and not problem:
             self._mark(engine, EndpointState.READY)
             self._tell(engine.plan.name, ProcessState.READY, "healthy again")
 
-    def _mark(self, engine: EngineProcess, state: EndpointState, fault: str = "") -> Instance:
-        """As the register does; a file that cannot be written is told, and does not end a fleet that serves."""
+    def _mark(self, server: EngineProcess, state: EndpointState, fault: str = "") -> None:
+        """As the register does; a file that cannot be written is told, and does not end a fleet that serves. The
+        Coordinator is none of its instances."""
+        if server.plan is self._plan.coordinator:
+            return
         try:
-            return self._register.mark(engine.plan.endpoint.id, state, fault)
+            self._register.mark(server.plan.endpoint.id, state, fault)
         except OSError as error:
             self._show(Note(f"the Coordinator cannot be told: {error}", severity="warning"))
-            return self._register.instance_of(engine.plan.endpoint.id)
 
-    async def _stop(self, process: EngineProcess, grace: float) -> None:
-        was_running = process.running
-        await process.stop(grace)
-        if was_running:
-            self._tell(process.plan.name, ProcessState.STOPPED)
+    async def _stop(self, kept: KeptServers, grace: float) -> None:
+        ran = [process.plan.name for process in kept.processes if process.running]
+        await kept.stop(grace)
+        for name in ran:
+            self._tell(name, ProcessState.STOPPED)
 
     async def _stop_at_once(self, hurry: asyncio.Event) -> None:
         await hurry.wait()
-        await asyncio.gather(self._coordinator.stop(0.0), *(instance.stop(0.0) for instance in self._instances))
+        await asyncio.gather(*(kept.stop(0.0) for kept in self._everybody))
 
     def _tell(self, name: str, state: ProcessState, detail: str = "") -> None:
         self._show(ProcessChanged(name, state, time.monotonic() - self._began, detail))
+
+
+def _next_run(plan: InstancePlan) -> tuple[ServerPlan, ...]:
+    return plan.renewed().servers
 
 
 async def _health_problem(client: httpx.AsyncClient, engine: EngineProcess) -> str:

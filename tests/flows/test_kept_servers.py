@@ -1,4 +1,4 @@
-"""Instances that are kept running: what is told when servers end, and that all ranks start again as another run."""
+"""Servers that are kept running: what is told when servers end, and that all ranks start again as another run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pymotor.engines import EngineProcess, InstancePlan, KeptInstance, ServerPlan, kept_instance
+from pymotor.engines import EngineProcess, InstancePlan, KeptServers, ServerPlan, kept_servers
 from pymotor.fleet import Endpoint, EndpointState, Instance, Role
 
 SECONDS = 30.0
@@ -69,8 +69,10 @@ def plan_of(servers: int, forbidden: Path) -> InstancePlan:
 
 
 @asynccontextmanager
-async def kept(plan: InstancePlan, directory: Path, told: Told) -> AsyncIterator[KeptInstance]:
-    instance = KeptInstance(plan, lambda name: directory / f"{name}.log", SECONDS, told, 0.0)
+async def kept(plan: InstancePlan, directory: Path, told: Told) -> AsyncIterator[KeptServers]:
+    instance = KeptServers(
+        plan.servers, lambda name: directory / f"{name}.log", SECONDS, told, 0.0, lambda: plan.renewed().servers
+    )
     keeping: asyncio.Task[None] | None = None
     try:
         await instance.start()
@@ -85,8 +87,8 @@ async def kept(plan: InstancePlan, directory: Path, told: Told) -> AsyncIterator
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_instance, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(kept_instance, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(kept_servers, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(kept_servers, "LONGEST_PAUSE", 0.05)
 
 
 async def test_all_ranks_start_again_as_another_run(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ async def test_pauses_are_short_again_after_long_service(tmp_path: Path, monkeyp
     told = Told()
     async with kept(plan_of(1, tmp_path / "no"), tmp_path, told) as instance:
         for settled, restarts in ((SECONDS, 1), (SECONDS, 2), (0.0, 1)):
-            monkeypatch.setattr(kept_instance, "SETTLED_SECONDS", settled)
+            monkeypatch.setattr(kept_servers, "SETTLED_SECONDS", settled)
             ready = sum(line[1] is READY for line in told.lines)
             assert instance.processes[0].process_id is not None
             os.kill(instance.processes[0].process_id, signal.SIGKILL)

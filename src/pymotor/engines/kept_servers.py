@@ -1,15 +1,15 @@
-"""An instance's engine servers, kept running: started together, and started again when one of them has ended."""
+"""Servers that are kept running: started together, and started again together when one of them has ended."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pymotor.engines.plan import InstancePlan
+from pymotor.engines.plan import ServerPlan
 from pymotor.engines.process import EngineProcess, EngineStartError
-from pymotor.fleet import EndpointState, Role
+from pymotor.fleet import EndpointState
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
@@ -20,23 +20,26 @@ Tell = Callable[[EngineProcess, EndpointState, str], None]
 """Which server, how it is now, and for one that is gone why, in words for a person."""
 
 
-class KeptInstance:
+class KeptServers:
     """`start()` once, then `keep()`, and `stop()` on every way out, when `keep()` has been cancelled.
 
-    The instance is the unit of restart: ranks that lost one of them cannot serve, so all start again.
+    Made for the servers of one instance, which is the unit of restart: ranks that lost one of them cannot serve.
     """
 
     def __init__(
         self,
-        plan: InstancePlan,
+        servers: Sequence[ServerPlan],
         log_file: Callable[[str], Path],
         start_deadline: float,
         tell: Tell,
         grace: float,
+        renewed: Callable[[], Sequence[ServerPlan]] | None = None,
     ) -> None:
         """`log_file` gives the path for a server's name; all runs of a server write there. `start_deadline` and
-        `grace` are seconds: until a server answers, and from SIGTERM to SIGKILL."""
-        self._plan = plan
+        `grace` are seconds: until a server answers, and from SIGTERM to SIGKILL. `renewed` says what to start the next
+        time (see `InstancePlan.renewed`); None: the same."""
+        self._servers = tuple(servers)
+        self._renewed = renewed
         self._log_file = log_file
         self._start_deadline = start_deadline
         self._tell = tell
@@ -45,17 +48,12 @@ class KeptInstance:
         self.processes: tuple[EngineProcess, ...] = ()
         """Of the present run."""
         self.restarts = 0
-        """How often it was started again since it last served for `SETTLED_SECONDS`."""
-
-    @property
-    def role(self) -> Role:
-        """Its stage."""
-        return self._plan.instance.role
+        """How often they were started again since they last served for `SETTLED_SECONDS`."""
 
     async def start(self) -> None:
         """Return when all servers are ready. Raises `EngineStartError` as soon as one fails; stop the rest then."""
         self.processes = tuple(
-            EngineProcess(server, self._log_file(server.name), self._start_deadline) for server in self._plan.servers
+            EngineProcess(server, self._log_file(server.name), self._start_deadline) for server in self._servers
         )
         starts = [asyncio.create_task(self._bring_up(process)) for process in self.processes]
         try:
@@ -67,7 +65,7 @@ class KeptInstance:
         self._ready_since = time.monotonic()
 
     async def keep(self) -> None:
-        """Start it again, as a whole, whenever one of its servers has ended. Never returns."""
+        """Start them all again whenever one has ended. Never returns."""
         while True:
             await self._lost()
             if time.monotonic() - self._ready_since >= SETTLED_SECONDS:
@@ -107,7 +105,8 @@ class KeptInstance:
         pause = min(FIRST_PAUSE * 2.0 ** min(self.restarts, 16), LONGEST_PAUSE)
         self.restarts += 1
         await asyncio.sleep(pause)
-        self._plan = self._plan.renewed()
+        if self._renewed is not None:
+            self._servers = tuple(self._renewed())
         try:
             await self.start()
         except EngineStartError as error:
