@@ -7,6 +7,8 @@ away. What a client may send is in `request_reader`; how long it may take, and w
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ from pymotor.coordinator.http.request_reader import RequestReader
 IDLE_SECONDS = 120.0
 """A client's idle connection is closed after so long."""
 _LINGER_SECONDS = 5.0
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 _QUEUE_LIMIT = 16
 _QUEUED_BODY_LIMIT = 65536
 _PIPELINE_LIMIT = 1024
@@ -241,7 +244,15 @@ class ClientConnection(asyncio.Protocol):
             if now >= self._reader.deadline:
                 self._reader.refuse(Refused(408, "the request did not arrive in time"))
         elif self.deadline and now >= self.deadline:
+            if not self.writable:
+                self._drop_unsent()
             self.transport.abort()
+
+    def _drop_unsent(self) -> None:
+        """Have the end of the connection be a reset: else the kernel keeps megabytes for minutes for a client that
+        takes nothing, of an answer that is broken off anyway."""
+        own: socket.socket = self.transport.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
 
     def _takes(self) -> bool:
         """Whether the client has taken something of what waits for it since this was asked last."""
