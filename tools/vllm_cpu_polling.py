@@ -14,7 +14,7 @@ import os
 import time
 
 POLL_SECONDS = 50e-6
-"""Short beside a step of the smallest model, long beside the kernel's timer slack."""
+"""The kernel adds about as much of its own (timer slack); both are short beside a step of the smallest model."""
 
 
 def sleep_instead_of_yielding() -> None:

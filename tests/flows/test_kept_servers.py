@@ -85,6 +85,14 @@ async def kept(plan: InstancePlan, directory: Path, told: Told) -> AsyncIterator
         await instance.stop(0.0)
 
 
+async def until_serving(instance: KeptServers) -> None:
+    async def serving() -> None:
+        while not instance.serving:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+
+    await asyncio.wait_for(serving(), SECONDS)
+
+
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_servers, "FIRST_PAUSE", 0.01)
@@ -139,4 +147,8 @@ async def test_pauses_are_short_again_after_long_service(tmp_path: Path, monkeyp
             assert instance.processes[0].process_id is not None
             os.kill(instance.processes[0].process_id, signal.SIGKILL)
             await told.until(READY, ready + 1)
+            monkeypatch.setattr(kept_servers, "SETTLED_SECONDS", SECONDS)
             assert instance.restarts == restarts
+        await until_serving(instance)
+        monkeypatch.setattr(kept_servers, "SETTLED_SECONDS", 0.0)
+        assert instance.restarts == 0, "who serves for long has failed long ago, also before the next loss"

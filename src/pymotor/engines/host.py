@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
-import uuid
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
+
+from pymotor.engines.plan import new_id
 
 FIRST_PORT = 20000
 """Where ports are looked for when none is preferred: below the range that systems give to outgoing connections."""
@@ -77,8 +78,8 @@ class HostResources:
         return tuple(islice(self._devices, number))
 
     def new_id(self) -> str:
-        """An identity no other engine has ever had: peers remember engines by it, so a restart needs a new one."""
-        return uuid.uuid4().hex[:12]
+        """See `plan.new_id`."""
+        return new_id()
 
     def is_mixture_of_experts(self, model: str) -> bool | None:
         """Whether the model has experts, read from its `config.json`; None when that file is not here."""

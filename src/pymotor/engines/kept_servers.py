@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pymotor.engines.plan import ServerPlan
 from pymotor.engines.process import EngineProcess, EngineStartError
@@ -18,6 +19,18 @@ SETTLED_SECONDS = 60.0
 
 Tell = Callable[[EngineProcess, EndpointState, str], None]
 """Which server, how it is now, and for one that is gone why, in words for a person."""
+
+
+async def all_or_none(starts: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run them side by side. When one fails, or the caller is cancelled, the others are cancelled and have ended before
+    that is raised."""
+    tasks = [asyncio.create_task(start) for start in starts]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class KeptServers:
@@ -47,29 +60,29 @@ class KeptServers:
         self._ready_since = 0.0
         self.processes: tuple[EngineProcess, ...] = ()
         """Of the present run."""
-        self.restarts = 0
+        self._restarts = 0
+        self.serving = False
+        """Whether all of them are ready, as far as nothing was told since."""
+
+    @property
+    def restarts(self) -> int:
         """How often they were started again since they last served for `SETTLED_SECONDS`."""
+        settled = self.serving and time.monotonic() - self._ready_since >= SETTLED_SECONDS
+        return 0 if settled else self._restarts
 
     async def start(self) -> None:
         """Return when all servers are ready. Raises `EngineStartError` as soon as one fails; stop the rest then."""
         self.processes = tuple(
             EngineProcess(server, self._log_file(server.name), self._start_deadline) for server in self._servers
         )
-        starts = [asyncio.create_task(self._bring_up(process)) for process in self.processes]
-        try:
-            await asyncio.gather(*starts)
-        finally:
-            for start in starts:
-                start.cancel()
-            await asyncio.gather(*starts, return_exceptions=True)
+        await all_or_none(self._bring_up(process) for process in self.processes)
         self._ready_since = time.monotonic()
+        self.serving = True
 
     async def keep(self) -> None:
         """Start them all again whenever one has ended. Never returns."""
         while True:
             await self._lost()
-            if time.monotonic() - self._ready_since >= SETTLED_SECONDS:
-                self.restarts = 0
             while not await self._started_again():
                 pass
 
@@ -92,6 +105,7 @@ class KeptServers:
             for task in exits:
                 task.cancel()
             await asyncio.gather(*exits, return_exceptions=True)
+        self._restarts, self.serving = self.restarts, False
         ended = [exits[task] for task in done]
         for process in ended:
             self._tell(process, EndpointState.GONE, process.end_in_words())
@@ -102,8 +116,8 @@ class KeptServers:
 
     async def _started_again(self) -> bool:
         """Wait, and try once; tells why it failed."""
-        pause = min(FIRST_PAUSE * 2.0 ** min(self.restarts, 16), LONGEST_PAUSE)
-        self.restarts += 1
+        pause = min(FIRST_PAUSE * 2.0 ** min(self._restarts, 16), LONGEST_PAUSE)
+        self._restarts += 1
         await asyncio.sleep(pause)
         if self._renewed is not None:
             self._servers = tuple(self._renewed())

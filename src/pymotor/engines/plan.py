@@ -12,6 +12,11 @@ class PlanError(ValueError):
     """The configuration cannot become this instance; the message says what to change."""
 
 
+def new_id() -> str:
+    """An identity no other engine has ever had: peers remember engines by it, so each run needs a new one."""
+    return uuid.uuid4().hex[:12]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerPlan:
     """One engine server to start."""
@@ -39,7 +44,7 @@ class InstancePlan:
         """The same for another run: peers that know the last one's memory must not take this one for it."""
         if not self.identity:
             return self
-        identity = f"{self.instance.name}-{uuid.uuid4().hex[:12]}"
+        identity = f"{self.instance.name}-{new_id()}"
         servers = tuple(
             replace(server, argv=tuple(word.replace(self.identity, identity) for word in server.argv))
             for server in self.servers

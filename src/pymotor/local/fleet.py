@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from pymotor.engines import EngineProcess, InstancePlan, KeptServers, ServerPlan
+from pymotor.engines.kept_servers import all_or_none
 from pymotor.fleet import EndpointState, Role
 from pymotor.local.events import Event, Note, ProcessChanged, ProcessState
 from pymotor.local.plan import COORDINATOR_GRACE, FleetPlan
@@ -87,13 +88,7 @@ class LocalFleet:
         The caller stops the rest.
         """
         self._given_up = asyncio.get_running_loop().create_future()
-        starts = [asyncio.create_task(kept.start()) for kept in self._everybody]
-        try:
-            await asyncio.gather(*starts)
-        finally:
-            for start in starts:
-                start.cancel()
-            await asyncio.gather(*starts, return_exceptions=True)
+        await all_or_none(kept.start() for kept in self._everybody)
         await self._wait_serving()
 
     async def watch(self) -> str:
@@ -177,7 +172,7 @@ class LocalFleet:
         self._tell(name, ProcessState.EXITED, first_line)
         self._mark(process, EndpointState.GONE, f"its server {name}: {first_line}")
         # What failed to start has been quoted already.
-        said = words if words.startswith(name) else f"{name} ended ({words}){_quote(process)}"
+        said = words if "\n" in words or words.startswith(name) else f"{name} ended ({words}){_quote(process)}"
         self._show(Note(said, severity="warning"))
         if self._in_vain() and not self._given_up.done():
             self._given_up.set_result(
@@ -188,11 +183,11 @@ class LocalFleet:
             self._show(Note(f"{name} starts again"))
 
     def _in_vain(self) -> bool:
-        if self._coordinator.restarts >= RESTARTS_IN_VAIN:
+        """Whether the Coordinator, or everybody who could answer, is down after several starts."""
+        if _is_down(self._coordinator):
             return True
         answering = [one.instance.name for one in self._plan.instances if one.instance.role is not Role.ENCODE]
-        tried = all(self._instances[name].restarts >= RESTARTS_IN_VAIN for name in answering)
-        return tried and not self._register.can_answer
+        return not self._register.can_answer and all(_is_down(self._instances[name]) for name in answering)
 
     async def _watch_health(self) -> None:
         """Ask everybody who is ready; an engine that says it is ill, or nothing, several times in a row gets no
@@ -244,6 +239,10 @@ class LocalFleet:
 
     def _tell(self, name: str, state: ProcessState, detail: str = "") -> None:
         self._show(ProcessChanged(name, state, time.monotonic() - self._began, detail))
+
+
+def _is_down(kept: KeptServers) -> bool:
+    return not kept.serving and kept.restarts >= RESTARTS_IN_VAIN
 
 
 def _next_run(plan: InstancePlan) -> tuple[ServerPlan, ...]:

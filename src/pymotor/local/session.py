@@ -193,7 +193,12 @@ class Session:
 
     def _write_processes(self, processes: dict[str, ProcessIdentity]) -> None:
         assert self._state is not None
-        self._write_state(self._state.phase, processes=processes)
+        try:
+            self._write_state(self._state.phase, processes=processes)
+        except OSError as error:
+            if not self._was_ready:
+                raise
+            self._show(Note(f"`pymotor status` cannot be told: {error}", severity="warning"))
 
     def _show(self, event: Event) -> None:
         if self._log is not None:

@@ -7,6 +7,7 @@ away. What a client may send is in `request_reader`; how long it may take, and w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Callable, Coroutine
@@ -252,7 +253,8 @@ class ClientConnection(asyncio.Protocol):
         """Have the end of the connection be a reset: else the kernel keeps megabytes for minutes for a client that
         takes nothing, of an answer that is broken off anyway."""
         own: socket.socket = self.transport.get_extra_info("socket")
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        with contextlib.suppress(OSError):  # the client has reset it meanwhile
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
 
     def _takes(self) -> bool:
         """Whether the client has taken something of what waits for it since this was asked last."""
