@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import socket
-from collections.abc import Iterator
-
-import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
@@ -231,28 +225,3 @@ def observability_app(overview: Overview) -> FastAPI:
         return Response(await overview.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app
-
-
-class AdminServer(uvicorn.Server):
-    """A uvicorn server that leaves signals to the supervisor."""
-
-    def __init__(self, app: FastAPI) -> None:
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        super().__init__(
-            uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2, ws="none"
-            )
-        )
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no handler."""
-        yield
-
-    async def serve_on(self, listening: socket.socket) -> None:
-        """Serve until `finish`; closes the socket."""
-        await self.serve(sockets=[listening])
-
-    def finish(self) -> None:
-        """Stop accepting; `serve_on` returns when running requests are answered, or after 2 s."""
-        self.should_exit = True

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
 
-from pymotor.coordinator.admin import AdminServer, Overview, management_app, observability_app
+from pymotor.control_plane import AdminServer
+from pymotor.coordinator.admin import Overview, management_app, observability_app
 from pymotor.coordinator.control import WorkerStart
 from pymotor.coordinator.engine_readings import reading_engines
 from pymotor.coordinator.fleet_source import FleetSource
