@@ -71,6 +71,8 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     state: EndpointState
     endpoint_id: str = ""
     """Its endpoint in the fleet; empty for a headless server."""
+    process_id: int | None = None
+    """On its own machine; None while it does not run."""
     detail: str = ""
     """For one that does not serve why, in words for a person."""
     restarts: Whole = 0
