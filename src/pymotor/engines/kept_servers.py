@@ -47,12 +47,15 @@ class KeptServers:
         tell: Tell,
         grace: float,
         renewed: Callable[[], Sequence[ServerPlan]] | None = None,
+        finished: Callable[[EngineProcess], bool] = lambda process: False,  # noqa: ARG005  a default
     ) -> None:
         """`log_file` gives the path for a server's name; all runs of a server write there. `start_deadline` and
         `grace` are seconds: until a server answers, and from SIGTERM to SIGKILL. `renewed` says what to start the next
-        time (see `InstancePlan.renewed`); None: the same."""
+        time (see `InstancePlan.renewed`); None: the same. `finished` says of a server that ended by itself whether that
+        is as it should be; then none is started again."""
         self._servers = tuple(servers)
         self._renewed = renewed
+        self._finished = finished
         self._log_file = log_file
         self._start_deadline = start_deadline
         self._tell = tell
@@ -80,9 +83,11 @@ class KeptServers:
         self.serving = True
 
     async def keep(self) -> None:
-        """Start them all again whenever one has ended. Never returns."""
+        """Start them all again whenever one has ended. Returns only when one has `finished`."""
         while True:
-            await self._lost()
+            ended = await self._lost()
+            if any(self._finished(process) for process in ended):
+                return
             while not await self._started_again():
                 pass
 
@@ -96,8 +101,8 @@ class KeptServers:
         await process.wait_ready()
         self._tell(process, EndpointState.READY, "")
 
-    async def _lost(self) -> None:
-        """Wait until a server ends; tell it, and end the others with it."""
+    async def _lost(self) -> list[EngineProcess]:
+        """Wait until a server ends; tell it, and end the others with it. Returns those that ended by themselves."""
         exits = {asyncio.create_task(process.wait_exit()): process for process in self.processes}
         try:
             done, _ = await asyncio.wait(exits, return_when=asyncio.FIRST_COMPLETED)
@@ -113,6 +118,7 @@ class KeptServers:
         for process in self.processes:
             if process not in ended:
                 self._tell(process, EndpointState.GONE, f"starts again with {ended[0].plan.name}")
+        return ended
 
     async def _started_again(self) -> bool:
         """Wait, and try once; tells why it failed."""

@@ -1,7 +1,8 @@
-"""What `pymotor up` starts: the engines of a configuration and their Coordinator, on ports that are free here."""
+"""What `pymotor up` starts: a Controller, a Coordinator, and for each engine instance a NodeManager."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from pymotor.config import EnvConfig, UserConfig
 from pymotor.config.user import ROLES
+from pymotor.control_plane.token import TOKEN_FILE_VARIABLE
 from pymotor.engines import HostResources, InstancePlan, NoPortLeftError, PlanError, ServerPlan, plan_instance
 from pymotor.fleet import Endpoint, Role
 from pymotor.local.ports import PortClaims
@@ -16,14 +18,18 @@ from pymotor.local.state import FleetDirectory, FleetError
 from pymotor.local.vllm_python import VllmPython, find_vllm_python
 
 LOOPBACK = "127.0.0.1"
+CONTROLLER = "controller"
 COORDINATOR = "coordinator"
 COORDINATOR_GRACE = 5.0
 """Seconds that running requests get when the fleet is stopped."""
+NODE_GRACE = 10.0
+"""Seconds that engines get to end."""
 
 
 @dataclass(frozen=True)
 class FleetPorts:
-    """Where the Coordinator listens: inference, management and observability, one after the other."""
+    """Where the Coordinator listens (inference, management and observability), and the Controller, one after the
+    other."""
 
     inference: int
 
@@ -37,9 +43,24 @@ class FleetPorts:
         """The port after that."""
         return self.inference + 2
 
+    @property
+    def controller(self) -> int:
+        """The port after that."""
+        return self.inference + 3
+
     def url(self, port: int) -> str:
         """The URL of one of them."""
         return f"http://{LOOPBACK}:{port}"
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """One NodeManager: the stand-in for a node or pod of a cluster."""
+
+    role: Role
+    number: int
+    """Of the instance that it is to run."""
+    server: ServerPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +68,13 @@ class FleetPlan:
     """Everything that runs."""
 
     ports: FleetPorts
-    instances: tuple[InstancePlan, ...]
+    controller: ServerPlan
     coordinator: ServerPlan
+    nodes: tuple[NodePlan, ...]
+    further_node: Callable[[Role, int], NodePlan]
+    """The plan of one more node, by role and number."""
+    instances: tuple[InstancePlan, ...]
+    """What the nodes will run, but for ports and identities, which each NodeManager takes itself."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -66,13 +92,13 @@ class FleetPlan:
         return tuple(f"{plan.instance.name}: {warning}" for plan in self.instances for warning in plan.warnings)
 
 
-def claim_coordinator_ports(ports: FleetPorts, claims: PortClaims) -> None:
-    """Take the three ports. Raises `FleetError` when one is not to be had."""
-    for port in (ports.inference, ports.management, ports.observability):
+def claim_fleet_ports(ports: FleetPorts, claims: PortClaims) -> None:
+    """Take the four ports. Raises `FleetError` when one is not to be had."""
+    for port in (ports.inference, ports.management, ports.observability, ports.controller):
         if not claims.claim(LOOPBACK, port):
             raise FleetError(
                 f"port {port} is in use. Stop what listens there (`pymotor down`, if it is a fleet of yours), or "
-                f"choose three other ports with --port N (N, N+1 and N+2)."
+                f"choose four other ports with --port N (N to N+3)."
             )
 
 
@@ -81,12 +107,12 @@ def plan_fleet(
     env: EnvConfig,
     ports: FleetPorts,
     directory: FleetDirectory,
-    claim: Callable[[str, int], bool],
     working_directory: Path,
+    start_deadline: float,
 ) -> FleetPlan:
-    """Plan all instances of the configuration and the Coordinator before them.
+    """Plan the processes of the configuration.
 
-    `claim` says whether a port may be used, and then keeps it. Raises `FleetError` for a configuration that
+    `start_deadline`: seconds that each engine may take to become ready. Raises `FleetError` for a configuration that
     cannot become processes here.
     """
     require_models(user)
@@ -96,7 +122,7 @@ def plan_fleet(
         python=vllm.python,
         engine_version=vllm.version,
         shared_directory=directory.embeddings,
-        port_is_free=claim,
+        port_is_free=lambda address, port: True,  # noqa: ARG005  nothing is started with these plans
     )
     wanted = [(Role(role), index) for role in ROLES for index in range(user.instance_count(role))]
     try:
@@ -108,7 +134,15 @@ def plan_fleet(
             "the configuration asks for no instance: set p_instances_num and d_instances_num, or "
             "hybrid_instances_num, in motor_deploy_config"
         )
-    return FleetPlan(ports=ports, instances=tuple(instances), coordinator=_coordinator(env, ports, directory))
+    node = functools.partial(_node, ports, directory, start_deadline)
+    return FleetPlan(
+        ports=ports,
+        controller=_controller(env, ports, directory),
+        coordinator=_coordinator(env, ports, directory),
+        nodes=tuple(node(role, index) for role, index in wanted),
+        further_node=node,
+        instances=tuple(instances),
+    )
 
 
 def require_models(user: UserConfig) -> None:
@@ -133,11 +167,29 @@ def _vllm_for(user: UserConfig, working_directory: Path) -> VllmPython:
     return VllmPython("", "")
 
 
+def _controller(env: EnvConfig, ports: FleetPorts, directory: FleetDirectory) -> ServerPlan:
+    argv = (
+        *(sys.executable, "-m", "pymotor", "controller"),
+        *("--user_config_path", str(directory.config_file)),
+        *("--host", LOOPBACK),
+        *("--port", str(ports.controller)),
+        *("--state-dir", str(directory.controller_state)),
+        *("--name", CONTROLLER),
+    )
+    return ServerPlan(
+        name=CONTROLLER,
+        endpoint=Endpoint(id=CONTROLLER, url=ports.url(ports.controller)),
+        argv=argv,
+        env=env.variables(CONTROLLER) | token_file(directory),
+        health_path="/liveness",
+    )
+
+
 def _coordinator(env: EnvConfig, ports: FleetPorts, directory: FleetDirectory) -> ServerPlan:
     argv = (
         *(sys.executable, "-m", "pymotor", "coordinator"),
         *("--user_config_path", str(directory.config_file)),
-        *("--fleet", str(directory.snapshot_file)),
+        *("--controller", ports.url(ports.controller)),
         *("--host", LOOPBACK),
         *("--port", str(ports.inference)),
         *("--management-port", str(ports.management)),
@@ -149,6 +201,36 @@ def _coordinator(env: EnvConfig, ports: FleetPorts, directory: FleetDirectory) -
         name=COORDINATOR,
         endpoint=Endpoint(id=COORDINATOR, url=ports.url(ports.management)),
         argv=argv,
-        env=env.variables(COORDINATOR),
+        env=env.variables(COORDINATOR) | token_file(directory),
         health_path="/health",
     )
+
+
+def _node(ports: FleetPorts, directory: FleetDirectory, start_deadline: float, role: Role, number: int) -> NodePlan:
+    name = f"node-{role.value}-{number}"
+    argv = (
+        *(sys.executable, "-m", "pymotor", "node-manager"),
+        *("--user_config_path", str(directory.config_file)),
+        *("--env_config_path", str(directory.env_file)),
+        *("--role", role.value),
+        *("--job", f"{directory.name}-{role.value}"),
+        *("--node", name),
+        *("--number", str(number)),
+        *("--address", LOOPBACK),
+        *("--controller", ports.url(ports.controller)),
+        *("--log-dir", str(directory.logs)),
+        *("--store", str(directory.embeddings)),
+        *("--port", "none"),
+        *("--grace", str(NODE_GRACE)),
+        *("--start-timeout", str(start_deadline)),
+    )
+    # The engines' own environment is planned by the NodeManager, from env.json.
+    plan = ServerPlan(
+        name=name, endpoint=Endpoint(id=name, url=""), argv=argv, env=token_file(directory), health_path=""
+    )
+    return NodePlan(role, number, plan)
+
+
+def token_file(directory: FleetDirectory) -> dict[str, str]:
+    """The environment that tells a process where the fleet's token is."""
+    return {TOKEN_FILE_VARIABLE: str(directory.token_file)}

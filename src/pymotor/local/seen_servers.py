@@ -1,0 +1,68 @@
+"""Engine servers as `pymotor up` shows them: each change once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pymotor.fleet import EndpointState
+from pymotor.local.controller_view import SeenFleet, SeenServer
+from pymotor.local.events import ProcessState
+from pymotor.local.processes import ProcessIdentity, identify
+
+_SHOWN = {
+    EndpointState.STARTING: ProcessState.STARTING,
+    EndpointState.READY: ProcessState.READY,
+    EndpointState.UNHEALTHY: ProcessState.UNHEALTHY,
+    EndpointState.GONE: ProcessState.EXITED,
+}
+
+Tell = Callable[[str, ProcessState, str], None]
+
+
+class SeenServers:
+    """The servers of the last look, and what is new about those of the next."""
+
+    def __init__(self, tell: Tell) -> None:
+        """`tell(name, state, detail)` is called for each change."""
+        self._tell = tell
+        self._known: dict[str, SeenServer] = {}
+        self.identities: dict[str, ProcessIdentity] = {}
+        """Of the servers that run, by name."""
+
+    def note(self, seen: SeenFleet) -> bool:
+        """Take over what was seen; returns whether processes are others than before."""
+        servers = {server.name: server for instance in seen.instances for server in instance.servers}
+        for name, server in servers.items():
+            former = self._known.get(name)
+            if former is None or (former.state, former.restarts) != (server.state, server.restarts):
+                self._show(former, server)
+        for name in self._known.keys() - servers.keys():
+            if self._known[name].state is not EndpointState.GONE:
+                self._tell(name, ProcessState.STOPPED, "")
+        self._known = servers
+        return self._identify()
+
+    def all_stopped(self) -> None:
+        """Nothing of them is left."""
+        for name, server in self._known.items():
+            if server.state is not EndpointState.GONE:
+                self._tell(name, ProcessState.STOPPED, "")
+        self._known = {}
+
+    def _show(self, former: SeenServer | None, server: SeenServer) -> None:
+        restarted = former is not None and server.restarts > former.restarts
+        if restarted and former is not None and former.state is not EndpointState.GONE:
+            # It ended between two looks.
+            self._tell(server.name, ProcessState.EXITED, server.detail.partition("\n")[0])
+        detail = server.url if server.state is EndpointState.READY else server.detail.partition("\n")[0]
+        self._tell(server.name, _SHOWN[server.state], detail)
+
+    def _identify(self) -> bool:
+        running = {name: server.process_id for name, server in self._known.items() if server.process_id is not None}
+        former = {name: process.pid for name, process in self.identities.items()}
+        if running == former:
+            return False
+        self.identities = {
+            name: self.identities[name] if former.get(name) == pid else identify(pid) for name, pid in running.items()
+        }
+        return True
