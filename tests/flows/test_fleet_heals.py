@@ -209,7 +209,11 @@ def test_the_controller_stopped(trials: Trials, number: int) -> None:
     (controller,) = trials.cluster.controllers
     for _ in range(number):
         pause = trials.chance.uniform(1.0, 8.0)
-        trials.strike("controller", signalled(controller, signal.SIGSTOP), lambda: _after(pause, controller))
+        trials.strike(
+            "controller",
+            signalled(controller, signal.SIGSTOP),
+            lambda pause=pause: _after(pause, controller),  # type: ignore[misc]
+        )
     trials.report("controller stopped")
 
 
