@@ -64,7 +64,7 @@ class LocalFleet:
         self._start_deadline = start_deadline
         self._began = began
         self._view = ControllerView(plan.ports.url(plan.ports.controller), token.header)
-        self._servers = SeenServers(self._tell)
+        self._servers = SeenServers(self._tell, show, directory.log_file)
         self._controller = self._kept(plan.controller, CONTROLLER_GRACE)
         self._coordinator = self._kept(plan.coordinator, COORDINATOR_GRACE + 1.0)
         self._nodes = {node.server.name: self._kept(node.server, NODE_GRACE + 5.0) for node in plan.nodes}

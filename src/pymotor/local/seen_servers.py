@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from pymotor.fleet import EndpointState
 from pymotor.local.controller_view import SeenFleet, SeenServer
-from pymotor.local.events import ProcessState
+from pymotor.local.events import Event, Note, ProcessState
+from pymotor.local.log_tail import last_lines
 from pymotor.local.processes import ProcessIdentity, identify
 
 _SHOWN = {
@@ -16,15 +18,20 @@ _SHOWN = {
     EndpointState.GONE: ProcessState.EXITED,
 }
 
+_QUOTED_LINES = 20
+
 Tell = Callable[[str, ProcessState, str], None]
 
 
 class SeenServers:
     """The servers of the last look, and what is new about those of the next."""
 
-    def __init__(self, tell: Tell) -> None:
-        """`tell(name, state, detail)` is called for each change."""
+    def __init__(self, tell: Tell, show: Callable[[Event], None], log_file: Callable[[str], Path]) -> None:
+        """`tell(name, state, detail)` is called for each change; `show` with a note that quotes the log of a server
+        that ended, `log_file` by its name."""
         self._tell = tell
+        self._show_event = show
+        self._log_file = log_file
         self._known: dict[str, SeenServer] = {}
         self.identities: dict[str, ProcessIdentity] = {}
         """Of the servers that run, by name."""
@@ -53,9 +60,28 @@ class SeenServers:
         restarted = former is not None and server.restarts > former.restarts
         if restarted and former is not None and former.state is not EndpointState.GONE:
             # It ended between two looks.
-            self._tell(server.name, ProcessState.EXITED, server.detail.partition("\n")[0])
+            self._tell_gone(server)
+        if server.state is EndpointState.GONE:
+            self._tell_gone(server)
+            return
         detail = server.url if server.state is EndpointState.READY else server.detail.partition("\n")[0]
         self._tell(server.name, _SHOWN[server.state], detail)
+
+    def _tell_gone(self, server: SeenServer) -> None:
+        first_line = server.detail.partition("\n")[0]
+        self._tell(server.name, ProcessState.EXITED, first_line)
+        # What failed to start has been quoted already.
+        quoted = "\n" in server.detail or first_line.startswith(server.name)
+        said = server.detail if quoted else f"{server.name} ended ({first_line}){self._quote(server.name)}"
+        self._show_event(Note(said, severity="warning"))
+
+    def _quote(self, name: str) -> str:
+        path = self._log_file(name)
+        try:
+            lines = last_lines(path, _QUOTED_LINES)
+        except OSError:
+            return ""
+        return "\n".join([f"; the last lines of {path}:", *(f"    {line}" for line in lines)]) if lines else ""
 
     def _identify(self) -> bool:
         running = {name: server.process_id for name, server in self._known.items() if server.process_id is not None}
