@@ -22,10 +22,10 @@ import pytest
 from pymotor.config import EnvConfig, UserConfig
 from pymotor.config.user import DEPLOY_LETTER
 from pymotor.engines import EngineProcess, EngineStartError, HostResources, InstancePlan, plan_instance
-from pymotor.engines.tiny_model import make_tiny_model
-from pymotor.fleet import Role
 from pymotor.engines.port_claims import PortClaims
+from pymotor.engines.tiny_model import make_tiny_model
 from pymotor.engines.vllm_python import NoVllmError, find_vllm_python
+from pymotor.fleet import Role
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL = "qwenvl"

@@ -36,7 +36,8 @@ async def all_or_none(starts: Iterable[Coroutine[Any, Any, None]]) -> None:
 class KeptServers:
     """`start()` once, then `keep()`, and `stop()` on every way out, when `keep()` has been cancelled.
 
-    Instead of `start()` and `keep()`, `run()` or `run_once()` for an owner whom a failed start does not end. Made for the servers of one instance, which is the unit of restart: ranks that lost one of them cannot serve.
+    Instead of `start()` and `keep()`, `run()` or `run_once()` for an owner whom a failed start does not end. Made for
+    the servers of one instance, which is the unit of restart: ranks that lost one of them cannot serve.
     """
 
     def __init__(
