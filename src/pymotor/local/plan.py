@@ -12,10 +12,10 @@ from pymotor.config import EnvConfig, UserConfig
 from pymotor.config.user import ROLES
 from pymotor.control_plane.token import TOKEN_FILE_VARIABLE
 from pymotor.engines import HostResources, InstancePlan, NoPortLeftError, PlanError, ServerPlan, plan_instance
+from pymotor.engines.port_claims import PortClaims
+from pymotor.engines.vllm_python import NoVllmError, VllmPython, find_vllm_python
 from pymotor.fleet import Endpoint, Role
-from pymotor.local.ports import PortClaims
 from pymotor.local.state import FleetDirectory, FleetError
-from pymotor.local.vllm_python import VllmPython, find_vllm_python
 
 LOOPBACK = "127.0.0.1"
 CONTROLLER = "controller"
@@ -163,7 +163,10 @@ def require_models(user: UserConfig) -> None:
 def _vllm_for(user: UserConfig, working_directory: Path) -> VllmPython:
     sections = [user.engine_section(role) for role in ROLES if user.instance_count(role) > 0]
     if any(section is not None and section.engine_type == "vllm" for section in sections):
-        return find_vllm_python(working_directory)
+        try:
+            return find_vllm_python(working_directory)
+        except NoVllmError as error:
+            raise FleetError(str(error)) from error
     return VllmPython("", "")
 
 

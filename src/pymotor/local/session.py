@@ -19,12 +19,12 @@ from msgspec.structs import replace
 
 from pymotor.control_plane import ClusterToken
 from pymotor.engines import EngineStartError
+from pymotor.engines.port_claims import PortClaims
 from pymotor.local.console import Console, LogConsole
 from pymotor.local.events import Answered, Event, Failed, Note, Ready, Stopped, Stopping
 from pymotor.local.fleet import LocalFleet
 from pymotor.local.greeting import curl_command, first_request
 from pymotor.local.plan import FleetPlan, FleetPorts, claim_fleet_ports, plan_fleet
-from pymotor.local.ports import PortClaims
 from pymotor.local.prepare import runnable_config
 from pymotor.local.processes import ProcessIdentity, identify, is_alive, kill_groups, wait_gone
 from pymotor.local.request import UpRequest
