@@ -134,7 +134,7 @@ def plan_fleet(
             "the configuration asks for no instance: set p_instances_num and d_instances_num, or "
             "hybrid_instances_num, in motor_deploy_config"
         )
-    node = functools.partial(_node, ports, directory, start_deadline)
+    node = functools.partial(_node, ports, directory, start_deadline, Accelerators(user))
     return FleetPlan(
         ports=ports,
         controller=_controller(env, ports, directory),
@@ -226,6 +226,7 @@ def _node(ports: FleetPorts, directory: FleetDirectory, start_deadline: float, r
         *("--port", "none"),
         *("--grace", str(NODE_GRACE)),
         *("--start-timeout", str(start_deadline)),
+        *(("--devices", ",".join(map(str, devices))) if devices else ()),
     )
     # The engines' own environment is planned by the NodeManager, from env.json.
     plan = ServerPlan(
