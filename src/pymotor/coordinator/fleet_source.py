@@ -53,7 +53,7 @@ class FleetSource(Protocol):
         """How it stands with whom it asks; None where it asks nobody."""
         return None
 
-    def follow(self, progress: Progress) -> None:
+    def follow(self, progress: Progress) -> None:  # noqa: ARG002  most ask nobody
         """Called once, before `snapshots`: whoever it asks may want to know how far the workers are."""
         return
 
