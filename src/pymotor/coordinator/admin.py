@@ -128,9 +128,9 @@ class Overview:
         return self._fleet.instances
 
     def in_flight(self, endpoint_id: str) -> int:
-        """Requests that an endpoint has now; 0 for one that is not known."""
+        """Requests that an endpoint has now, or that still fetch something from it; 0 for one that is not known."""
         row = self._fleet.row_of(endpoint_id)
-        return 0 if row is None else self._ledger.in_flight(row)
+        return 0 if row is None else self._ledger.in_flight(row) + self._ledger.held(row)
 
     def readiness(self) -> ReadinessReport:
         """Whether a request that comes now can be answered, and what is missing if not."""

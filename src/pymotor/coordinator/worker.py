@@ -49,6 +49,7 @@ from pymotor.coordinator.metaserver import Metaserver
 from pymotor.coordinator.operators import OperatorLine
 from pymotor.coordinator.pairing import PairingRules
 from pymotor.coordinator.prompt_tokenizer import PromptTokenizer
+from pymotor.coordinator.readiness import serving_endpoints
 from pymotor.coordinator.routing import FleetView
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
@@ -171,6 +172,7 @@ class Worker:
         self._services.bootstraps.forget_all()
         targets = self._targets.update(update)
         self._services.circuits.fleet_changed(update.snapshot.instances, targets)
+        self._services.closed.fleet_changed(serving_endpoints(update.snapshot))
         view = FleetView(update.snapshot, targets, self._rules)
         if view.has(KVDialect.CALLBACK) and self._serving_callbacks is None:
             self._take_callbacks()
