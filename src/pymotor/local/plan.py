@@ -209,8 +209,33 @@ def _coordinator(env: EnvConfig, ports: FleetPorts, directory: FleetDirectory) -
     )
 
 
-def _node(ports: FleetPorts, directory: FleetDirectory, start_deadline: float, role: Role, number: int) -> NodePlan:
+class Accelerators:
+    """Gives each node accelerators of its own, from 0 up; nobody else would keep NodeManagers of one machine apart."""
+
+    def __init__(self, user: UserConfig) -> None:
+        self._user = user
+        self._next = 0
+
+    def take(self, role: Role) -> tuple[int, ...]:
+        """Those of one more node of a role; none on hardware without."""
+        section = self._user.engine_section(role.value)
+        sizes = section.parallel_sizes() if section is not None else None
+        if sizes is None or not visible_devices_variable(self._user.motor_deploy_config.hardware_type or ""):
+            return ()
+        first, self._next = self._next, self._next + sizes.devices
+        return tuple(range(first, self._next))
+
+
+def _node(
+    ports: FleetPorts,
+    directory: FleetDirectory,
+    start_deadline: float,
+    accelerators: Accelerators,
+    role: Role,
+    number: int,
+) -> NodePlan:
     name = f"node-{role.value}-{number}"
+    devices = accelerators.take(role)
     argv = (
         *(sys.executable, "-m", "pymotor", "node-manager"),
         *("--user_config_path", str(directory.config_file)),
