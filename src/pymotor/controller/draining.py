@@ -56,9 +56,7 @@ def check_drain(book: FleetBook, group: Group, now: float) -> None:
 def still_running(book: FleetBook, group: Group, now: float) -> str:
     """What a drain waits for, in words; empty: nothing."""
     assert group.drain is not None
-    alive = (
-        known for known in book.coordinators.values() if now - known.heard < book.settings.coordinator_timeout
-    )
+    alive = (known for known in book.coordinators.values() if now - known.heard < book.settings.coordinator_timeout)
     endpoints = [endpoint.id for endpoint in group.public.endpoints] if group.public is not None else []
     members = [book.nodes[name] for name in group.members]
     return what_runs(group.drain, endpoints, members, alive, book.epoch)

@@ -23,6 +23,11 @@ __all__ = ["Changes", "FleetState", "SupersededError"]
 class SupersededError(Exception):
     """Somebody has heard of a leader with a greater epoch: this one is none any more."""
 
+    def __init__(self, who: str, epoch: int) -> None:
+        """`epoch`: the greater one."""
+        super().__init__(f"{who} follows epoch {epoch}")
+        self.epoch = epoch
+
 
 class FleetState:
     """The core of a leading Controller; a new leader makes a new one."""
@@ -75,7 +80,7 @@ class FleetState:
         book = self.book
         held = report.held
         if held is not None and held.epoch > book.epoch:
-            raise SupersededError(f"node {report.node} follows epoch {held.epoch}")
+            raise SupersededError(f"node {report.node}", held.epoch)
         node = book.nodes.get(report.node)
         if node is None:
             node = book.nodes[report.node] = KnownNode(report, now)
@@ -109,9 +114,9 @@ class FleetState:
             return
         if len(group.seats) > 1 and not group.broken:
             group.broken = f"node {node.name} began anew"
-        if group.drain is not None and group.drain.purpose is Purpose.LEAVE and not group.ending:
-            if not any(self.book.nodes[name].report.leaving for name in group.members):
-                end_drain(self.book, group, now, f"node {node.name} is back")
+        waits_for_leaving = group.drain is not None and group.drain.purpose is Purpose.LEAVE and not group.ending
+        if waits_for_leaving and not any(self.book.nodes[name].report.leaving for name in group.members):
+            end_drain(self.book, group, now, f"node {node.name} is back")
 
     def _seen(self, node: KnownNode, now: float) -> None:
         """All that follows from a node's newest report."""
@@ -156,7 +161,7 @@ class FleetState:
         Raises `SupersededError`.
         """
         if watch.epoch > self.epoch:
-            raise SupersededError(f"Coordinator {watch.coordinator} follows epoch {watch.epoch}")
+            raise SupersededError(f"Coordinator {watch.coordinator}", watch.epoch)
         if watch.coordinator not in self.book.coordinators:
             self.book.say(now, "coordinator_joined", f"Coordinator {watch.coordinator} watches")
         self.book.coordinators[watch.coordinator] = KnownCoordinator(watch, now)

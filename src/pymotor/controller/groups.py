@@ -130,6 +130,4 @@ class Group:
             merged = merged or share
         if merged is None:
             return None
-        return replace(
-            merged, role=self.role, state=self.state, fault=self.fault, endpoints=tuple(endpoints.values())
-        )
+        return replace(merged, role=self.role, state=self.state, fault=self.fault, endpoints=tuple(endpoints.values()))

@@ -52,8 +52,13 @@ class Leadership:
         self._version = ""
         self._until = 0.0
         self._seen: tuple[str, float] = ("", 0.0)
-        self._seen_duration = duration
         self._other = ""
+        self._least_epoch = 0
+
+    @property
+    def url(self) -> str:
+        """Where this Controller answers."""
+        return self._url
 
     @property
     def leads(self) -> bool:
@@ -95,7 +100,7 @@ class Leadership:
                 replace(
                     last,
                     holder=self._holder,
-                    epoch=last.epoch + 1,
+                    epoch=max(last.epoch, self._least_epoch) + 1,
                     duration=self._duration,
                     renewals=f"{self._holder} 0",
                     url=self._url,
@@ -117,6 +122,11 @@ class Leadership:
             return False
         return now - self._seen[1] >= record.duration
 
+    async def keep_numbers(self, numbers: Mapping[str, int]) -> None:
+        """Return when these numbers are kept. Raises as `renew`."""
+        if self.numbers != numbers:
+            await self.renew(numbers)
+
     async def renew(self, numbers: Mapping[str, int] | None = None) -> None:
         """Hold the lease for another `duration`, with these numbers kept beside it.
 
@@ -126,6 +136,8 @@ class Leadership:
         async with self._lock:
             self.check()
             assert self._held is not None
+            if numbers is not None and numbers == self._held.numbers:
+                return  # kept meanwhile
             asked = self._clock()
             wanted = replace(
                 self._held,
@@ -144,8 +156,10 @@ class Leadership:
                     raise LeaseError("the lease changes all the time")
             self._held, self._version, self._until = wanted, written, asked + self._duration
 
-    def resign(self) -> None:
-        """Stop to lead at once, without a word to anybody: another epoch was heard of, or the time is over."""
+    def resign(self, epoch: int) -> None:
+        """Stop to lead at once, since a leader of that epoch was heard of; whenever this one leads again, its epoch is
+        greater."""
+        self._least_epoch = max(self._least_epoch, epoch)
         self._lose(None)
 
     def _lose(self, record: LeaseRecord | None) -> None:
@@ -185,9 +199,5 @@ class Leadership:
                 break
             except LeaseError as error:
                 logger.warning("%s", error)
-        self.resign_if_over()
-
-    def resign_if_over(self) -> None:
-        """Forget the lease when its time is over."""
         if not self.leads:
             self._held = None

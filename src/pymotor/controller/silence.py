@@ -56,9 +56,7 @@ def _judge(book: FleetBook, now: float) -> None:
     ]
     if not mute:
         return
-    others = sum(
-        group.state is InstanceState.ACTIVE for group in book.groups.values() if group.silent_since is None
-    )
+    others = sum(group.state is InstanceState.ACTIVE for group in book.groups.values() if group.silent_since is None)
     ignored = [group for group in mute if group.silence_ignored]
     if len(mute) >= 2 and len(mute) > others:
         fresh = [group for group in mute if not group.silence_ignored]
