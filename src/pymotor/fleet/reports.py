@@ -76,7 +76,8 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     """For one that does not serve why, in words for a person."""
     restarts: Whole = 0
-    """How often it was started again since the node follows the present generation."""
+    """How often it ended or did not start since the node follows the present generation, and so was to be started
+    again."""
     running: Whole = 0
     """Requests that the engine computes."""
     waiting: Whole = 0

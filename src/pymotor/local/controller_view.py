@@ -21,7 +21,7 @@ class SeenServer(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     state: EndpointState
-    url: str = ""
+    endpoint_id: str = ""
     process_id: int | None = None
     detail: str = ""
     restarts: int = 0
@@ -30,11 +30,19 @@ class SeenServer(msgspec.Struct, frozen=True, kw_only=True):
 class SeenNode(msgspec.Struct, frozen=True, kw_only=True):
     """One NodeManager and what it runs."""
 
-    node: str
-    heard_seconds: float = 0.0
-    """Since it was last heard of."""
+    name: str
+    instance: str = ""
+    """Empty: none."""
+    heard_seconds_ago: float = 0.0
     problem: str = ""
     servers: tuple[SeenServer, ...] = ()
+
+
+class SeenEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a server answers."""
+
+    id: str
+    url: str
 
 
 class SeenInstance(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,26 +52,15 @@ class SeenInstance(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     state: InstanceState
     fault: str = ""
-    nodes: tuple[SeenNode, ...] = ()
-
-    @property
-    def servers(self) -> tuple[SeenServer, ...]:
-        """Of all its nodes."""
-        return tuple(server for node in self.nodes for server in node.servers)
-
-    @property
-    def restarts(self) -> int:
-        """How often its servers were started again and did not serve for long."""
-        return max((server.restarts for server in self.servers), default=0)
+    endpoints: tuple[SeenEndpoint, ...] = ()
 
 
 class SeenRole(msgspec.Struct, frozen=True, kw_only=True):
-    """How many instances of a role there are, and are wanted."""
+    """What is missing of a role."""
 
     role: Role
-    wanted: int
-    nodes_missing: int = 0
-    """Nodes that have to be started for that."""
+    missing_nodes: int = 0
+    """Nodes that have to be started."""
 
 
 class SeenFleet(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,15 +68,26 @@ class SeenFleet(msgspec.Struct, frozen=True, kw_only=True):
 
     epoch: int
     version: int
+    complete: bool = True
+    """False while a Controller that has just begun still listens who is there."""
     instances: tuple[SeenInstance, ...] = ()
-    unassigned: tuple[SeenNode, ...] = ()
-    """Nodes without an instance."""
+    nodes: tuple[SeenNode, ...] = ()
     roles: tuple[SeenRole, ...] = ()
 
     @property
-    def nodes(self) -> tuple[SeenNode, ...]:
-        """All that the Controller knows."""
-        return tuple(node for instance in self.instances for node in instance.nodes) + self.unassigned
+    def servers(self) -> tuple[SeenServer, ...]:
+        """Of all nodes."""
+        return tuple(server for node in self.nodes for server in node.servers)
+
+    def restarts(self, instance: str) -> int:
+        """How often its servers were started again."""
+        nodes = (node for node in self.nodes if node.instance == instance)
+        return max((server.restarts for node in nodes for server in node.servers), default=0)
+
+    def url_of(self, endpoint_id: str) -> str:
+        """Where an endpoint answers, or an empty string."""
+        endpoints = (endpoint for instance in self.instances for endpoint in instance.endpoints)
+        return next((endpoint.url for endpoint in endpoints if endpoint.id == endpoint_id), "")
 
 
 class ControllerView:

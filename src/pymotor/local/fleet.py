@@ -14,11 +14,12 @@ from pymotor.control_plane import ClusterToken
 from pymotor.engines import EngineProcess, KeptServers, ServerPlan
 from pymotor.engines.kept_servers import all_or_none
 from pymotor.fleet import EndpointState, InstanceState, Role
-from pymotor.local.controller_view import ControllerView, SeenFleet, SeenInstance
+from pymotor.local.controller_view import ControllerView, SeenFleet
 from pymotor.local.events import Event, Note, ProcessChanged, ProcessState
 from pymotor.local.plan import COORDINATOR_GRACE, NODE_GRACE, FleetPlan, NodePlan
 from pymotor.local.processes import ProcessIdentity, identify
 from pymotor.local.seen_servers import SeenServers
+from pymotor.local.settling import Settling
 from pymotor.local.state import FleetDirectory, FleetError
 
 READINESS_INTERVAL = 0.05
@@ -77,6 +78,7 @@ class LocalFleet:
         self._bad_answers: dict[str, int] = {}
         """Of Controller and Coordinator: how often in a row they did not say that they are well."""
         self._seen: SeenFleet | None = None
+        self._settling = Settling()
         self._given_up: asyncio.Future[str]
 
     @property
@@ -164,8 +166,7 @@ class LocalFleet:
         async with contextlib.aclosing(self._view.changes()) as changes:
             async for seen in changes:
                 self._note(seen)
-                for instance in seen.instances:
-                    _refuse_failed(instance)
+                _refuse_failed(seen)
                 active = [one for one in seen.instances if one.state is InstanceState.ACTIVE]
                 if len(active) == len(self._plan.nodes):
                     return
@@ -181,16 +182,17 @@ class LocalFleet:
 
     def _note(self, seen: SeenFleet) -> None:
         self._seen = seen
+        self._settling.note(seen, time.monotonic())
         if self._servers.note(seen) and self.on_start is not None:
             self.on_start()
 
     async def _start_missing(self, seen: SeenFleet) -> None:
         for role in seen.roles:
-            known = {node.node for node in seen.nodes}
+            known = {node.name for node in seen.nodes}
             on_their_way = sum(
                 self._roles[name] is role.role and name not in known and name in self._nodes for name in self._roles
             )
-            for _ in range(role.nodes_missing - on_their_way):
+            for _ in range(role.missing_nodes - on_their_way):
                 number = self._next_number.get(role.role, 0)
                 self._next_number[role.role] = number + 1
                 self._add(self._plan.further_node(role.role, number))
@@ -205,9 +207,9 @@ class LocalFleet:
 
     async def _end_silent(self, seen: SeenFleet) -> None:
         for node in seen.nodes:
-            kept = self._nodes.get(node.node)
-            if node.heard_seconds > NODE_SILENCE and kept is not None and kept.serving:
-                self._show(Note(f"{node.node} is silent and is ended", severity="warning"))
+            kept = self._nodes.get(node.name)
+            if node.heard_seconds_ago > NODE_SILENCE and kept is not None and kept.serving:
+                self._show(Note(f"{node.name} is silent and is ended", severity="warning"))
                 await asyncio.gather(*(process.stop(0.0) for process in kept.processes))
 
     def _give_up_in_vain(self) -> None:
@@ -220,8 +222,9 @@ class LocalFleet:
         for kept in (self._coordinator, self._controller):
             if _is_down(kept):
                 return f"the last one lost is {kept.processes[0].plan.name} ({kept.processes[0].end_in_words()})"
-        answering = [one for one in self._seen.instances if one.role is not Role.ENCODE] if self._seen else []
-        down = [one for one in answering if one.state is not InstanceState.ACTIVE and one.restarts >= RESTARTS_IN_VAIN]
+        seen = self._seen
+        answering = [one for one in seen.instances if one.role is not Role.ENCODE] if seen is not None else []
+        down = [one for one in answering if self._settling.restarts(one.name) >= RESTARTS_IN_VAIN]
         if not answering or len(down) < len(answering):
             return ""
         return f"the last one lost is {down[-1].name} ({down[-1].fault.partition(chr(10))[0]})"
@@ -323,11 +326,11 @@ def _is_down(kept: KeptServers) -> bool:
     return not kept.serving and kept.restarts >= RESTARTS_IN_VAIN
 
 
-def _refuse_failed(instance: SeenInstance) -> None:
-    """Raises `FleetError` when one of its engines did not come up."""
-    for node in instance.nodes:
+def _refuse_failed(seen: SeenFleet) -> None:
+    """Raises `FleetError` when an engine did not come up."""
+    for node in seen.nodes:
         if node.problem:
-            raise FleetError(f"{instance.name}: {node.problem}")
+            raise FleetError(f"{node.instance or node.name}: {node.problem}")
         for server in node.servers:
             if server.state is EndpointState.GONE and server.detail:
                 raise FleetError(server.detail)

@@ -12,6 +12,7 @@ from pymotor.config import EnvConfig, UserConfig
 from pymotor.config.user import ROLES
 from pymotor.control_plane.token import TOKEN_FILE_VARIABLE
 from pymotor.engines import HostResources, InstancePlan, NoPortLeftError, PlanError, ServerPlan, plan_instance
+from pymotor.engines.devices import visible_devices_variable
 from pymotor.engines.port_claims import PortClaims
 from pymotor.engines.vllm_python import NoVllmError, VllmPython, find_vllm_python
 from pymotor.fleet import Endpoint, Role

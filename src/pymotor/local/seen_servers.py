@@ -38,11 +38,11 @@ class SeenServers:
 
     def note(self, seen: SeenFleet) -> bool:
         """Take over what was seen; returns whether processes are others than before."""
-        servers = {server.name: server for instance in seen.instances for server in instance.servers}
+        servers = {server.name: server for server in seen.servers}
         for name, server in servers.items():
             former = self._known.get(name)
             if former is None or (former.state, former.restarts) != (server.state, server.restarts):
-                self._show(former, server)
+                self._show(former, server, seen)
         for name in self._known.keys() - servers.keys():
             if self._known[name].state is not EndpointState.GONE:
                 self._tell(name, ProcessState.STOPPED, "")
@@ -56,7 +56,7 @@ class SeenServers:
                 self._tell(name, ProcessState.STOPPED, "")
         self._known = {}
 
-    def _show(self, former: SeenServer | None, server: SeenServer) -> None:
+    def _show(self, former: SeenServer | None, server: SeenServer, seen: SeenFleet) -> None:
         restarted = former is not None and server.restarts > former.restarts
         if restarted and former is not None and former.state is not EndpointState.GONE:
             # It ended between two looks.
@@ -64,7 +64,9 @@ class SeenServers:
         if server.state is EndpointState.GONE:
             self._tell_gone(server)
             return
-        detail = server.url if server.state is EndpointState.READY else server.detail.partition("\n")[0]
+        detail = (
+            seen.url_of(server.endpoint_id) if server.state is EndpointState.READY else server.detail.partition("\n")[0]
+        )
         self._tell(server.name, _SHOWN[server.state], detail)
 
     def _tell_gone(self, server: SeenServer) -> None:

@@ -29,7 +29,8 @@ class _Server:
     plan: ServerPlan
     state: EndpointState = EndpointState.STARTING
     detail: str = ""
-    starts: int = 0
+    ends: int = 0
+    """How often it ended, or did not start; each time it was started again, or is to be."""
     process: EngineProcess | None = None
     load: EngineLoad | None = None
     """None: not read, or not lately."""
@@ -178,9 +179,8 @@ class RunningOrder:
     def _tell(self, process: EngineProcess, state: EndpointState, detail: str) -> None:
         server = self._servers[process.plan.name]
         server.state, server.detail, server.process, server.load = state, detail[:_LONGEST_DETAIL], process, None
-        if state is EndpointState.STARTING:
-            server.starts += 1
         if state is EndpointState.GONE:
+            server.ends += 1
             logger.warning("%s is gone: %s", process.plan.name, detail)
         else:
             logger.info("%s is %s", process.plan.name, state.value)
@@ -197,8 +197,9 @@ def _report(server: _Server) -> ServerReport:
         name=server.plan.name,
         state=server.state,
         endpoint_id="" if server.plan.headless else server.plan.endpoint.id,
+        process_id=server.process.process_id if server.process is not None and server.process.running else None,
         detail=server.detail,
-        restarts=max(0, server.starts - 1),
+        restarts=server.ends,
         running=requests - waiting if requests is not None else 0,
         waiting=waiting,
         kv_usage=load.kv_usage if load is not None else None,
