@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -160,7 +161,7 @@ def test_a_detached_fleet_answers_and_leaves_nothing(shell: Shell, tmp_path: Pat
 
     logs = shell.run("logs", "-n", "3")
     assert logs.returncode == 0
-    assert "coordinator | " in logs.stdout
+    assert re.search(r"^coordinator +\| ", logs.stdout, re.MULTILINE)
     assert "decode-0" in shell.run("logs", "up").stdout
     assert "there are: " in shell.run("logs", "nobody").stderr
 

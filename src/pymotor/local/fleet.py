@@ -68,7 +68,7 @@ class LocalFleet:
         self._servers = SeenServers(self._tell, show, directory.log_file)
         self._controller = self._kept(plan.controller, CONTROLLER_GRACE)
         self._coordinator = self._kept(plan.coordinator, COORDINATOR_GRACE + 1.0)
-        self._nodes = {node.server.name: self._kept(node.server, NODE_GRACE + 5.0) for node in plan.nodes}
+        self._nodes = {node.server.name: self._kept(node.server, NODE_GRACE) for node in plan.nodes}
         self._roles = {node.server.name: node.role for node in plan.nodes}
         self._next_number: dict[Role, int] = {}
         for node in plan.nodes:
@@ -124,7 +124,7 @@ class LocalFleet:
             await self._stop(self._coordinator, 0.0 if hurry.is_set() else COORDINATOR_GRACE + 1.0)
             # Nobody asks the engines any more, so there is nothing to drain: without a Controller they end at once.
             await self._stop(self._controller, 0.0 if hurry.is_set() else CONTROLLER_GRACE)
-            grace = 0.0 if hurry.is_set() else NODE_GRACE + 5.0
+            grace = 0.0 if hurry.is_set() else NODE_GRACE
             await asyncio.gather(*(self._stop(node, grace) for node in self._nodes.values()))
             self._servers.all_stopped()
         finally:
@@ -199,7 +199,7 @@ class LocalFleet:
 
     def _add(self, node: NodePlan) -> None:
         name = node.server.name
-        kept = self._nodes[name] = self._kept(node.server, NODE_GRACE + 5.0)
+        kept = self._nodes[name] = self._kept(node.server, NODE_GRACE)
         self._roles[name] = node.role
         self._show(Note(f"{name} starts: another {node.role.value} instance is wanted"))
         self._keeping[name] = asyncio.create_task(_start_and_keep(kept))

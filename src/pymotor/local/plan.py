@@ -23,8 +23,8 @@ CONTROLLER = "controller"
 COORDINATOR = "coordinator"
 COORDINATOR_GRACE = 5.0
 """Seconds that running requests get when the fleet is stopped."""
-NODE_GRACE = 10.0
-"""Seconds that engines get to end."""
+NODE_GRACE = 15.0
+"""Seconds that a NodeManager gets to end its engines, which it gives 10."""
 
 
 @dataclass(frozen=True)
@@ -250,13 +250,14 @@ def _node(
         *("--log-dir", str(directory.logs)),
         *("--store", str(directory.embeddings)),
         *("--port", "none"),
-        *("--grace", str(NODE_GRACE)),
+        # The Coordinator ends before it, so there is nothing to drain.
+        *("--grace", "0"),
         *("--start-timeout", str(start_deadline)),
         *(("--devices", ",".join(map(str, devices))) if devices else ()),
     )
     # The engines' own environment is planned by the NodeManager, from env.json.
     plan = ServerPlan(
-        name=name, endpoint=Endpoint(id=name, url=""), argv=argv, env=token_file(directory), health_path=""
+        name=name, endpoint=Endpoint(id=name, url=""), argv=argv, env=token_file(directory), headless=True
     )
     return NodePlan(role, number, plan)
 

@@ -58,10 +58,11 @@ class SeenServers:
 
     def _show(self, former: SeenServer | None, server: SeenServer, seen: SeenFleet) -> None:
         restarted = former is not None and server.restarts > former.restarts
-        if restarted and former is not None and former.state is not EndpointState.GONE:
+        gone = EndpointState.GONE
+        if restarted and former is not None and gone not in (former.state, server.state):
             # It ended between two looks.
             self._tell_gone(server)
-        if server.state is EndpointState.GONE:
+        if server.state is gone:
             self._tell_gone(server)
             return
         detail = (
