@@ -18,7 +18,7 @@ from pymotor.fleet import (
 )
 
 SECONDS = 60.0
-TOKEN = "a-token-of-the-tests-0123456789"  # noqa: S105
+TOKEN = "a-token-of-the-tests-0123456789"
 
 
 class ScriptedController:

@@ -142,9 +142,7 @@ def test_an_order_is_followed_and_reported(controller: ScriptedController, make_
     assert len({one.sequence for one in controller.reports}) == len(controller.reports)
 
 
-def test_a_killed_engine_is_told_at_once_and_starts_again(
-    controller: ScriptedController, make_node: MakeNode
-) -> None:
+def test_a_killed_engine_is_told_at_once_and_starts_again(controller: ScriptedController, make_node: MakeNode) -> None:
     node = make_node(controller.url)
     controller.give()
     serving(controller)
@@ -384,7 +382,9 @@ def test_two_nodes_form_an_instance_and_a_lost_rank_waits_for_the_next_generatio
         )
         assert again.servers[0].restarts == 0
         assert all(
-            states(report) == [GONE] for report in one.reports[since:] if report.started_generation == 1
+            states(report) == [GONE]
+            for report in one.reports[since:]
+            if report.started_generation == 1
             and report.sequence > max(seen.sequence for seen in one.reports[since:] if states(seen) == [GONE])
         )
 

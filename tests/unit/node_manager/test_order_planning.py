@@ -45,7 +45,11 @@ def planner(tmp_path: Path, ranktable: Path | None = None, **engine: object) -> 
 
 def order(**fields: object) -> NodeOrder:
     known: dict[str, object] = {
-        **{"epoch": 1, "revision": 1, "instance": "decode-0", "role": Role.DECODE, "generation": 1},
+        "epoch": 1,
+        "revision": 1,
+        "instance": "decode-0",
+        "role": Role.DECODE,
+        "generation": 1,
         **fields,
     }
     return NodeOrder(**known)  # type: ignore[arg-type]
