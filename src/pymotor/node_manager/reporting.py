@@ -23,6 +23,9 @@ ANSWER_SECONDS = 5.0
 LAST_SECONDS = 2.0
 """What the last report may take."""
 
+_IDLE_SECONDS = 2.0
+"""A connection that nobody used for so long is not used again: servers close theirs after five."""
+
 MakeReport = Callable[[float], NodeReport]
 """The report as things stand, by the seconds that its answer may be held back; each has the next number."""
 Take = Callable[[ReportReply], bool]
@@ -37,7 +40,8 @@ def http_client(urls: Sequence[str]) -> httpx.AsyncClient:
     """A client for these URLs. Certificates are read only where one of them needs them: that takes long."""
     secure = any(url.startswith("https:") for url in urls)
     context = ssl.create_default_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return httpx.AsyncClient(trust_env=False, verify=context, timeout=ANSWER_SECONDS)
+    limits = httpx.Limits(keepalive_expiry=_IDLE_SECONDS)
+    return httpx.AsyncClient(trust_env=False, verify=context, timeout=ANSWER_SECONDS, limits=limits)
 
 
 class Reporting:
