@@ -389,6 +389,29 @@ def test_two_nodes_form_an_instance_and_a_lost_rank_waits_for_the_next_generatio
         )
 
 
+def test_a_headless_node_is_ready_without_an_endpoint(controller: ScriptedController, make_node: MakeNode) -> None:
+    config = json.loads(json.dumps(CONFIG))
+    config["motor_deploy_config"]["single_hybrid_instance_pod_num"] = 2
+    config["motor_engine_union_config"]["engine_config"]["tensor_parallel_size"] = 2
+    node = make_node(controller.url, config=config)
+    controller.give(nodes=2, master_address="127.0.0.1", node_rank=1)
+    report = serving(controller)
+    assert [(server.name, server.endpoint_id) for server in report.servers] == [("union-0-node-1", "")]
+    assert report.share is not None
+    assert (report.share.endpoints, report.share.state) == ((), InstanceState.ACTIVE)
+    since = controller.count
+    node.engine().kill()
+    controller.wait_for(lambda one: states(one) == [GONE], "the headless server is gone", since)
+
+
+def test_a_refused_token_stops_nothing(make_node: MakeNode) -> None:
+    with ScriptedController("another-token-0123456789") as stranger:
+        node = make_node(stranger.url)
+        wait_until(lambda: "refuses the report (401)" in node.log.read_text(), "the refusal is logged")
+        assert node.process.alive
+        assert stranger.reports == []
+
+
 def test_a_cluster_token_is_needed_for_controllers_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "user_config.json").write_text(json.dumps(CONFIG))
     process = PymotorProcess(

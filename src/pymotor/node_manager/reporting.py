@@ -67,6 +67,8 @@ class Reporting:
         self._interval = interval
         self._changed = asyncio.Event()
         self._said: set[str] = set()
+        self._newest = 0
+        """The number of the last report that was sent."""
 
     def changed(self) -> None:
         """There is something to report at once. Many changes in a row are one report."""
@@ -121,6 +123,7 @@ class Reporting:
     async def _exchange(self, report: NodeReport, pauses: Pauses) -> ReportReply | None:
         """The answer; None when there was none, after a pause that grows."""
         url = self._controllers.current
+        self._newest = report.sequence
         try:
             reply = await self._send(url, report)
         except _NotLeaderError as refusal:
@@ -131,6 +134,8 @@ class Reporting:
                 await asyncio.sleep(pause)
             return None
         except _RefusedError as refusal:
+            if report.sequence < self._newest:
+                return None  # overtaken by the other kind of report, which told more
             self._say(str(refusal))
             await asyncio.sleep(pauses.next())
             return None
