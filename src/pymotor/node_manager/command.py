@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             user, env = _config(arguments, os.environ)
             settings = settings_from(arguments, user, os.environ)
-            settings.log_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_log_directory(settings.log_directory, stated=arguments.log_dir is not None)
             listening = None if settings.port is None else held.enter_context(_listen(settings.address, settings.port))
         except (SettingsError, TokenError, OSError) as error:
             print(f"pymotor node-manager: {error}", file=sys.stderr)
@@ -131,6 +131,13 @@ def _config_paths(arguments: argparse.Namespace, variables: Mapping[str, str]) -
         raise SettingsError("nobody says where the configuration is: set --config_dir, or CONFIG_PATH")
     beside = Path(directory) / "env.json"
     return Path(directory) / "user_config.json", arguments.env_config_path or (beside if beside.exists() else None)
+
+
+def _make_log_directory(path: Path, *, stated: bool) -> None:
+    """Raises `SettingsError` where somebody else has made the temporary one before."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not stated and (path.is_symlink() or path.stat().st_uid != os.getuid()):
+        raise SettingsError(f"{path} belongs to another user; name a directory of your own with --log-dir")
 
 
 def _listen(address: str, port: int) -> socket.socket:

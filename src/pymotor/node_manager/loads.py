@@ -43,17 +43,19 @@ class LoadReadings:
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
+            self._wake.clear()
             running = self._running()
             if running is not None:
                 await asyncio.gather(*(self._read(running, server) for server in running.answering))
                 if self._draining():
                     self._changed()
             pause = min(DRAINING_INTERVAL, self._interval) if self._draining() else self._interval
+            # not `wait_for`, which forgets that it was cancelled when the event comes at the same moment (Python 3.11)
+            woken = asyncio.ensure_future(self._wake.wait())
             try:
-                await asyncio.wait_for(self._wake.wait(), pause)
-            except asyncio.TimeoutError:
-                continue
-            self._wake.clear()
+                await asyncio.wait({woken}, timeout=pause)
+            finally:
+                woken.cancel()
 
     async def _read(self, running: RunningOrder, server: EngineProcess) -> None:
         load: EngineLoad | None = None

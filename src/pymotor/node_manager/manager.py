@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -217,8 +216,12 @@ class NodeManager:
         await self._ends.leave.wait()
         self._changed()
         self._wake.set()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._ends.stop.wait(), self._settings.grace)
+        stopped = asyncio.ensure_future(self._ends.stop.wait())
+        try:
+            done, _ = await asyncio.wait({stopped}, timeout=self._settings.grace)
+        finally:
+            stopped.cancel()
+        if done:
             return
         logger.warning("not drained within %g s; the engines are ended", self._settings.grace)
 

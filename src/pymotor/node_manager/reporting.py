@@ -23,6 +23,9 @@ ANSWER_SECONDS = 5.0
 LAST_SECONDS = 2.0
 """What the last report may take."""
 
+_IDLE_SECONDS = 2.0
+"""A connection that nobody used for so long is not used again: servers close theirs after five."""
+
 MakeReport = Callable[[float], NodeReport]
 """The report as things stand, by the seconds that its answer may be held back; each has the next number."""
 Take = Callable[[ReportReply], bool]
@@ -37,7 +40,8 @@ def http_client(urls: Sequence[str]) -> httpx.AsyncClient:
     """A client for these URLs. Certificates are read only where one of them needs them: that takes long."""
     secure = any(url.startswith("https:") for url in urls)
     context = ssl.create_default_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return httpx.AsyncClient(trust_env=False, verify=context, timeout=ANSWER_SECONDS)
+    limits = httpx.Limits(keepalive_expiry=_IDLE_SECONDS)
+    return httpx.AsyncClient(trust_env=False, verify=context, timeout=ANSWER_SECONDS, limits=limits)
 
 
 class Reporting:
@@ -63,6 +67,8 @@ class Reporting:
         self._interval = interval
         self._changed = asyncio.Event()
         self._said: set[str] = set()
+        self._newest = 0
+        """The number of the last report that was sent."""
 
     def changed(self) -> None:
         """There is something to report at once. Many changes in a row are one report."""
@@ -117,6 +123,7 @@ class Reporting:
     async def _exchange(self, report: NodeReport, pauses: Pauses) -> ReportReply | None:
         """The answer; None when there was none, after a pause that grows."""
         url = self._controllers.current
+        self._newest = report.sequence
         try:
             reply = await self._send(url, report)
         except _NotLeaderError as refusal:
@@ -127,6 +134,8 @@ class Reporting:
                 await asyncio.sleep(pause)
             return None
         except _RefusedError as refusal:
+            if report.sequence < self._newest:
+                return None  # overtaken by the other kind of report, which told more
             self._say(str(refusal))
             await asyncio.sleep(pauses.next())
             return None
