@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 import plain_http
-from model_node import ModelNode
 from processes import PymotorProcess, wait_until
 
+from model_node import ModelNode
 from pymotor.fleet import NodeReport, ReportReply, decode_message, encode_message
 
 TOKEN = "a-token-for-these-tests-only"

@@ -13,9 +13,9 @@ from pathlib import Path
 import plain_http
 import pytest
 from controller_under_test import TOKEN, ControllerUnderTest, PlayedNodes, pymotor, user_config
-from model_node import ModelNode
 from processes import wait_until
 
+from model_node import ModelNode
 from pymotor.fleet import (
     ControllerRefusal,
     FleetSnapshot,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from model_node import ModelNode
-
 from pymotor.controller.events import Event
 from pymotor.controller.fleet_state import FleetState
 from pymotor.controller.groups import Group

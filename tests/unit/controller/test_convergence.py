@@ -8,10 +8,12 @@ from collections import Counter
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from model_node import ModelNode
 
+from model_node import ModelNode
+from pymotor.controller.drains import Purpose
 from pymotor.controller.fleet_state import FleetState
 from pymotor.controller.nodes import ReportRefused
+from pymotor.controller.operations import OperationRefused, Operations
 from pymotor.controller.settings import ControllerSettings
 from pymotor.fleet import FleetSnapshot, InstanceState, NodeReport, ReportReply, Role, decode_snapshot
 
@@ -89,6 +91,22 @@ class Fleet(RuleBasedStateMachine):
     def a_node_is_to_end(self, number: int) -> None:
         self.nodes[number].leaving = True
 
+    @rule(which=any_message, restart=st.booleans())
+    def an_operator_restarts_or_drains_for_a_while(self, which: int, restart: bool) -> None:
+        names = sorted(self.core.book.groups)
+        if not names:
+            return
+        name, operations = names[which % len(names)], Operations(self.core)
+        try:
+            if restart:
+                operations.restart(name, self.now, force=True)
+            elif self.core.book.groups[name].drain is None:
+                operations.drain(name, self.now)
+            else:
+                operations.undrain(name, self.now)
+        except OperationRefused:
+            pass
+
     @rule(seconds=st.sampled_from([0.5, 2.0, 11.0, 45.0]))
     def time_passes(self, seconds: float) -> None:
         ends = self.now + seconds
@@ -109,7 +127,7 @@ class Fleet(RuleBasedStateMachine):
         for node in self.nodes:
             if node.leaving or node.ended:
                 node.begin()
-        for _ in range(400):
+        for round_number in range(300):
             self.now += 1.0
             for node in self.nodes:
                 for to, reply in self.deliver(node.report()):
@@ -117,6 +135,8 @@ class Fleet(RuleBasedStateMachine):
                 node.work()
             self.step()
             self.nothing_is_there_twice()
+            if round_number == 150:
+                self.nobody_drains_any_more()
         groups = self.core.book.groups.values()
         states = {group.name: (group.state, group.fault, group.seats) for group in groups}
         assert all(group.state is InstanceState.ACTIVE for group in groups), states
@@ -124,6 +144,11 @@ class Fleet(RuleBasedStateMachine):
         assert self.core.book.snapshot().complete
         for instance in self.core.book.snapshot().instances:
             assert len(instance.endpoints) == (2 if instance.role is Role.PREFILL else 1)
+
+    def nobody_drains_any_more(self) -> None:
+        for name, group in self.core.book.groups.items():
+            if group.drain is not None and group.drain.purpose is Purpose.STAY:
+                Operations(self.core).undrain(name, self.now)
 
     def deliver(self, message: NodeReport) -> list[tuple[str, ReportReply]]:
         try:
@@ -162,4 +187,4 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestFleet.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

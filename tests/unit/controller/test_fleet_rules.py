@@ -7,8 +7,8 @@ import json
 import msgspec
 import pytest
 from fleet_in_memory import FleetInMemory, active
-from model_node import ModelNode
 
+from model_node import ModelNode
 from pymotor.controller.fleet_state import Changes, SupersededError
 from pymotor.controller.nodes import ReportRefused
 from pymotor.fleet import EndpointState, FleetWatch, Role

@@ -71,7 +71,7 @@ class LeaseAPI:
                 name = body["metadata"]["name"]
                 former = api.objects.get(name)
                 asked = body["metadata"].get("resourceVersion")
-                if create and former or not create and asked != former["metadata"]["resourceVersion"]:  # type: ignore[index]
+                if (create and former) or (not create and asked != former["metadata"]["resourceVersion"]):  # type: ignore[index]
                     self._answer(409, {"message": "the object has been modified"})
                     return
                 api.version += 1
@@ -205,7 +205,9 @@ async def test_a_holder_that_died_on_this_machine_is_followed_at_once(tmp_path: 
         "lease = Leadership(FileLease(Path(sys.argv[1])), 'dead', 'http://dead', 1000.0)\n"
         "print(asyncio.run(lease.try_to_lead()))"
     )
-    died = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    died = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
+    )
     assert died.stdout == "True\n", died.stderr
     heir = leader(FileLease(tmp_path), "heir", Clock())
     assert await heir.try_to_lead()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from fleet_in_memory import FleetInMemory, active
-from model_node import ModelNode
 
+from model_node import ModelNode
 from pymotor.controller.drains import Drain, Purpose, drain_from
 from pymotor.controller.operations import OperationRefused, UnknownInstance
 from pymotor.controller.views import instance_views, node_views, scale_views

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from model_node import ModelNode
 
+from model_node import ModelNode
 from pymotor.controller.file_lease import FileLease
 from pymotor.controller.leadership import Leadership, NotLeadingError
 from pymotor.controller.service import ControllerService, SteadyClock
