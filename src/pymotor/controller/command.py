@@ -28,6 +28,9 @@ _WILDCARDS = ("0.0.0.0", "::", "")
 _RETRY_ALONE = 0.2
 """Seconds between tries to lead where there is no standby: the last holder is ending."""
 
+_RETRY_STANDBY = 5.0
+"""And where there is one, and no configuration that says it."""
+
 _EPILOG = """\
 It prints one line to standard output, `pymotor controller ready on http://HOST:PORT`, when it answers, and its
 log to standard error. SIGTERM or Ctrl-C ends it at once, handing the lease back; engines go on. Exit status:
@@ -84,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         for problem in loaded.problems:
             print(problem, file=sys.stderr)
         user = loaded.user
-        if user is None:
+        if user is None or any(problem.severity == "error" for problem in loaded.problems):
             return _failed("the configuration has errors; mend what is listed above")
     if arguments.lease == "file" and arguments.state_dir is None:
         return _failed("--lease file needs --state-dir", 2)
@@ -110,16 +113,17 @@ def _options(arguments: argparse.Namespace, user: UserConfig | None) -> Controll
     host = arguments.host or (config.api_config.controller_api_host if config is not None else None) or _LOOPBACK
     port = config.api_config.controller_api_port if config is not None else DEFAULT_PORT
     standby = config.standby_config if config is not None else None
-    stands_by = standby is not None and standby.enable_master_standby
+    stands_by = arguments.lease == "kubernetes" or (standby is not None and standby.enable_master_standby)
+    retry = float(standby.master_lock_retry_interval) if standby is not None else _RETRY_STANDBY
     return ControllerOptions(
         settings=settings_from(user) if user is not None else ControllerSettings(),
         host=host,
         port=port if arguments.port is None else arguments.port,
         advertised_host=(os.environ.get("POD_IP") or socket.gethostname()) if host in _WILDCARDS else "",
         name=f"{arguments.name or socket.gethostname()} {uuid.uuid4().hex[:12]}",
-        standby=stands_by or arguments.lease == "kubernetes",
+        standby=stands_by,
         lease_seconds=float(standby.master_lock_ttl) if standby is not None else 10.0,
-        retry_seconds=float(standby.master_lock_retry_interval) if standby and stands_by else _RETRY_ALONE,
+        retry_seconds=retry if stands_by else _RETRY_ALONE,
         parent_pipe=arguments.parent_pipe,
     )
 

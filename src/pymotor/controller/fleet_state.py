@@ -11,13 +11,16 @@ from pymotor.controller.drains import Drain, KnownCoordinator, Purpose
 from pymotor.controller.events import History
 from pymotor.controller.fleet_book import Changes, FleetBook
 from pymotor.controller.groups import Group
-from pymotor.controller.nodes import KnownNode
+from pymotor.controller.nodes import KnownNode, ReportRefused
 from pymotor.controller.scaling import keep_targets, learn_targets
 from pymotor.controller.settings import ControllerSettings
 from pymotor.controller.silence import note_heard, note_silence
 from pymotor.fleet import FleetWatch, NodeReport, ReportReply
 
 __all__ = ["Changes", "FleetState", "SupersededError"]
+
+MOST_NODES = 4096
+"""Of one instance; a mistaken report must not take the memory."""
 
 
 class SupersededError(Exception):
@@ -79,11 +82,14 @@ class FleetState:
         """
         book = self.book
         held = report.held
+        if max(report.nodes_per_instance, held.nodes if held is not None else 1) > MOST_NODES:
+            raise ReportRefused(f"node {report.node}: an instance has at most {MOST_NODES} nodes")
         if held is not None and held.epoch > book.epoch:
             raise SupersededError(f"node {report.node}", held.epoch)
         node = book.nodes.get(report.node)
         if node is None:
             node = book.nodes[report.node] = KnownNode(report, now)
+            node.released = held is not None and held.released
             book.say(now, "node_joined", f"{report.node} reports for job {report.job}", node=report.node)
         else:
             leaving = node.report.leaving

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from pymotor.controller.events import KEPT
 from pymotor.controller.operations import Operations, UnknownInstance
 from pymotor.controller.service import ControllerService
 from pymotor.controller.views import (
@@ -121,7 +123,7 @@ def _add_reading(router: APIRouter, service: ControllerService) -> None:
         return ScaleView(roles=scale_views(service.term().state.book))
 
     @router.get("/events")
-    async def events(after: int = 0, limit: int = 1000) -> Response:
+    async def events(after: int = 0, limit: Annotated[int, Query(ge=1, le=KEPT)] = 1000) -> Response:
         # A standby has a history as well; that of the leader is the one that counts.
         service.term()
         body = {"newest": service.history.newest, "events": service.history.after(after, limit)}
