@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from pymotor.controller.faults.decisions import ChangeRoles, Decision, Recover, Separate, Tell
 from pymotor.controller.faults.levels import GREATEST_ENDURED, NETWORK_CODES, NODE_NOT_READY, FaultLevel, HardwareFault
 from pymotor.controller.faults.scale_p2d import change_under_way, lost_decodes, overdue, scale_p2d
-from pymotor.controller.faults.view import Change, FleetView, History, InstanceView
+from pymotor.controller.faults.view import Change, FleetView, InstanceView, Memory
 from pymotor.fleet import InstanceState, Role
 
 _NOT_ENDING = (InstanceState.INITIAL, InstanceState.ACTIVE, InstanceState.INACTIVE)
 
 
-def decide(view: FleetView, history: History) -> tuple[Decision, ...]:
+def decide(view: FleetView, memory: Memory) -> tuple[Decision, ...]:
     """Everything that should be done now; nothing while the view is not complete or fault tolerance is off."""
     if not view.complete or not view.switches.fault_tolerance:
         return ()
-    return (*separate_and_recover(view), *scale_p2d(view, history), *tell(view, history))
+    return (*separate_and_recover(view), *scale_p2d(view, memory), *tell(view, memory))
 
 
 def separate_and_recover(view: FleetView) -> tuple[Decision, ...]:
@@ -45,9 +45,10 @@ def separate_and_recover(view: FleetView) -> tuple[Decision, ...]:
 def doubted_instances(view: FleetView) -> frozenset[str]:
     """Instances against which nothing speaks but that Kubernetes calls a machine not ready, while their nodes report,
     where those are more than half of all and at least two: then rather Kubernetes is cut off than they."""
-    serving = [one for one in view.instances if one.active or one.separated]
-    doubted = frozenset(one.name for one in serving if _only_said(view, one))
-    return doubted if len(doubted) >= 2 and 2 * len(doubted) > len(serving) else frozenset()
+    # Counted without a look at what was decided about them, which would change with each decision.
+    staying = [one for one in view.instances if one.state in _NOT_ENDING]
+    doubted = frozenset(one.name for one in staying if _only_said(view, one))
+    return doubted if len(doubted) >= 2 and 2 * len(doubted) > len(staying) else frozenset()
 
 
 def _only_said(view: FleetView, instance: InstanceView) -> bool:
@@ -60,12 +61,12 @@ def _only_said(view: FleetView, instance: InstanceView) -> bool:
     return bool(against) and said and not any(node.silent for node in instance.nodes)
 
 
-def tell(view: FleetView, history: History) -> tuple[Tell, ...]:
+def tell(view: FleetView, memory: Memory) -> tuple[Tell, ...]:
     """What people should know and was not told yet."""
-    return tuple(Tell(key=key, why=why) for key, why in _news(view, history).items() if key not in history.told)
+    return tuple(Tell(key=key, why=why) for key, why in _news(view, memory).items() if key not in memory.told)
 
 
-def _news(view: FleetView, history: History) -> dict[str, str]:
+def _news(view: FleetView, memory: Memory) -> dict[str, str]:
     """What there is to tell for as long as it lasts, by what tells one cause from another."""
     news: dict[str, str] = {}
     if view.switches.token_reinference:
@@ -80,7 +81,7 @@ def _news(view: FleetView, history: History) -> dict[str, str]:
             f"Kubernetes calls the machines of {', '.join(sorted(doubted))} not ready, more than half of all "
             "instances, but their nodes report: they stay in service"
         )
-    change = history.change
+    change = memory.change
     if change is not None and view.active(change.role) < change.goal and overdue(view, change):
         news[f"overdue {change.decided}"] = (
             f"{', '.join(change.leaving)} were given up {view.now - change.decided:.0f} s ago, but there are not "
@@ -101,13 +102,13 @@ def _network_faults(view: FleetView) -> list[HardwareFault]:
     ]
 
 
-def remember(view: FleetView, history: History, decisions: Sequence[Decision]) -> History:
+def remember(view: FleetView, memory: Memory, decisions: Sequence[Decision]) -> Memory:
     """What the next look has to know after these decisions were made in this view and carried out."""
     if not view.complete:
-        return history
-    changed = dict(history.changed)
-    change = change_under_way(view, history)
-    if change is None and history.change is not None:
+        return memory
+    changed = dict(memory.changed)
+    change = change_under_way(view, memory)
+    if change is None and memory.change is not None:
         # The pause begins when a change has come about, so that its effect is seen before the next.
         changed[Role.PREFILL] = changed[Role.DECODE] = view.now
     for decision in decisions:
@@ -115,11 +116,11 @@ def remember(view: FleetView, history: History, decisions: Sequence[Decision]) -
             change = Change(leaving=decision.instances, role=decision.gained, goal=decision.goal, decided=view.now)
             changed[Role.PREFILL] = changed[Role.DECODE] = view.now
     decodes = view.of_role(Role.DECODE)
-    lost = lost_decodes(view, history)
+    lost = lost_decodes(view, memory)
     present = {one.name for one in decodes} | {one.name for one in lost}
-    served = {**history.served, **{one.name: len(one.nodes) for one in decodes if one.active}}
-    told = (history.told & _news(view, history).keys()) | {one.key for one in decisions if isinstance(one, Tell)}
-    return History(
+    served = {**memory.served, **{one.name: len(one.nodes) for one in decodes if one.active}}
+    told = (memory.told & _news(view, memory).keys()) | {one.key for one in decisions if isinstance(one, Tell)}
+    return Memory(
         served={name: nodes for name, nodes in served.items() if name in present},
         lost=lost,
         change=change,

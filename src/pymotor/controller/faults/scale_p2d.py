@@ -16,24 +16,22 @@ from collections.abc import Iterable
 
 from pymotor.controller.faults.decisions import ChangeRoles
 from pymotor.controller.faults.levels import GREATEST_ENDURED, LEAST_LOST
-from pymotor.controller.faults.view import Change, FleetView, History, InstanceView, Lost
+from pymotor.controller.faults.view import Change, FleetView, InstanceView, Lost, Memory
 from pymotor.fleet import InstanceState, Role
 
-_OUT = (InstanceState.INACTIVE, InstanceState.GONE)
 
-
-def scale_p2d(view: FleetView, history: History) -> tuple[ChangeRoles, ...]:
+def scale_p2d(view: FleetView, memory: Memory) -> tuple[ChangeRoles, ...]:
     """One change, or none."""
-    if not view.switches.scale_p2d or change_under_way(view, history) is not None:
+    if not view.switches.scale_p2d or change_under_way(view, memory) is not None:
         return ()
-    if history.change is not None or _pausing(view, history):
+    if memory.change is not None or _pausing(view, memory):
         return ()
-    return _give_up(view, history) or _give_back(view)
+    return _give_up(view, memory) or _give_back(view, memory)
 
 
-def change_under_way(view: FleetView, history: History) -> Change | None:
+def change_under_way(view: FleetView, memory: Memory) -> Change | None:
     """The change that was decided and has neither come about nor been given up."""
-    change = history.change
+    change = memory.change
     if change is None or view.active(change.role) >= change.goal or overdue(view, change):
         return None
     return change
@@ -44,46 +42,51 @@ def overdue(view: FleetView, change: Change) -> bool:
     return view.now - change.decided >= view.switches.scale_p2d_limit
 
 
-def lost_decodes(view: FleetView, history: History) -> tuple[Lost, ...]:
+def lost_decodes(view: FleetView, memory: Memory) -> tuple[Lost, ...]:
     """The decode instances that served and are out, those included that have left the fleet since; all of them are
     forgotten once as many as wanted are active."""
     if view.active(Role.DECODE) >= view.targets.get(Role.DECODE, 0):
         return ()
     present = {one.name: one for one in view.of_role(Role.DECODE)}
-    known = {lost.name: lost for lost in history.lost if lost.name not in present}
+    known = {lost.name: lost for lost in memory.lost if lost.name not in present}
     for one in present.values():
-        if one.name in history.served and _is_lost(view, one):
-            known[one.name] = Lost(name=one.name, nodes=history.served[one.name], since=one.since)
+        if one.name in memory.served and _is_lost(view, one, memory):
+            known[one.name] = Lost(name=one.name, nodes=memory.served[one.name], since=one.since)
     return tuple(sorted(known.values(), key=lambda lost: lost.since))
 
 
-def _is_lost(view: FleetView, one: InstanceView) -> bool:
-    if one.state not in _OUT or one.cordoned:
+def _is_lost(view: FleetView, one: InstanceView, memory: Memory) -> bool:
+    if one.cordoned:
         return False
-    return not one.nodes or any(node.silent for node in one.nodes) or view.level(one.nodes) >= LEAST_LOST
+    if one.state is InstanceState.INITIAL:
+        # It waits for nodes that it had.
+        return len(one.nodes) < memory.served.get(one.name, 0)
+    if one.state not in (InstanceState.INACTIVE, InstanceState.GONE):
+        return False
+    return not one.nodes or _any_silent(one) or view.level(one.nodes) >= LEAST_LOST
 
 
-def _pausing(view: FleetView, history: History) -> bool:
+def _pausing(view: FleetView, memory: Memory) -> bool:
     return any(
-        view.now - history.changed[role] < view.switches.scale_p2d_pause
+        view.now - memory.changed[role] < view.switches.scale_p2d_pause
         for role in (Role.PREFILL, Role.DECODE)
-        if role in history.changed
+        if role in memory.changed
     )
 
 
-def _coming(view: FleetView, role: Role) -> int:
+def _coming(view: FleetView, role: Role, memory: Memory) -> int:
     """How many will be active without anything being decided: they start, or are out for a passing reason."""
     return sum(
-        one.state is InstanceState.INITIAL or (one.state is InstanceState.INACTIVE and not _is_lost(view, one))
+        one.state in (InstanceState.INITIAL, InstanceState.INACTIVE) and not _is_lost(view, one, memory)
         for one in view.of_role(role)
     )
 
 
-def _give_up(view: FleetView, history: History) -> tuple[ChangeRoles, ...]:
+def _give_up(view: FleetView, memory: Memory) -> tuple[ChangeRoles, ...]:
     decodes = view.active(Role.DECODE)
     wanted = view.targets.get(Role.DECODE, 0)
-    waited = [one for one in lost_decodes(view, history) if view.now - one.since >= view.switches.scale_p2d_wait]
-    if not waited or decodes + _coming(view, Role.DECODE) >= wanted:
+    waited = [one for one in lost_decodes(view, memory) if view.now - one.since >= view.switches.scale_p2d_wait]
+    if not waited or decodes + _coming(view, Role.DECODE, memory) >= wanted:
         return ()
     lost = waited[0]
     if _spare_can_replace(view, lost.nodes):
@@ -101,10 +104,10 @@ def _give_up(view: FleetView, history: History) -> tuple[ChangeRoles, ...]:
     return (ChangeRoles(instances=_names(given), gained=Role.DECODE, by_switch=by_switch, goal=decodes + 1, why=why),)
 
 
-def _give_back(view: FleetView) -> tuple[ChangeRoles, ...]:
+def _give_back(view: FleetView, memory: Memory) -> tuple[ChangeRoles, ...]:
     decodes, prefills = view.active(Role.DECODE), view.active(Role.PREFILL)
     wanted_decodes, wanted_prefills = view.targets.get(Role.DECODE, 0), view.targets.get(Role.PREFILL, 0)
-    if decodes <= wanted_decodes or prefills + _coming(view, Role.PREFILL) >= wanted_prefills:
+    if decodes <= wanted_decodes or prefills + _coming(view, Role.PREFILL, memory) >= wanted_prefills:
         return ()
     ready = _healthy(view, Role.DECODE)
     sizes = {len(one.nodes) for one in view.of_role(Role.PREFILL)}

@@ -120,7 +120,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     decided: float
 
 
-class History(msgspec.Struct, frozen=True, kw_only=True):
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """What the policies have to remember from one look to the next; it may be lost (a new leader has none)."""
 
     served: Mapping[str, int] = {}
