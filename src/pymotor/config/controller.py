@@ -52,6 +52,10 @@ class ControllerFaultToleranceConfig(Section):
     enable_scale_p2d: bool = Field(True, description="Whether a prefill instance may become the lost decode.")
     scale_p2d_wait: Seconds = Field(30, description="Seconds for which a decode instance is lost before that.")
     scale_p2d_pause: Seconds = Field(60, description="Seconds between two such changes.")
+    scale_p2d_release: bool = Field(
+        False,
+        description="Whether prefill pods that cannot switch end for decode pods; something has to delete them then.",
+    )
     enable_token_reinference: bool = Field(True, description="Whether network faults replay tokens.")
     strategy_center_check_internal: Any = no_effect("it is misspelt", instead="strategy_center_check_interval")
     enable_lingqu_network_recover: Any = no_effect("it was renamed", instead="enable_token_reinference")

@@ -102,7 +102,7 @@ class FleetAlarms:
         self._draining: frozenset[str] = frozenset()
         self._missed: dict[str, int] = {}
         """Coordinators that are not heard of, and how many were before."""
-        self._heard = 0
+        self._heard: frozenset[str] = frozenset()
         self._served = False
 
     def look(self, view: FleetView) -> None:
@@ -157,21 +157,16 @@ class FleetAlarms:
                 self._raise(key, SERVICE_LEVEL_DEGRADATION, 1, where, f"{active} of {wanted} instances are active")
 
     def _coordinators(self, view: FleetView) -> None:
-        heard = sum(one.heard for one in view.coordinators)
-        known = {one.name for one in view.coordinators}
-        for one in view.coordinators:
-            if one.heard:
-                self._missed.pop(one.name, None)
-                self._clear(f"coordinator {one.name}")
-            elif one.name not in self._missed:
-                self._missed[one.name] = max(self._heard, heard + 1)
-                where = f"service name=Coordinator, name={one.name}"
-                self._raise(f"coordinator {one.name}", COORDINATOR_EXCEPTION, _NOT_HEARD, where, "")
-        for name, before in self._missed.items():
-            # A Coordinator that starts anew has another name: what counts is that there are as many again.
-            if name not in known or heard >= before:
-                self._clear(f"coordinator {name}")
-        self._missed = {name: before for name, before in self._missed.items() if name in known}
+        heard = frozenset(one.name for one in view.coordinators if one.heard)
+        for name in sorted(self._heard - heard):
+            self._missed[name] = len(self._heard)
+            where = f"service name=Coordinator, name={name}"
+            self._raise(f"coordinator {name}", COORDINATOR_EXCEPTION, _NOT_HEARD, where, "")
+        # A Coordinator that starts anew has another name: what counts is that there are as many again.
+        back = [name for name, before in self._missed.items() if name in heard or len(heard) >= before]
+        for name in back:
+            del self._missed[name]
+            self._clear(f"coordinator {name}")
         self._heard = heard
         if can_serve(view):
             self._served = True

@@ -77,7 +77,7 @@ def alarm_intake(log: AlarmLog, *, leads: Callable[[], bool], token: ClusterToke
                 return _refusal(413, f"an alarm has at most {_LONGEST_RECORD} bytes")
         try:
             record = record_from(bytes(body), log.now)
-        except ValueError as error:  # msgspec's errors are such
+        except (ValueError, RecursionError) as error:  # msgspec's errors are of the first kind
             return _refusal(400, str(error))
         log.add(record)
         return _answer({})

@@ -160,35 +160,26 @@ def test_an_unknown_level_keeps_that_device_and_no_other():
     assert "Shrug" in report.problems[0]
 
 
+KEYS = [
+    "DeviceInfo",
+    "DeviceList",
+    "huawei.com/Ascend910-Fault",
+    "npu_name",
+    "fault_level",
+    "fault_code",
+    "fault_handling",
+    "fault_time_and_level_map",
+    "FaultTimeAndLevelMap",
+    "FaultLevel",
+    "fault_type",
+    "status",
+    "conditions",
+    "type",
+]
+texts = st.text() | st.sampled_from(KEYS)
+plain = st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from(["SeparateNPU", "Ascend910-1", "0x1"])
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from(["SeparateNPU", "Ascend910-1", "0x1"]),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.text()
-            | st.sampled_from(
-                [
-                    "DeviceInfo",
-                    "DeviceList",
-                    "huawei.com/Ascend910-Fault",
-                    "npu_name",
-                    "fault_level",
-                    "fault_code",
-                    "fault_handling",
-                    "fault_time_and_level_map",
-                    "FaultTimeAndLevelMap",
-                    "FaultLevel",
-                    "fault_type",
-                    "status",
-                    "conditions",
-                    "type",
-                ]
-            ),
-            inner,
-            max_size=5,
-        )
-    ),
-    max_leaves=20,
+    plain, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=5), max_leaves=20
 )
 documents = values | values.map(json.dumps)
 

@@ -2,9 +2,9 @@
 
 A decode instance that served and has been out for `scale_p2d_wait` seconds, by hardware of level L4 to L6 or because
 its nodes are gone, is replaced where no spare nodes can do it: by a prefill instance whose nodes can play decode and
-are as many, else by as many prefill instances as have its nodes, which are released so that Kubernetes starts decode
-in their place. One instance is replaced at a time, and the next only when it serves and a pause has passed. The last
-active prefill instance always stays.
+are as many; else, with `scale_p2d_release`, by as many prefill instances as have its nodes, which are released so that
+Kubernetes starts decode in their place. One instance is replaced at a time, and the next only when it serves and a
+pause has passed. The last active prefill instance always stays.
 
 What is given back follows from the fleet alone, so that a new leader does it too: more active decode than is wanted
 and less prefill.
@@ -48,10 +48,13 @@ def lost_decodes(view: FleetView, memory: Memory) -> tuple[Lost, ...]:
     if view.active(Role.DECODE) >= view.targets.get(Role.DECODE, 0):
         return ()
     present = {one.name: one for one in view.of_role(Role.DECODE)}
-    known = {lost.name: lost for lost in memory.lost if lost.name not in present}
+    before = {lost.name: lost for lost in memory.lost}
+    known = {name: lost for name, lost in before.items() if name not in present}
     for one in present.values():
         if one.name in memory.served and _is_lost(view, one, memory):
-            known[one.name] = Lost(name=one.name, nodes=memory.served[one.name], since=one.since)
+            # Since it was seen so, not since its state: it may have been out for a passing reason before.
+            new = Lost(name=one.name, nodes=memory.served[one.name], since=view.now)
+            known[one.name] = before.get(one.name, new)
     return tuple(sorted(known.values(), key=lambda lost: lost.since))
 
 
@@ -113,7 +116,7 @@ def _give_back(view: FleetView, memory: Memory) -> tuple[ChangeRoles, ...]:
     sizes = {len(one.nodes) for one in view.of_role(Role.PREFILL)}
     borrowed = [one for one in ready if all(node.role is Role.PREFILL for node in one.nodes)]
     able = [one for one in ready if len(one.nodes) in sizes and _takes_over([one], Role.PREFILL, len(one.nodes))]
-    given = borrowed[:1] or able[:1] or (ready[:1] if view.switches.pods_follow else [])
+    given = borrowed[:1] or able[:1] or (ready[:1] if view.switches.scale_p2d_release else [])
     if not given:
         return ()
     by_switch = bool(borrowed or able)
@@ -140,7 +143,7 @@ def _chosen_prefills(view: FleetView, nodes: int) -> list[InstanceView]:
     for one in ready:
         if _takes_over([one], Role.DECODE, nodes):
             return [one]
-    if not view.switches.pods_follow:
+    if not view.switches.scale_p2d_release:
         return []
     chosen: list[InstanceView] = []
     for one in ready:

@@ -96,8 +96,11 @@ class Switches(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds between two changes of one role."""
     scale_p2d_limit: float = 1800.0
     """Seconds after which a change that did not come about is no longer waited for."""
-    pods_follow: bool = False
-    """Whether something (Kubernetes) starts another role's nodes on devices that a released instance leaves."""
+    scale_p2d_release: bool = False
+    """Whether instances whose nodes cannot switch are released, because pods of another role follow on their devices.
+
+    Off by default: a container that ends is started again in its pod, which keeps its devices, unless something
+    deletes the pod."""
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +109,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     nodes: int
     since: float
+    """When it was first seen so."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
