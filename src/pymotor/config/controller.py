@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from pymotor.config.common import EtcdConfig, LoggingConfig, StandbyConfig
-from pymotor.config.section import Count, Host, Port, Seconds, Section, no_effect
+from pymotor.config.section import Count, Host, NotNegative, Port, Seconds, Section, no_effect
 
 
 class ControllerAPIConfig(Section):
@@ -29,8 +29,20 @@ class InstanceConfig(Section):
     instance_assembler_cmd_send_interval: Seconds = Field(30, description="Seconds between start commands.")
     instance_manager_check_interval: Seconds = Field(1, description="Seconds between looks at running ones.")
     send_cmd_retry_times: Count = Field(3, description="Further tries of a start command.")
-    instance_heartbeat_timeout: Any = no_effect("older versions checked it and used a constant")
-    instance_expired_timeout: Any = no_effect("older versions checked it and used a constant")
+    node_timeout: Seconds = Field(10, description="Seconds after which a node that does not report is silent.")
+    silent_grace: Seconds = Field(
+        1, description="Seconds after which a node is silent whose connection broke and that does not report again."
+    )
+    gone_timeout: Seconds = Field(300, description="Seconds after which a silent node's instance is given up.")
+    listen_seconds: NotNegative = Field(9, description="Seconds that a new leader listens before it gives orders.")
+    drain_limit: NotNegative = Field(300, description="Seconds that running requests have when an instance drains.")
+    coordinator_timeout: Seconds = Field(
+        10, description="Seconds after which a Coordinator that is not heard of is not waited for."
+    )
+    instance_heartbeat_timeout: Any = no_effect(
+        "older versions checked it and used a constant", instead="node_timeout"
+    )
+    instance_expired_timeout: Any = no_effect("older versions checked it and used a constant", instead="gone_timeout")
     instance_assembler_check_internal: Any = no_effect("it is misspelt", instead="instance_assembler_check_interval")
 
 
