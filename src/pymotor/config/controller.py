@@ -39,9 +39,7 @@ class InstanceConfig(Section):
     coordinator_timeout: Seconds = Field(
         10, description="Seconds after which a Coordinator that is not heard of is not waited for."
     )
-    instance_heartbeat_timeout: Any = no_effect(
-        "older versions checked it and used a constant", instead="node_timeout"
-    )
+    instance_heartbeat_timeout: Any = no_effect("older versions checked it and used a constant", instead="node_timeout")
     instance_expired_timeout: Any = no_effect("older versions checked it and used a constant", instead="gone_timeout")
     instance_assembler_check_internal: Any = no_effect("it is misspelt", instead="instance_assembler_check_interval")
 

@@ -74,10 +74,6 @@ class AlarmLog:
             )
         )
 
-    def gave_leadership_up(self) -> None:
-        """This Controller led and does no longer."""
-        self.write(CONTROLLER_TO_SLAVE, reason=1, where=f"service name=Controller, service ip={self.origin.address}")
-
 
 class _Open(msgspec.Struct, frozen=True):
     """An alarm that is raised and not cleared."""
@@ -113,6 +109,11 @@ class FleetAlarms:
         self._servers(view)
         self._roles(view)
         self._coordinators(view)
+
+    def took_over(self) -> None:
+        """This Controller leads in the place of another, which therefore became the slave and cannot be asked."""
+        where = f"service name=Controller, service ip={self._log.origin.address}"
+        self._log.write(CONTROLLER_TO_SLAVE, reason=1, where=where)
 
     def _instances(self, view: FleetView) -> None:
         present = {one.name: one for one in view.instances}

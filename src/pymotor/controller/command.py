@@ -17,6 +17,7 @@ from pymotor.controller.client import DEFAULT_PORT
 from pymotor.controller.file_lease import FileLease
 from pymotor.controller.kubernetes_lease import KubernetesLease
 from pymotor.controller.lease import Lease, LeaseError
+from pymotor.controller.oversight import OversightSettings, oversight_from
 from pymotor.controller.running import ControllerError, ControllerOptions, run_controller
 from pymotor.controller.settings import ControllerSettings, settings_from
 from pymotor.telemetry.logs import LEVELS, configure_logging
@@ -111,16 +112,18 @@ def _options(arguments: argparse.Namespace, user: UserConfig | None) -> Controll
     port = config.api_config.controller_api_port if config is not None else DEFAULT_PORT
     standby = config.standby_config if config is not None else None
     stands_by = standby is not None and standby.enable_master_standby
+    others = stands_by or arguments.lease == "kubernetes"
     return ControllerOptions(
         settings=settings_from(user) if user is not None else ControllerSettings(),
         host=host,
         port=port if arguments.port is None else arguments.port,
         advertised_host=(os.environ.get("POD_IP") or socket.gethostname()) if host in _WILDCARDS else "",
         name=f"{arguments.name or socket.gethostname()} {uuid.uuid4().hex[:12]}",
-        standby=stands_by or arguments.lease == "kubernetes",
+        standby=others,
         lease_seconds=float(standby.master_lock_ttl) if standby is not None else 10.0,
         retry_seconds=float(standby.master_lock_retry_interval) if standby and stands_by else _RETRY_ALONE,
         parent_pipe=arguments.parent_pipe,
+        oversight=oversight_from(user, stands_by=others) if user is not None else OversightSettings(),
     )
 
 

@@ -121,9 +121,9 @@ def test_a_service_that_never_served_is_not_missing():
     assert told(a_fleet(targets={})) == []
 
 
-def test_a_former_leader_says_so():
+def test_a_new_leader_says_that_the_former_one_is_none():
     log = a_log()
-    log.gave_leadership_up()
+    FleetAlarms(log).took_over()
     (record,) = log.read().records
     assert (record.alarm_id, record.category, record.cleared, record.severity) == ("0xFC001000", 3, 1, 4)
 

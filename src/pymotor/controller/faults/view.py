@@ -20,9 +20,9 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     device_ids: tuple[str, ...] = ()
     """Empty: not known."""
     role: Role
-    """What it was set up for."""
+    """What it was set up for; of a spare node, what it is to be."""
     roles: tuple[Role, ...] = ()
-    """What it could be; empty: `role` alone."""
+    """What it could be beside that."""
     nodes_per_instance: int = 1
     silent: bool = False
     """Nothing was heard of it for the node timeout."""
@@ -33,7 +33,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
     def can_be(self, role: Role) -> bool:
         """Whether it may play that role."""
-        return role in (self.roles or (self.role,))
+        return role is self.role or role in self.roles
 
     def touched_by(self, fault: HardwareFault) -> bool:
         """Whether a fault is one of its machine and devices."""
