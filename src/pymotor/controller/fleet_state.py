@@ -84,6 +84,7 @@ class FleetState:
         node = book.nodes.get(report.node)
         if node is None:
             node = book.nodes[report.node] = KnownNode(report, now)
+            node.released = held is not None and held.released
             book.say(now, "node_joined", f"{report.node} reports for job {report.job}", node=report.node)
         else:
             leaving = node.report.leaving
