@@ -65,6 +65,9 @@ def test_the_newest_of_the_least_loaded_takes_decode_over():
         ),
         pytest.param(one_lost(*prefills(3), complete=False), known("decode-1"), id="a new leader listens"),
         pytest.param(
+            one_lost(*prefills(3), capped=frozenset({Role.DECODE})), known("decode-1"), id="the core would form none"
+        ),
+        pytest.param(
             one_lost(*prefills(3), an_instance("decode-2", InstanceState.INITIAL)), known("decode-1"), id="one starts"
         ),
         pytest.param(
@@ -157,6 +160,17 @@ def test_what_was_borrowed_goes_back_also_under_a_new_leader():
         view, instances=(*view.instances, an_instance("prefill-5", InstanceState.INITIAL))
     )
     assert scale_p2d(starting, Memory()) == ()
+
+
+def test_what_was_borrowed_goes_back_when_the_lost_nodes_are_spare():
+    borrowed = an_instance("decode-2", node={**EITHER, "role": Role.PREFILL})
+    view = a_fleet(*prefills(2), an_instance("decode-0"), borrowed, targets=WANTED)
+    assert scale_p2d(view, Memory()) == ()
+    back = msgspec.structs.replace(view, spare_nodes=(a_node("decode-1.0", Role.DECODE),))
+    (change,) = scale_p2d(back, Memory())
+    assert (change.instances, change.gained, change.by_switch) == (("decode-2",), Role.PREFILL, True)
+    only = a_fleet(*prefills(2), borrowed, targets={**WANTED, Role.DECODE: 1}, spare_nodes=back.spare_nodes)
+    assert scale_p2d(only, Memory()) == (), "nobody would decode meanwhile"
 
 
 def test_without_nodes_for_both_a_decode_instance_too_many_is_released_in_a_cluster():

@@ -25,6 +25,7 @@ def look_at(
         instances=tuple(_instance(book, group) for group in groups),
         spare_nodes=tuple(_node(node, node.role, "") for node in book.unseated()),
         targets={**wanted, **{Role(role): number for role, number in book.targets.items()}},
+        capped=frozenset(map(Role, book.targets)),
         faults=faults.faults,
         faults_known=faults.complete,
         coordinators=tuple(

@@ -6,8 +6,8 @@ are as many; else, with `scale_p2d_release`, by as many prefill instances as hav
 Kubernetes starts decode in their place. One instance is replaced at a time, and the next only when it serves and a
 pause has passed. The last active prefill instance always stays.
 
-What is given back follows from the fleet alone, so that a new leader does it too: more active decode than is wanted
-and less prefill.
+What is given back follows from the fleet alone, so that a new leader does it too: more decode than is wanted, active or
+possible with spare nodes, and less prefill.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _give_up(view: FleetView, memory: Memory) -> tuple[ChangeRoles, ...]:
     decodes = view.active(Role.DECODE)
     wanted = view.targets.get(Role.DECODE, 0)
     waited = [one for one in lost_decodes(view, memory) if view.now - one.since >= view.switches.scale_p2d_wait]
-    if not waited or decodes + _coming(view, Role.DECODE, memory) >= wanted:
+    if not waited or decodes + _coming(view, Role.DECODE, memory) >= wanted or not _may_grow(view, Role.DECODE):
         return ()
     lost = waited[0]
     if _spare_can_replace(view, lost.nodes):
@@ -110,22 +110,35 @@ def _give_up(view: FleetView, memory: Memory) -> tuple[ChangeRoles, ...]:
 def _give_back(view: FleetView, memory: Memory) -> tuple[ChangeRoles, ...]:
     decodes, prefills = view.active(Role.DECODE), view.active(Role.PREFILL)
     wanted_decodes, wanted_prefills = view.targets.get(Role.DECODE, 0), view.targets.get(Role.PREFILL, 0)
-    if decodes <= wanted_decodes or prefills + _coming(view, Role.PREFILL, memory) >= wanted_prefills:
+    if prefills + _coming(view, Role.PREFILL, memory) >= wanted_prefills or not _may_grow(view, Role.PREFILL):
         return ()
     ready = _healthy(view, Role.DECODE)
     sizes = {len(one.nodes) for one in view.of_role(Role.PREFILL)}
     borrowed = [one for one in ready if all(node.role is Role.PREFILL for node in one.nodes)]
     able = [one for one in ready if len(one.nodes) in sizes and _takes_over([one], Role.PREFILL, len(one.nodes))]
-    given = borrowed[:1] or able[:1] or (ready[:1] if view.switches.scale_p2d_release else [])
+    if decodes > wanted_decodes:
+        given = borrowed[:1] or able[:1] or (ready[:1] if view.switches.scale_p2d_release else [])
+    elif decodes == wanted_decodes > 1 and any(_spare_can_replace(view, len(one.nodes)) for one in borrowed[:1]):
+        # Nodes that were lost are back and get no instance as long as others stand in for them.
+        given = borrowed[:1]
+    else:
+        given = []
     if not given:
         return ()
     by_switch = bool(borrowed or able)
     how = "takes prefill over again" if by_switch else "is released for a prefill pod"
     why = (
-        f"{decodes} decode instances are active where {wanted_decodes} are wanted, and {prefills} of "
-        f"{wanted_prefills} prefill instances: {given[0].name} {how}"
+        f"{decodes} decode instances are active where {wanted_decodes} are wanted, spare nodes "
+        f"{'can' if decodes == wanted_decodes else 'need not'} replace one, and {prefills} of {wanted_prefills} "
+        f"prefill instances: {given[0].name} {how}"
     )
     return (ChangeRoles(instances=_names(given), gained=Role.PREFILL, by_switch=by_switch, goal=prefills + 1, why=why),)
+
+
+def _may_grow(view: FleetView, role: Role) -> bool:
+    """Whether the core would form another instance of the role."""
+    held = sum(one.state is not InstanceState.DRAINING for one in view.of_role(role))
+    return role not in view.capped or held < view.targets.get(role, 0)
 
 
 def _spare_can_replace(view: FleetView, nodes: int) -> bool:

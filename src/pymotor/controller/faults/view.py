@@ -149,6 +149,8 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     """Nodes without an instance."""
     targets: Mapping[Role, int] = {}
     """How many instances of each role are wanted."""
+    capped: frozenset[Role] = frozenset()
+    """Roles of which the core forms no more instances than are wanted, those that are out counted too."""
     faults: tuple[HardwareFault, ...] = ()
     faults_known: bool = True
     """Whether `faults` is the whole truth; False until every source was read once."""
