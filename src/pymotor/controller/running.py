@@ -77,17 +77,17 @@ async def run_controller(
             leading = asyncio.create_task(_lead(service, options))
             announcing = asyncio.create_task(_announce(service, server, options, announce, url))
             stopping = asyncio.create_task(stop.wait())
-            try:
-                async with oversight.running(observed, token):
+            async with oversight.running(observed, token):
+                try:
                     await _first_end(serving, leading, announcing, stopping)
-            finally:
-                service.end_term()
-                for task in (leading, announcing, stopping):
-                    task.cancel()
-                await asyncio.wait({leading, announcing, stopping})
-                await leadership.hand_back()
-                server.finish()
-                await serving
+                finally:
+                    service.end_term()
+                    for task in (leading, announcing, stopping):
+                        task.cancel()
+                    await asyncio.wait({leading, announcing, stopping})
+                    await leadership.hand_back()
+                    server.finish()
+                    await serving
 
 
 async def _first_end(

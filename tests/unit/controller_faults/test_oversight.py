@@ -52,7 +52,7 @@ def test_what_the_configuration_switches():
             "scale_p2d_release": True,
         }
     ).switches
-    assert not (off.fault_tolerance or off.scale_p2d or off.token_reinference)
+    assert (off.fault_tolerance, off.scale_p2d, off.token_reinference) == (False, False, False)
     assert (off.scale_p2d_wait, off.scale_p2d_pause, off.scale_p2d_release) == (5.0, 6.0, True)
 
 

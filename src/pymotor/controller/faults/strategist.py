@@ -22,6 +22,8 @@ from pymotor.fleet import Role
 
 logger = logging.getLogger(__name__)
 
+_STANDBY_SECONDS = 1.0
+"""Between two looks whether this Controller leads now."""
 _SETTLE_SECONDS = 0.5
 """Changes come in swarms: between two looks there is at least so much."""
 
@@ -143,18 +145,18 @@ class Strategist:
 
     async def _wait(self, interval: float) -> None:
         """Until something changed, but not at once again."""
+        if self._term is None:
+            await asyncio.sleep(min(_STANDBY_SECONDS, interval))
+            return
         await asyncio.sleep(min(_SETTLE_SECONDS, interval))
-        waiting: list[asyncio.Future[None] | asyncio.Task[bool]] = [asyncio.ensure_future(self._changed.wait())]
-        term = self._term
-        if term is not None:
-            news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            term.watches.add(news)
-            waiting.append(news)
+        watches = self._term.watches
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        woken = asyncio.ensure_future(self._changed.wait())
+        watches.add(news)
         try:
-            await asyncio.wait(waiting, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({news, woken}, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for one in waiting:
-                one.cancel()
-            if term is not None:
-                term.watches.discard(news)
+            watches.discard(news)
+            news.cancel()
+            woken.cancel()
         self._changed.clear()
