@@ -54,8 +54,6 @@ def oversight_from(
     config = user.motor_controller_config
     faults = config.fault_tolerance_config
     observed = config.observability_config.observability_enable
-    if faults.k8s_cert_path:
-        logger.warning("k8s_cert_path is not read: faults of hardware are watched with the pod's service account")
     return OversightSettings(
         switches=Switches(
             fault_tolerance=faults.enable_fault_tolerance,

@@ -154,7 +154,8 @@ class Strategist:
         woken = asyncio.ensure_future(self._changed.wait())
         watches.add(news)
         try:
-            await asyncio.wait({news, woken}, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[None] | asyncio.Task[bool]] = {news, woken}
+            await asyncio.wait(both, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
         finally:
             watches.discard(news)
             news.cancel()
