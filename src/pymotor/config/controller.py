@@ -58,9 +58,19 @@ class ControllerFaultToleranceConfig(Section):
     strategy_center_check_interval: Seconds = Field(10, description="Seconds between looks at faults.")
     configmap_namespace: str = Field("kube-system", description="Namespace of the device reports.")
     configmap_prefix: str = Field("mindx-dl-deviceinfo-", description="How names of device reports begin.")
-    k8s_cert_path: str = Field("", description="Kubernetes client configuration; empty: the cluster's own.")
-    enable_scale_p2d: bool = Field(True, description="Whether a prefill instance may become the lost decode.")
-    enable_token_reinference: bool = Field(True, description="Whether network faults replay tokens.")
+    enable_scale_p2d: bool = Field(
+        True, description="Whether prefill gives nodes to decode when a decode instance is lost."
+    )
+    scale_p2d_wait: Seconds = Field(30, description="Seconds for which it is lost before.")
+    scale_p2d_pause: Seconds = Field(60, description="Seconds between two changes of that kind.")
+    scale_p2d_release: bool = Field(
+        False,
+        description="Whether prefill pods that cannot switch end for decode pods; something has to delete them then.",
+    )
+    enable_token_reinference: bool = Field(
+        True, description="Whether faults that break streams are told of; Coordinators carry those on."
+    )
+    k8s_cert_path: Any = no_effect("devices and nodes are watched with the pod's service account")
     strategy_center_check_internal: Any = no_effect("it is misspelt", instead="strategy_center_check_interval")
     enable_lingqu_network_recover: Any = no_effect("it was renamed", instead="enable_token_reinference")
 

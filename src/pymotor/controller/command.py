@@ -17,6 +17,7 @@ from pymotor.controller.client import DEFAULT_PORT
 from pymotor.controller.file_lease import FileLease
 from pymotor.controller.kubernetes_lease import KubernetesLease
 from pymotor.controller.lease import Lease, LeaseError
+from pymotor.controller.oversight import OversightSettings, oversight_from
 from pymotor.controller.running import ControllerError, ControllerOptions, run_controller
 from pymotor.controller.settings import ControllerSettings, settings_from
 from pymotor.telemetry.logs import LEVELS, configure_logging
@@ -125,6 +126,7 @@ def _options(arguments: argparse.Namespace, user: UserConfig | None) -> Controll
         lease_seconds=float(standby.master_lock_ttl) if standby is not None else 10.0,
         retry_seconds=retry if stands_by else _RETRY_ALONE,
         parent_pipe=arguments.parent_pipe,
+        oversight=oversight_from(user, stands_by=stands_by) if user is not None else OversightSettings(),
     )
 
 

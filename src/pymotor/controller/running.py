@@ -16,6 +16,8 @@ from pymotor.control_plane import AdminServer, ClusterToken
 from pymotor.controller.leadership import Leadership
 from pymotor.controller.lease import Lease
 from pymotor.controller.messages_app import controller_app
+from pymotor.controller.observability_app import alarm_intake
+from pymotor.controller.oversight import Oversight, OversightSettings
 from pymotor.controller.service import ControllerService
 from pymotor.controller.settings import ControllerSettings
 
@@ -43,6 +45,7 @@ class ControllerOptions(msgspec.Struct, frozen=True, kw_only=True):
     retry_seconds: float
     """Between tries to become leader."""
     parent_pipe: int | None = None
+    oversight: OversightSettings = OversightSettings()
 
 
 async def run_controller(
@@ -52,28 +55,39 @@ async def run_controller(
 
     Raises `ControllerError` when the port cannot be had, or another Controller leads and this is no standby.
     """
-    with contextlib.closing(_listen(options.host, options.port)) as listening:
+    with contextlib.ExitStack() as sockets:
+        listening = sockets.enter_context(contextlib.closing(_listen(options.host, options.port)))
+        observed = None
+        if options.oversight.observability_port is not None:
+            observed = sockets.enter_context(
+                contextlib.closing(_listen(options.host, options.oversight.observability_port))
+            )
+            logger.info("observability on %s", _url(options.host, observed.getsockname()[1]))
         port = listening.getsockname()[1]
         url = _url(options.advertised_host or options.host, port)
         leadership = Leadership(lease, options.name, url, options.lease_seconds)
         service = ControllerService(leadership, options.settings)
-        server = AdminServer(controller_app(service, token), graceful_seconds=1)
+        oversight = Oversight(service, options.oversight)
+        app = controller_app(service, token)
+        app.include_router(alarm_intake(oversight.log, leads=lambda: service.leads, token=token))
+        server = AdminServer(app, graceful_seconds=1)
         stop = asyncio.Event()
         with _end_requests(stop, options.parent_pipe):
             serving = asyncio.create_task(server.serve_on(listening))
             leading = asyncio.create_task(_lead(service, options))
             announcing = asyncio.create_task(_announce(service, server, options, announce, url))
             stopping = asyncio.create_task(stop.wait())
-            try:
-                await _first_end(serving, leading, announcing, stopping)
-            finally:
-                service.end_term()
-                for task in (leading, announcing, stopping):
-                    task.cancel()
-                await asyncio.wait({leading, announcing, stopping})
-                await leadership.hand_back()
-                server.finish()
-                await serving
+            async with oversight.running(observed, token):
+                try:
+                    await _first_end(serving, leading, announcing, stopping)
+                finally:
+                    service.end_term()
+                    for task in (leading, announcing, stopping):
+                        task.cancel()
+                    await asyncio.wait({leading, announcing, stopping})
+                    await leadership.hand_back()
+                    server.finish()
+                    await serving
 
 
 async def _first_end(
