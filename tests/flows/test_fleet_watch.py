@@ -6,7 +6,10 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,7 +50,7 @@ def watching(unions: Engines) -> Iterator[Watching]:
     """Start Coordinators that watch these Controllers and end with the test."""
     with ExitStack() as opened:
 
-        def start(*controllers: ScriptedController, workers: int = 2, token: str = TOKEN) -> Gateway:
+        def start(*controllers: ScriptedController, workers: int = 2, token: str = TOKEN, **options: Any) -> Gateway:
             return opened.enter_context(
                 Gateway(
                     unions,
@@ -55,6 +58,7 @@ def watching(unions: Engines) -> Iterator[Watching]:
                     label="watching",
                     controllers=[controller.url for controller in controllers],
                     environment={TOKEN_VARIABLE: token},
+                    **options,
                 )
             )
 
@@ -299,3 +303,45 @@ def test_two_coordinators_each_say_what_they_have(
         lambda watch: told(version)(watch) and watch.coordinator == waiting and not watch.in_flight, "both are through"
     )
     assert len(controller.coordinators) == 2
+
+
+def test_a_request_in_the_line_does_not_run_at_what_is_draining(
+    unions: Engines, controller: ScriptedController, watching: Watching
+) -> None:
+    gateway = watching(controller, workers=1, config={"request_limit": {"max_running": {"union": 1}}})
+    controller.wait_asked(told(controller.tell(one(unions), other(unions))), "both are told")
+    with ThreadPoolExecutor(1) as asking, ExitStack() as first, ExitStack() as second:
+        begin_stream(gateway, first, tokens=20_000)
+        at = next(endpoint for endpoint, (_, number) in gateway.loads().items() if number)
+        begin_stream(gateway, second, tokens=20_000)
+        waiting = asking.submit(served_by, gateway)
+        wait_until(lambda: gateway.count("pymotor_queue_length") == 1, "the third waits")
+        states = [
+            engine(unions, **(DRAINING if at == f"union-{number}/0" else {}))
+            for number, engine in enumerate((one, other))
+        ]
+        version = controller.tell(*states)
+        controller.wait_asked(told(version), "one of them drains")
+        first.close()
+        controller.wait_asked(lambda watch: told(version)(watch) and not watch.in_flight, "it is drained")
+        second.close()
+        assert f"{waiting.result(30)}/0" != at
+
+
+def test_prefill_is_held_until_decode_has_what_it_writes(tmp_path: Path, controller: ScriptedController) -> None:
+    roles = {Role.PREFILL: 1, Role.DECODE: 1}
+    with ExitStack() as opened:
+        engines = opened.enter_context(Engines(tmp_path, roles, kv_connector="MooncakeLayerwiseConnector", plain=False))
+        gateway = opened.enter_context(
+            Gateway(engines, controllers=[controller.url], environment={TOKEN_VARIABLE: TOKEN})
+        )
+        engines["prefill-0"].fail("kv_push_lost")
+        decode = engines["decode-0"].instance()
+        controller.wait_asked(told(controller.tell(engines["prefill-0"].instance(), decode)), "the pair is told")
+        with RawConnection(gateway.port) as client:
+            client.send(post(json.dumps(text_chat("Now", stream=True)).encode()))
+            wait_until(lambda: gateway.loads()["decode-0/0"][1], "decode waits")
+            wait_until(lambda: not gateway.loads()["prefill-0/0"][1], "prefill's leg is over")
+            version = controller.tell(engines["prefill-0"].instance(**DRAINING), decode)
+            controller.wait_asked(lambda watch: watch.in_flight == {"prefill-0/0": 1}, "it is needed still")
+        controller.wait_asked(lambda watch: told(version)(watch) and not watch.in_flight, "nobody fetches any more")

@@ -50,10 +50,11 @@ def controller_urls(text: str) -> tuple[str, ...]:
     for url in urls:
         try:
             parts = urlsplit(url)
-            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and parts.port != 0
+            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            sound = sound and not (parts.path or parts.query or parts.fragment)
         except ValueError:
             sound = False
-        if not sound or "@" in url:
+        if not sound or "@" in url or any(map(str.isspace, url)):
             raise ControllerURLError(f"{url!r} is no URL of a Controller; one looks like http://controller:1026")
     if not urls:
         raise ControllerURLError("no Controller is named; one looks like http://controller:1026")
