@@ -148,6 +148,21 @@ def test_after_a_reset_there_is_one_further_try(mended: Engines, make_gateway: M
     assert gateway.count("pymotor_retries_total", outcome="exhausted") == 1
 
 
+@pytest.mark.parametrize("allowed", [0, 3])
+def test_how_many_tries_follow_a_reset_can_be_said(mended: Engines, make_gateway: MakeGateway, allowed: int) -> None:
+    keys = config(engine_failure_max_retry=allowed, circuit_failures=0)
+    gateway = make_gateway(mended, "prefill-0", "decode-0", config=keys)
+    body = text_chat()
+    mended["decode-0"].fail(f"reset:count={allowed}")
+    if allowed:
+        assert ask_one(gateway.url, body).comparable == ask_one(mended[PLAIN].url, body).comparable
+        assert failures(gateway, "decode-0") == allowed
+    mended["decode-0"].fail(f"error:code=500,count={allowed + 1}")
+    assert ask_one(gateway.url, body).status == 502
+    assert failures(gateway, "decode-0") == 2 * allowed + 1
+    gateway.wait_until_idle()
+
+
 def test_tries_of_one_leg_are_counted_for_themselves(mended: Engines, make_gateway: MakeGateway) -> None:
     keys = config(max_retry=9, transport_max_retry=2, circuit_failures=0)
     gateway = make_gateway(mended, "prefill-0", "decode-0", config=keys)

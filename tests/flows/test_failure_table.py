@@ -20,7 +20,7 @@ TURNS = 40
 """Requests until the endpoint with the fault has had its turn."""
 CONFIG: dict[str, Any] = {
     "exception_config": {
-        "max_retry": 2, "retry_delay": 0.01, "first_token_timeout": 1, "infer_timeout": 4,
+        "max_retry": 2, "retry_delay": 0.01, "first_token_timeout": 1, "output_token_timeout": 0.02,
         "circuit_failures": 0, "retry_budget_floor": 1000,
     },
     "http_config": {"stream_idle_timeout": 1},

@@ -47,8 +47,16 @@ class ExceptionConfig(Section):
     recompute_enabled: bool = Field(True, description="Whether a broken answer is carried on elsewhere.")
     transport_max_retry: Count | None = Field(None, description="Further tries of one leg; null: max_retry.")
     recompute_max_retry: Count | None = Field(None, description="Times an answer is carried on; null: max_retry.")
+    engine_failure_max_retry: Count = Field(
+        1, description="Further tries after resets, time-outs and 5xx but 503: the request may be what caused them."
+    )
     retry_delay: Seconds = Field(0.2, description="Seconds before the first new try, doubled each time.")
     first_token_timeout: Seconds = Field(600, description="Seconds until the first token.")
+    output_token_timeout: NotNegative = Field(
+        1.0,
+        description="Seconds that a whole answer may take for each token it may have, beside first_token_timeout; "
+        "0: only infer_timeout counts.",
+    )
     infer_timeout: Seconds = Field(3600, description="Seconds for the whole request.")
     retry_budget_ratio: NotNegative = Field(
         0.2, description="Further tries of a process, as a part of its requests of the last 10 seconds."

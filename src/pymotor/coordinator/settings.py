@@ -63,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hedge_after: float = 0.0
     """After how much silence of an encoder a second one gets the item; 0: off."""
     first_token_timeout: float = 600.0
+    output_token_timeout: float = 1.0
+    """Of a whole answer, for each token that it may have; 0: off."""
     infer_timeout: float = 3600.0
     connect_timeout: float = 5.0
     max_retry: int = 5
@@ -72,6 +74,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     recompute_enabled: bool = True
     """Whether an answer that broke off, or that an engine wants computed again, is carried on elsewhere."""
     recompute_max_retry: int = 5
+    engine_failure_max_retry: int = 1
+    """Further tries after failures of which the request may be the cause."""
     retry_delay: float = 0.2
     retry_budget_ratio: float = 0.2
     retry_budget_floor: float = 10.0
@@ -130,11 +134,13 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None, callba
         reuse_bytes=encode.reuse_bytes,
         hedge_after=float(encode.hedge_after),
         first_token_timeout=float(exceptions.first_token_timeout),
+        output_token_timeout=float(exceptions.output_token_timeout),
         infer_timeout=float(exceptions.infer_timeout),
         max_retry=exceptions.max_retry,
         transport_max_retry=_stated(exceptions.transport_max_retry, exceptions.max_retry),
         recompute_enabled=exceptions.recompute_enabled,
         recompute_max_retry=_stated(exceptions.recompute_max_retry, exceptions.max_retry),
+        engine_failure_max_retry=exceptions.engine_failure_max_retry,
         retry_delay=float(exceptions.retry_delay),
         retry_budget_ratio=float(exceptions.retry_budget_ratio),
         retry_budget_floor=float(exceptions.retry_budget_floor),

@@ -18,18 +18,25 @@ FAILURES = st.tuples(
 )
 
 
-@given(st.lists(FAILURES, max_size=40), st.integers(0, 6), st.integers(0, 6), st.integers(0, 6))
+@given(st.lists(FAILURES, max_size=40), st.integers(0, 6), st.integers(0, 6), st.integers(0, 6), st.integers(0, 6))
 def test_no_request_is_tried_more_often_than_allowed(
-    failures: list[tuple[str, tuple[str, bool]]], whole: int, leg_tries: int, recomputes: int
+    failures: list[tuple[str, tuple[str, bool]]], whole: int, leg_tries: int, recomputes: int, risky: int
 ) -> None:
-    tries = Tries(Settings(max_retry=whole, transport_max_retry=leg_tries, recompute_max_retry=recomputes))
+    tries = Tries(
+        Settings(
+            max_retry=whole,
+            transport_max_retry=leg_tries,
+            recompute_max_retry=recomputes,
+            engine_failure_max_retry=risky,
+        )
+    )
     tried: list[tuple[str, str, bool]] = []
     for leg, (reason, harmless) in failures:
         if not tries.left(leg, reason, harmless=harmless):
             break
         tried.append((leg, reason, harmless))
     assert len(tried) == tries.count <= max(whole, recomputes)
-    assert sum(not harmless for _, _, harmless in tried) <= 1, "it may be what broke the engine"
+    assert sum(not harmless for _, _, harmless in tried) <= risky, "it may be what broke the engine"
     for leg in ("prefill", "decode"):
         assert sum(found == leg and reason != "recomputed" for found, reason, _ in tried) <= leg_tries
     assert sum(reason == "recomputed" for _, reason, _ in tried) <= recomputes
@@ -45,6 +52,14 @@ def test_harmless_failures_do_not_use_up_the_one_try_after_a_reset() -> None:
     assert tries.left("decode", "connect", harmless=True)
     assert tries.left("decode", "reset", harmless=False)
     assert not tries.left("decode", "reset", harmless=False)
+
+
+@given(st.integers(0, 6), st.lists(st.sampled_from(["reset", "timeout", "status_500"]), min_size=7, max_size=7))
+def test_failures_that_the_request_may_have_caused_are_counted_together(risky: int, reasons: list[str]) -> None:
+    tries = Tries(Settings(max_retry=9, transport_max_retry=9, engine_failure_max_retry=risky))
+    allowed = [tries.left("decode", reason, harmless=False) for reason in reasons]
+    assert allowed == [True] * risky + [False] * (7 - risky)
+    assert tries.left("decode", "connect", harmless=True), "others are not counted with them"
 
 
 def test_recomputing_switched_off() -> None:

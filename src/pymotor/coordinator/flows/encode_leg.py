@@ -139,7 +139,7 @@ class EncodeLegs:
         """Whether the item goes to one more endpoint after this failure."""
         context = self._context
         context.avoid |= {failure.target.endpoint_id}
-        if failure.attempts is not None:
+        if not failure.harmless:
             self._failures += 1
         now = monotonic()
         if failure.clients_fault or self._failures >= _FAILURES or not self._left or now >= context.whole_by:

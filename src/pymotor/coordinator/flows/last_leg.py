@@ -83,13 +83,26 @@ async def _whole(
     first_content: Reservation | Held | None,
     send_by: float | None,
 ) -> WholeReply:
-    """The whole answer, which may take as long as the request. Raises `LegFailed`."""
-    reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by, until=context.whole_by)
+    """The whole answer. Raises `LegFailed`."""
+    reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by, until=_due(context))
     if MARK in reply.body and gives_up(reply.body, context.view.fields):
         raise failed(context, leg, target, Recomputed())
     if first_content is not None:
         first_content.end()
     return reply
+
+
+def _due(context: Context) -> float:
+    """When a whole answer has to be there, as `monotonic()` time: it says nothing until then, so only its length tells
+    an engine that hangs from one that generates."""
+    view = context.view
+    seconds = context.services.settings.output_token_timeout
+    # Nobody knows how long tools take that an engine runs itself.
+    if not seconds or view.answer_limit is None or view.alone or not view.surface.staged:
+        return context.whole_by
+    # An engine may generate several answers one after the other.
+    tokens = view.answer_limit * view.n * (len(view.prompts) or 1)
+    return min(context.whole_by, monotonic() + patience(context) + tokens * seconds)
 
 
 async def _streamed(
@@ -126,7 +139,7 @@ async def _streamed(
 
 
 def patience(context: Context) -> float:
-    """Seconds until a stream's first content; a little more where it waits for another leg, whose failure is then
+    """Seconds until the first content; a little more where it waits for another leg, whose failure is then
     noticed first."""
     seconds = context.services.settings.first_token_timeout
     return seconds if context.beside is None else seconds + _HEAD_START

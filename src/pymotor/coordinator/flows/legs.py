@@ -52,15 +52,15 @@ class LegFailed(Exception):
         return 400 <= self.status < 500 and self.status not in _OUR_FAULT and self.status not in _BUSY
 
     @property
-    def attempts(self) -> int | None:
-        """How often the request may be sent again: None without a limit of its own, else that many times.
+    def final(self) -> bool:
+        """Whether no other endpoint would do any better, so that none is asked."""
+        return self.clients_fault or self.status in _OUR_FAULT
 
-        A connection that was refused has harmed nobody, an engine that is busy or out of KV cache says so. After a
-        reset, a time-out or a 5xx once at most: the request may be what broke the engine.
-        """
-        if self.clients_fault or self.status in _OUR_FAULT:
-            return 0
-        return None if self.reason in _HARMLESS else 1
+    @property
+    def harmless(self) -> bool:
+        """Whether the request cannot be what broke the engine: a connection that was refused has harmed nobody, an
+        engine that is busy or out of KV cache says so. After a reset, a time-out or a 5xx nobody knows."""
+        return self.reason in _HARMLESS
 
     def as_api_error(self) -> ApiError:
         """What the client is told."""

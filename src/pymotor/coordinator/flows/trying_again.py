@@ -13,12 +13,12 @@ from pymotor.coordinator.recovery.tries import BUDGET, DEADLINE, EXHAUSTED, TRIE
 
 async def pause_before_try(context: Context, failure: LegFailed, tries: Tries) -> None:
     """Return when it may be tried again after `failure`. Raises `ApiError` when it may not."""
-    if failure.attempts == 0:
+    if failure.final:
         raise failure.as_api_error() from failure
     services = context.services
     now = monotonic()
     pause = pause_before(services.settings.retry_delay, tries.count)
-    if not tries.left(failure.leg, failure.reason, harmless=failure.attempts is None):
+    if not tries.left(failure.leg, failure.reason, harmless=failure.harmless):
         outcome = EXHAUSTED
     elif not context.kept:
         outcome = UNBUFFERED

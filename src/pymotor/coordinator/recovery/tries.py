@@ -16,7 +16,7 @@ class Tries:
     | failure | further tries |
     |---|---|
     | refused connection, 408, 429, 503, handoff too late | `transport_max_retry` for each leg |
-    | reset, time-out, other 5xx | one in all: the request may be what broke the engine |
+    | reset, time-out, other 5xx | `engine_failure_max_retry` in all: the request may be what broke the engine |
     | answer given up (`recomputed`) | `recompute_max_retry`, none unless `recompute_enabled` |
     | any | `max_retry` in all |
     """
@@ -46,7 +46,7 @@ class Tries:
                 return False
         if not harmless:
             self._risky += 1
-            if self._risky > 1:
+            if self._risky > settings.engine_failure_max_retry:
                 return False
         if self.count >= allowed:
             return False
