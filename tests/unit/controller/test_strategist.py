@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from model_node import ModelNode
 
+from model_node import ModelNode
 from pymotor.controller.alarm_records import Origin
 from pymotor.controller.alarms import AlarmLog, FleetAlarms
 from pymotor.controller.faults.cluster_watch import ClusterFaults
