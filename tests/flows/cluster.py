@@ -187,19 +187,19 @@ class Cluster:
         raise LookupError("no Controller leads")
 
     def engine_pid(self, instance: str) -> int:
-        """The process of an instance's first engine server."""
-        for one in self.controller_fleet()["instances"]:
-            if one["name"] == instance:
-                pid = one["nodes"][0]["servers"][0]["process_id"]
-                assert isinstance(pid, int), one
-                return pid
+        """The process of an instance's first engine server. Raises `LookupError` when none runs."""
+        for node in self.controller_fleet()["nodes"]:
+            if node["instance"] == instance and node["servers"]:
+                pid = node["servers"][0]["process_id"]
+                if isinstance(pid, int):
+                    return pid
         raise LookupError(instance)
 
     def node_of(self, instance: str) -> Part:
         """The NodeManager that runs an instance."""
-        for one in self.controller_fleet()["instances"]:
-            if one["name"] == instance:
-                return self.nodes[one["nodes"][0]["node"]]
+        for node in self.controller_fleet()["nodes"]:
+            if node["instance"] == instance:
+                return self.nodes[node["name"]]
         raise LookupError(instance)
 
     def worker_pids(self, coordinator: int = 0) -> list[int]:
