@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from pymotor.controller.events import History
 from pymotor.controller.fleet_state import FleetState, SupersededError
@@ -125,12 +125,19 @@ class ControllerService:
             history=self.history,
             listens=epoch > 1 or bool(numbers),
         )
-        self._term = Term(state)
+        term = self._term = Term(state)
+        ticking = asyncio.create_task(self._tick(term))
+        keeping = asyncio.create_task(self._leadership.keep())
         try:
-            async with self._ticking(self._term):
-                await self._leadership.keep()
+            await asyncio.wait({ticking, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            if ticking.done():
+                # The rules failed. A Controller that starts anew learns everything again; this one knows no more.
+                ticking.result()
         finally:
             self.end_term()
+            ticking.cancel()
+            keeping.cancel()
+            await asyncio.wait({ticking, keeping})
         logger.warning("no longer leads")
         self.history.add(self.now(), "leads_no_more", f"the lease of epoch {epoch} is lost")
 
@@ -207,23 +214,12 @@ class ControllerService:
             self.end_term()
             raise NotLeadingError("") from error
 
-    @contextlib.asynccontextmanager
-    async def _ticking(self, term: Term) -> AsyncIterator[None]:
-        async def tick() -> None:
-            while True:
-                self._set_wall_clock()
-                term.state.tick(self.now())
-                term.tell()
-                await asyncio.sleep(TICK_SECONDS)
-
-        task = asyncio.create_task(tick())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
-            if not task.cancelled() and task.exception() is not None:
-                raise RuntimeError("the Controller's rules failed") from task.exception()
+    async def _tick(self, term: Term) -> None:
+        while True:
+            self._set_wall_clock()
+            term.state.tick(self.now())
+            term.tell()
+            await asyncio.sleep(TICK_SECONDS)
 
     def _set_wall_clock(self) -> None:
         self.history.wall_ahead = time.time() - self._clock()

@@ -44,7 +44,7 @@ def accepts(order: NodeOrder, held: NodeOrder | None, newest_epoch: int) -> bool
 def next_step(order: NodeOrder | None, runs: RunKey | None, failed: RunKey | None, *, leaving: bool = False) -> Step:
     """What comes next.
 
-    `runs`: what there are servers for, living or not. `failed`: what could not be planned; it is not tried again.
+    `runs`: what there are servers for, living or not. `failed`: what could not be planned and is not tried again now.
     `leaving`: the NodeManager was asked to end and starts nothing any more.
     """
     if order is None:

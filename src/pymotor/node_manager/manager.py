@@ -24,6 +24,9 @@ from pymotor.node_manager.settings import NodeSettings
 
 logger = logging.getLogger(__name__)
 
+PLAN_AGAIN_SECONDS = 60.0
+"""After so long an order that could not be planned is tried again."""
+
 
 class NodeManager:
     """Made inside the event loop; `run()` once."""
@@ -179,10 +182,13 @@ class NodeManager:
         task = self._running.task if self._running is not None else None
         if task is not None and not task.done():
             waited.add(task)
+        patience = PLAN_AGAIN_SECONDS if self._failed is not None else None
         try:
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         finally:
             woken.cancel()
+        if not done:
+            self._failed = None  # a port may be free by now, or a directory mounted
         if task is not None and task.done():
             task.result()
 
@@ -192,9 +198,11 @@ class NodeManager:
         try:
             planned = await asyncio.to_thread(self._planner.plan, order)
         except OrderError as error:
-            logger.error("order %d.%d cannot be followed: %s", *order.age, error)
-            self._failed, self._problem = RunKey.of(order), str(error)
-            self._changed()
+            self._failed = RunKey.of(order)
+            if self._problem != str(error):
+                logger.error("order %d.%d cannot be followed: %s", *order.age, error)
+                self._problem = str(error)
+                self._changed()
             return
         self._failed, self._problem = None, ""
         self._running = RunningOrder(

@@ -308,3 +308,23 @@ def test_an_id_that_is_not_the_instances_own_never_reaches_a_snapshot() -> None:
     fleet.core.report(liar, fleet.now)
     ids = [endpoint.id for instance in fleet.snapshot.instances for endpoint in instance.endpoints]
     assert ids == ["union-0/0"]
+
+
+def test_a_number_is_not_free_while_an_order_with_it_may_be_under_way() -> None:
+    late = ModelNode("a", Role.PREFILL, 2)
+    fleet = FleetInMemory(late, assemble_timeout=5.0)
+    fleet.core.report(late.report(), fleet.now)
+    under_way = fleet.core.reply("a")
+    fleet.now += 6.0
+    fleet.core.report(late.report(), fleet.now)
+    fleet.core.tick(fleet.now)
+    assert fleet.seats == {}
+    fleet.core.report(late.report(), fleet.now)
+    fleet.nodes = pair("b", "c")
+    fleet.rounds(3)
+    assert fleet.seats == {"prefill-1": ["b", "c"]}
+    late.take(under_way)
+    fleet.nodes.append(late)
+    fleet.rounds(3)
+    assert late.held is not None
+    assert late.held.instance == ""
