@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import plain_http
 import psutil
 from cutting_proxy import CuttingProxy
@@ -154,24 +155,27 @@ class Cluster:
         """Instances and their states as a Coordinator knows them; empty when it does not answer."""
         try:
             return {one["name"]: one["state"] for one in self.fleet(coordinator)["instances"]}
-        except OSError:
+        except httpx.HTTPError:
             return {}
-        except Exception as error:  # noqa: BLE001  whatever httpx makes of a Coordinator that is being killed
-            return {"": repr(error)} if not isinstance(error, KeyError) else {}
 
     def whole(self) -> bool:
-        """Whether every part runs and every Coordinator knows all instances as active."""
-        wanted = sum(self.roles.values())
-        if not all(part.alive for part in self.parts):
+        """Whether every part runs and every Coordinator serves with all its workers and all instances."""
+        return all(part.alive for part in self.parts) and all(map(self._serves_whole, range(len(self.coordinators))))
+
+    def _serves_whole(self, coordinator: int) -> bool:
+        try:
+            report = self.fleet(coordinator)
+        except httpx.HTTPError:
             return False
-        everywhere = [self.states(number) for number in range(len(self.coordinators))]
-        return all(len(states) == wanted and set(states.values()) == {"active"} for states in everywhere)
+        states = [one["state"] for one in report["instances"]]
+        all_listen = report["workers"] == report["workers_listening"]
+        return bool(report["ready"] and all_listen and states == ["active"] * sum(self.roles.values()))
 
     def controller_fleet(self, number: int | None = None) -> dict[str, Any]:
         """A Controller's `GET /fleet`, of the leader by default; raises when none answers."""
         urls = self.controller_urls if number is None else [self.controller_urls[number]]
         for url in urls:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(httpx.HTTPError):
                 reply = plain_http.get(f"{url}/fleet", timeout=2, headers={"Authorization": f"Bearer {TOKEN}"})
                 if reply.status_code == 200:
                     found: dict[str, Any] = reply.json()

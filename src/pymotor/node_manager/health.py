@@ -19,10 +19,10 @@ from pymotor.node_manager.running import RunningOrder
 logger = logging.getLogger(__name__)
 
 HEALTH_INTERVAL = 2.0
-HEALTH_TIMEOUT = 5.0
+METRICS_TIMEOUT = 5.0
 FAILURES_UNTIL_UNHEALTHY = 3
 FAILURES_UNTIL_ENDED = 15
-"""In a row: after half a minute of bad answers, or a minute and a half of silence."""
+"""In a row: after half a minute of bad answers, or, with `health_collector_timeout` of 2 s, a minute of silence."""
 REQUEST_INTERVAL = 5.0
 """Seconds between two requests of our own to one server."""
 
@@ -110,7 +110,7 @@ class HealthWatch:
     async def _health_problem(self, server: EngineProcess) -> str:
         path = server.plan.health_path
         try:
-            response = await self._client.get(server.health_url, timeout=HEALTH_TIMEOUT)
+            response = await self._client.get(server.health_url, timeout=self._config.health_collector_timeout)
         except httpx.HTTPError as error:
             return f"{path} does not answer ({type(error).__name__})"
         return "" if response.status_code == 200 else f"{path} answers {response.status_code}"
@@ -135,7 +135,7 @@ class HealthWatch:
 
     async def _tokens(self, server: EngineProcess, otherwise: float) -> float:
         try:
-            response = await self._client.get(f"{server.plan.endpoint.url}/metrics", timeout=HEALTH_TIMEOUT)
+            response = await self._client.get(f"{server.plan.endpoint.url}/metrics", timeout=METRICS_TIMEOUT)
         except httpx.HTTPError:
             return otherwise
         return tokens_so_far(response.text) if response.status_code == 200 else otherwise
