@@ -104,13 +104,13 @@ async def watching(
 @pytest.fixture(autouse=True)
 def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "HEALTH_INTERVAL", 0.02)
-    monkeypatch.setattr(health, "HEALTH_TIMEOUT", 0.5)
+    monkeypatch.setattr(health, "METRICS_TIMEOUT", 0.5)
     monkeypatch.setattr(health, "REQUEST_INTERVAL", 0.0)
     monkeypatch.setattr(kept_servers, "FIRST_PAUSE", 0.01)
 
 
 async def test_a_frozen_engine_is_ended_and_starts_again(tmp_path: Path) -> None:
-    async with watching(tmp_path, HealthCheckConfig()) as one:
+    async with watching(tmp_path, HealthCheckConfig(health_collector_timeout=0.5)) as one:
         (process,) = one.running.answering
         assert process.process_id is not None
         psutil.Process(process.process_id).suspend()
