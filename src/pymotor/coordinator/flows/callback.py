@@ -134,7 +134,7 @@ class _Prefill:
     async def _go_elsewhere(self, failure: LegFailed) -> bool:
         """Whether the leg can go to another endpoint, which is then charged."""
         context, group = self._context, self._pair.prefills
-        context.avoid |= {failure.target.endpoint_id}
+        context.spare(failure.target.endpoint_id)
         untried = any(target.endpoint_id not in context.avoid for target in group.targets)
         if failure.reason not in _UNSEEN or not untried:
             return False
