@@ -108,7 +108,8 @@ def _control_lines(state: FleetState, fleet: dict[str, Any] | None) -> list[str]
     pid = f" (pid {process.pid})" if process is not None else ""
     words = "leads" if fleet["complete"] else "begins to lead, listens who is there"
     lines = [f"  controller: {words}, epoch {fleet['epoch']}, {state.controller_url}{pid}"]
-    nodes = fleet["nodes"]
+    # Of a node that was released and has ended the Controller still knows for a moment.
+    nodes = [one for one in fleet["nodes"] if one["name"] in state.processes or not one["released"]]
     serving = sum(bool(node["instance"]) for node in nodes)
     lines.append(f"  nodes: {serving} of {len(nodes)} run an instance")
     lines += [f"    {node['name']}: {words}" for node in nodes if (words := _node_in_words(node))]
