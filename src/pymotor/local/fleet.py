@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import httpx
 from pymotor.control_plane import ClusterToken
 from pymotor.engines import KeptServers
 from pymotor.engines.kept_servers import all_or_none
-from pymotor.fleet import EndpointState, InstanceState
+from pymotor.fleet import ENDED_ON_PURPOSE, EndpointState, InstanceState, Role
 from pymotor.local.controller_view import ControllerView, SeenFleet
 from pymotor.local.events import Event, ProcessChanged, ProcessState
 from pymotor.local.giving_up import GivingUp
@@ -136,9 +137,16 @@ class LocalFleet:
             async for seen in changes:
                 self._note(seen)
                 _refuse_failed(seen)
-                active = [one for one in seen.instances if one.state is InstanceState.ACTIVE]
-                if len(active) == len(self._plan.nodes):
+                active = Counter(one.role for one in seen.instances if one.state is InstanceState.ACTIVE)
+                if all(active[role] >= number for role, number in self._awaited(seen).items()):
                     return
+
+    def _awaited(self, seen: SeenFleet) -> dict[Role, int]:
+        """How many instances of each role have to be active before the fleet is up: those of the configuration, or
+        fewer where somebody has already asked for fewer."""
+        planned = Counter(node.role for node in self._plan.nodes)
+        targets = {role.role: role.target for role in seen.roles if role.target is not None}
+        return {role: min(number, targets.get(role, number)) for role, number in planned.items()}
 
     async def _follow(self) -> None:
         """Show what changes, have as many nodes as are wanted. Never returns."""
@@ -194,5 +202,5 @@ def _refuse_failed(seen: SeenFleet) -> None:
         if node.problem:
             raise FleetError(f"{node.instance or node.name}: {node.problem}")
         for server in node.servers:
-            if server.state is EndpointState.GONE and server.detail:
+            if server.state is EndpointState.GONE and server.detail not in ("", ENDED_ON_PURPOSE):
                 raise FleetError(server.detail)
