@@ -31,9 +31,9 @@ VERBS: dict[str, Verb] = {
     "coordinator": Verb("pymotor.coordinator.command", "run the gateway: requests in, answers out"),
     "node-manager": Verb("pymotor.node_manager.command", "run one node's engines as the Controller orders"),
     "controller": Verb("pymotor.controller.command", "run the Controller: nodes report in, instances go out"),
-    "instances": Verb("pymotor.controller.instances_command", "show, drain, cordon, restart or remove instances"),
-    "scale": Verb("pymotor.controller.scale_command", "ask for another number of instances of a role"),
-    "events": Verb("pymotor.controller.events_command", "show or follow what happens in the fleet"),
+    "instances": Verb("pymotor.operate.instances_command", "show, drain, cordon, restart or remove instances"),
+    "scale": Verb("pymotor.operate.scale_command", "ask for another number of instances of a role"),
+    "events": Verb("pymotor.operate.events_command", "show or follow what happens in the fleet"),
     "proxy": Verb("pymotor.coordinator.proxy.command", "run the gateway before engines that flags name"),
     "ranktable": Verb("pymotor.ascend.ranktable_command", "make or check the ranktable that LLMDataDist needs"),
     "sim-engine": Verb(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fleet_under_test import Engines, Gateway, Role
+from local_shell import Shell, wait_for
 
 MakeGateway = Callable[..., Gateway]
 
@@ -19,6 +20,16 @@ def end_on_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """A shell whose fleets have all ended, and left nothing, when the test is over."""
+    shell = Shell(tmp_path / "home")
+    yield shell
+    left = shell.run("down", "--all")
+    assert left.returncode == 0, left.stderr
+    wait_for(lambda: not shell.processes(), f"{shell.processes()} still run")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from pymotor.config import UserConfig, load_config
 from pymotor.control_plane import ClusterToken, TokenError, is_loopback
-from pymotor.controller.client import DEFAULT_PORT
 from pymotor.controller.file_lease import FileLease
 from pymotor.controller.kubernetes_lease import KubernetesLease
 from pymotor.controller.lease import Lease, LeaseError
@@ -24,6 +23,7 @@ from pymotor.telemetry.logs import LEVELS, configure_logging
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_PORT = 31018
 _LOOPBACK = "127.0.0.1"
 _WILDCARDS = ("0.0.0.0", "::", "")
 _RETRY_ALONE = 0.2

@@ -2,6 +2,7 @@
 
 from pymotor.fleet.dialects import ECDialect, KVDialect, ec_dialect, kv_dialect
 from pymotor.fleet.reports import (
+    ENDED_ON_PURPOSE,
     ControllerRefusal,
     FleetWatch,
     NodeOrder,
@@ -28,6 +29,7 @@ from pymotor.fleet.snapshot import (
 )
 
 __all__ = [
+    "ENDED_ON_PURPOSE",
     "ControllerRefusal",
     "ECDialect",
     "ECTransfer",

@@ -17,6 +17,9 @@ Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 """A number that every part of PyMotor can take."""
 Seconds = Annotated[float, msgspec.Meta(ge=0.0)]
 
+ENDED_ON_PURPOSE = "it is ended"
+"""The detail of a server that is gone because its node was ordered so."""
+
 
 class NodeOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What one node should run, as the Controller wants it; the node follows it and repeats it in its reports.

@@ -34,8 +34,21 @@ class SeenNode(msgspec.Struct, frozen=True, kw_only=True):
     instance: str = ""
     """Empty: none."""
     heard_seconds_ago: float = 0.0
+    silent: bool = False
+    leaving: bool = False
+    released: bool = False
     problem: str = ""
     servers: tuple[SeenServer, ...] = ()
+
+    @property
+    def is_former(self) -> bool:
+        """Whether nothing more is to be expected of the NodeManager that this was heard of."""
+        return not self.instance and (self.silent or self.leaving or self.released)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has an instance, or is ending by itself."""
+        return bool(self.instance or self.servers) or self.leaving or self.released
 
 
 class SeenEndpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,14 +64,19 @@ class SeenInstance(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     role: Role
     state: InstanceState
+    number: int = 0
     fault: str = ""
     endpoints: tuple[SeenEndpoint, ...] = ()
 
 
 class SeenRole(msgspec.Struct, frozen=True, kw_only=True):
-    """What is missing of a role."""
+    """How many instances of a role there are and should be."""
 
     role: Role
+    target: int | None = None
+    """None: nobody asked for a number."""
+    present: int = 0
+    """Those that are to stay."""
     missing_nodes: int = 0
     """Nodes that have to be started."""
 

@@ -12,10 +12,10 @@ from pymotor.config import EnvConfig, UserConfig
 from pymotor.config.user import ROLES
 from pymotor.control_plane.token import TOKEN_FILE_VARIABLE
 from pymotor.engines import HostResources, InstancePlan, NoPortLeftError, PlanError, ServerPlan, plan_instance
-from pymotor.engines.devices import visible_devices_variable
 from pymotor.engines.port_claims import PortClaims
 from pymotor.engines.vllm_python import NoVllmError, VllmPython, find_vllm_python
 from pymotor.fleet import Endpoint, Role
+from pymotor.local.accelerators import Accelerators
 from pymotor.local.state import FleetDirectory, FleetError
 
 LOOPBACK = "127.0.0.1"
@@ -62,6 +62,8 @@ class NodePlan:
     number: int
     """Of the instance that it is to run."""
     server: ServerPlan
+    devices: tuple[int, ...] = ()
+    """The accelerators that are its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,8 @@ class FleetPlan:
     nodes: tuple[NodePlan, ...]
     further_node: Callable[[Role, int], NodePlan]
     """The plan of one more node, by role and number."""
+    give_back: Callable[[NodePlan], None]
+    """Takes what a node had that has ended, for those that come after it."""
     instances: tuple[InstancePlan, ...]
     """What the nodes will run, but for ports and identities, which each NodeManager takes itself."""
 
@@ -135,13 +139,15 @@ def plan_fleet(
             "the configuration asks for no instance: set p_instances_num and d_instances_num, or "
             "hybrid_instances_num, in motor_deploy_config"
         )
-    node = functools.partial(_node, ports, directory, start_deadline, Accelerators(user))
+    accelerators = Accelerators(user)
+    node = functools.partial(_node, ports, directory, start_deadline, accelerators)
     return FleetPlan(
         ports=ports,
         controller=_controller(env, ports, directory),
         coordinator=_coordinator(env, ports, directory),
         nodes=tuple(node(role, index) for role, index in wanted),
         further_node=node,
+        give_back=lambda ended: accelerators.give_back(ended.devices),
         instances=tuple(instances),
     )
 
@@ -210,23 +216,6 @@ def _coordinator(env: EnvConfig, ports: FleetPorts, directory: FleetDirectory) -
     )
 
 
-class Accelerators:
-    """Gives each node accelerators of its own, from 0 up; nobody else would keep NodeManagers of one machine apart."""
-
-    def __init__(self, user: UserConfig) -> None:
-        self._user = user
-        self._next = 0
-
-    def take(self, role: Role) -> tuple[int, ...]:
-        """Those of one more node of a role; none on hardware without."""
-        section = self._user.engine_section(role.value)
-        sizes = section.parallel_sizes() if section is not None else None
-        if sizes is None or not visible_devices_variable(self._user.motor_deploy_config.hardware_type or ""):
-            return ()
-        first, self._next = self._next, self._next + sizes.devices
-        return tuple(range(first, self._next))
-
-
 def _node(
     ports: FleetPorts,
     directory: FleetDirectory,
@@ -259,7 +248,7 @@ def _node(
     plan = ServerPlan(
         name=name, endpoint=Endpoint(id=name, url=""), argv=argv, env=token_file(directory), headless=True
     )
-    return NodePlan(role, number, plan)
+    return NodePlan(role, number, plan, devices)
 
 
 def token_file(directory: FleetDirectory) -> dict[str, str]:

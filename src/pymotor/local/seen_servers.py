@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pymotor.fleet import EndpointState
+from pymotor.fleet import ENDED_ON_PURPOSE, EndpointState
 from pymotor.local.controller_view import SeenFleet, SeenServer
 from pymotor.local.events import Event, Note, ProcessState
 from pymotor.local.log_tail import last_lines
@@ -71,6 +71,9 @@ class SeenServers:
         self._tell(server.name, _SHOWN[server.state], detail)
 
     def _tell_gone(self, server: SeenServer) -> None:
+        if server.detail == ENDED_ON_PURPOSE:
+            self._tell(server.name, ProcessState.STOPPED, "")
+            return
         first_line = server.detail.partition("\n")[0]
         self._tell(server.name, ProcessState.EXITED, first_line)
         # What failed to start has been quoted already.

@@ -39,7 +39,7 @@ def choose_fleet(home: Path, name: str | None, port: int | None) -> FleetDirecto
     running = [fleet for fleet in fleets if (state := fleet.read_state()) is not None and state.running]
     if len(running) > 1:
         names = ", ".join(fleet.name for fleet in running)
-        raise FleetError(f"several fleets run: {names}. Say which one is meant.")
+        raise FleetError(f"several fleets run: {names}. Say which one is meant: --name NAME.")
     if running:
         return running[0]
     return max(fleets, key=lambda fleet: fleet.state_file.stat().st_mtime, default=None)

@@ -111,7 +111,7 @@ class Session:
     async def _live(self, plan: FleetPlan, token: ClusterToken, care: StoreCare) -> int:
         """Start, keep, and in any case stop everything; returns the exit status."""
         fleet = LocalFleet(plan, self._directory, token, self._show, self._request.start_deadline, self._began)
-        fleet.on_start = lambda: self._write_processes(fleet.processes)
+        fleet.on_change = lambda: self._write_processes(fleet.processes)
         serving = asyncio.create_task(self._serve(fleet, plan, care))
         ending = asyncio.create_task(self._end.wait())
         failure = ""

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from pymotor.control_plane import ClusterToken
 from pymotor.local.processes import ProcessIdentity, is_alive
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -137,6 +138,10 @@ class FleetDirectory:
             raise FleetError(
                 f"{self.state_file} cannot be read ({error}). When no fleet runs any more, remove {self.path}."
             ) from error
+
+    def read_token(self) -> ClusterToken:
+        """What the fleet's Controller is to be shown. Raises `OSError`, `TokenError`."""
+        return ClusterToken(self.token_file.read_text(encoding="utf-8").strip())
 
     def write_state(self, state: FleetState) -> None:
         """Say it to the other verbs."""

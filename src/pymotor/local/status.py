@@ -11,9 +11,10 @@ from typing import Any
 
 import httpx
 
+from pymotor.control_plane import TokenError
 from pymotor.local.processes import is_alive
 from pymotor.local.selection import add_fleet_options, choose_fleet
-from pymotor.local.state import FleetError, FleetState, state_home
+from pymotor.local.state import FleetDirectory, FleetError, FleetState, state_home
 
 SERVING, NOT_SERVING, NO_FLEET = 0, 1, 3
 _TIMEOUT_SECONDS = 5.0
@@ -26,6 +27,8 @@ class FleetStatus:
     state: FleetState
     report: dict[str, Any] | None
     """The Coordinator's `GET /instances`; None when it does not answer."""
+    fleet: dict[str, Any] | None
+    """The Controller's `GET /fleet`; None when it does not answer or does not lead."""
 
     @property
     def serving(self) -> bool:
@@ -48,15 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
     except FleetError as error:
         print(f"pymotor status: {error}", file=sys.stderr)
         return NOT_SERVING
-    if state is None or not state.running:
+    if fleet is None or state is None or not state.running:
         return _no_fleet(state, arguments.json)
-    status = FleetStatus(state, _ask_coordinator(state.management_url))
+    status = FleetStatus(state, _ask(f"{state.management_url}/instances"), _ask_controller(fleet, state))
     print(json.dumps(as_json(status), indent=2) if arguments.json else as_text(status))
     return SERVING if status.serving else NOT_SERVING
 
 
 def as_json(status: FleetStatus) -> dict[str, Any]:
-    """The status for programs: state of the fleet, its processes, and the Coordinator's own report."""
+    """The status for programs: state of the fleet, its processes, and what Coordinator and Controller say."""
     state = status.state
     return {
         "name": state.name,
@@ -65,6 +68,7 @@ def as_json(status: FleetStatus) -> dict[str, Any]:
         "url": state.url,
         "management_url": state.management_url,
         "observability_url": state.observability_url,
+        "controller_url": state.controller_url,
         "models": list(state.models),
         "config": state.config,
         "engine": state.engine,
@@ -74,6 +78,7 @@ def as_json(status: FleetStatus) -> dict[str, Any]:
             name: {"pid": process.pid, "running": is_alive(process)} for name, process in state.processes.items()
         },
         "coordinator": status.report,
+        "controller": status.fleet,
     }
 
 
@@ -85,17 +90,51 @@ def as_text(status: FleetStatus) -> str:
         f"fleet {state.name}: {words}, {state.url}, model {', '.join(state.models)}",
         f"  up for {_duration(time.time() - state.started_at)} (pid {state.supervisor.pid}), {state.config}",
     ]
+    lines += _control_lines(state, status.fleet)
     if status.report is None:
         return "\n".join([*lines, f"  the Coordinator does not answer at {state.management_url}"])
     lines += [f"  missing: {lack}" for lack in status.report.get("missing", [])]
     lines += [f"  degraded: {lack}" for lack in status.report.get("degraded", [])]
-    return "\n".join([*lines, *_table(state, status.report)])
+    return "\n".join([*lines, *_table(status, status.report)])
 
 
-def _table(state: FleetState, report: dict[str, Any]) -> list[str]:
-    heading = ("INSTANCE", "STATE", "ENDPOINT", "STATE", "IN FLIGHT", "LOAD", "PID")
-    rows = [heading]
-    faults: list[str] = []
+def _control_lines(state: FleetState, fleet: dict[str, Any] | None) -> list[str]:
+    """Controller and NodeManagers."""
+    if not state.controller_url:
+        return []
+    if fleet is None:
+        return [f"  the Controller does not answer at {state.controller_url}; requests are served without it"]
+    process = state.processes.get("controller")
+    pid = f" (pid {process.pid})" if process is not None else ""
+    words = "leads" if fleet["complete"] else "begins to lead, listens who is there"
+    lines = [f"  controller: {words}, epoch {fleet['epoch']}, {state.controller_url}{pid}"]
+    # Of a node that was released and has ended the Controller still knows for a moment.
+    nodes = [one for one in fleet["nodes"] if one["name"] in state.processes or not one["released"]]
+    serving = sum(bool(node["instance"]) for node in nodes)
+    lines.append(f"  nodes: {serving} of {len(nodes)} run an instance")
+    lines += [f"    {node['name']}: {words}" for node in nodes if (words := _node_in_words(node))]
+    for role in fleet["roles"]:
+        if role["target"] is not None and not role["active"] == role["present"] == role["target"]:
+            lines.append(f"  {role['role']}: {role['active']} of {role['present']} active, {role['target']} are wanted")
+    return lines
+
+
+def _node_in_words(node: dict[str, Any]) -> str:
+    """What is unusual about it."""
+    if node["silent"]:
+        return f"silent for {_duration(node['heard_seconds_ago'])}"
+    if node["problem"]:
+        return str(node["problem"])
+    if node["leaving"] or node["released"]:
+        return "ends"
+    return "" if node["instance"] else "waits for an instance"
+
+
+def _table(status: FleetStatus, report: dict[str, Any]) -> list[str]:
+    state = status.state
+    rows = [("INSTANCE", "STATE", "ENDPOINT", "STATE", "IN FLIGHT", "LOAD", "PID")]
+    remarks: list[str] = []
+    operated = {} if status.fleet is None else {one["name"]: one for one in status.fleet["instances"]}
     for instance in report.get("instances", []):
         name = instance["name"]
         pids = [str(process.pid) for server, process in state.processes.items() if _belongs(server, name)]
@@ -111,22 +150,43 @@ def _table(state: FleetState, report: dict[str, Any]) -> list[str]:
                     pids[number] if number < len(pids) else "",
                 )
             )
-        if instance.get("fault"):
-            faults.append(f"  {name}: {instance['fault']}")
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
+        remark = _operated_in_words(operated.get(name)) or instance.get("fault")
+        if remark:
+            remarks.append(f"  {name}: {remark}")
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    return lines + faults
+    return lines + remarks
+
+
+def _operated_in_words(instance: dict[str, Any] | None) -> str:
+    """What operators asked of it: it drains, or is cordoned."""
+    words = []
+    if instance is not None and instance["drain_reason"]:
+        waits = f", waits for {instance['drain_waits_for']}" if instance["drain_waits_for"] else ""
+        words.append(f"{'drained' if instance['drained'] else 'drains'} ({instance['drain_reason']}){waits}")
+    if instance is not None and instance["cordoned"]:
+        words.append("cordoned")
+    return "; ".join(words)
 
 
 def _belongs(server: str, instance: str) -> bool:
     return server == instance or server.startswith(f"{instance}-rank-")
 
 
-def _ask_coordinator(management_url: str) -> dict[str, Any] | None:
+def _ask_controller(fleet: FleetDirectory, state: FleetState) -> dict[str, Any] | None:
+    if not state.controller_url:
+        return None
     try:
-        response = httpx.get(f"{management_url}/instances", timeout=_TIMEOUT_SECONDS, trust_env=False)
+        return _ask(f"{state.controller_url}/fleet", fleet.read_token().header)
+    except (OSError, TokenError):
+        return None
+
+
+def _ask(url: str, headers: dict[str, str] | None = None) -> dict[str, Any] | None:
+    try:
+        response = httpx.get(url, headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False)
         answer = response.json()
     except (httpx.HTTPError, ValueError):
         return None

@@ -16,7 +16,7 @@ from pymotor.local.state import FleetError, state_home
 _EPILOG = """\
 Starts a Controller, a Coordinator and, for every engine instance the configuration asks for, a NodeManager that
 runs it, as in a cluster; waits until the fleet answers, prints its URL and a request to paste, and stays until
-Ctrl-C, SIGTERM or `pymotor down`. What ends is started again.
+Ctrl-C, SIGTERM or `pymotor down`. What ends is started again; `pymotor scale` asks for more or fewer instances.
 
   pymotor up --config_dir examples/infer_engines/sim/epd              encode, prefill, decode; simulated engines
   pymotor up --config_dir examples/infer_engines/vllm --engine sim    a configuration for Ascend, tried out here

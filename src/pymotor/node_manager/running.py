@@ -12,7 +12,15 @@ from msgspec.structs import replace
 
 from pymotor.engines import EngineProcess, InstancePlan, KeptServers, ServerPlan
 from pymotor.engines.metrics_reading import EngineLoad
-from pymotor.fleet import EndpointState, Instance, InstanceState, NodeOrder, ServerReport, SoftwareFault
+from pymotor.fleet import (
+    ENDED_ON_PURPOSE,
+    EndpointState,
+    Instance,
+    InstanceState,
+    NodeOrder,
+    ServerReport,
+    SoftwareFault,
+)
 from pymotor.node_manager.following import RunKey
 from pymotor.node_manager.planning import PlannedOrder
 
@@ -78,7 +86,7 @@ class RunningOrder:
             await asyncio.gather(self.task, return_exceptions=True)
         self._ending = True
         for server in self._servers.values():
-            server.state, server.detail, server.load = EndpointState.GONE, "it is ended", None
+            server.state, server.detail, server.load = EndpointState.GONE, ENDED_ON_PURPOSE, None
         self._changed()
         hurried = asyncio.create_task(self._stop_at_once(hurry))
         try:

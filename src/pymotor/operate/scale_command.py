@@ -8,9 +8,9 @@ import sys
 import time
 from typing import Any
 
-from pymotor.control_plane import TokenError
-from pymotor.controller.client import ControllerCallError, ControllerClient, add_controller_options, controller_of
 from pymotor.fleet import Role
+from pymotor.operate.client import ControllerCallError, ControllerClient
+from pymotor.operate.target import TargetError, add_controller_options, controller_of
 
 DONE, FAILED, USAGE = 0, 1, 2
 _POLL_SECONDS = 0.3
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with ControllerClient(controller_of(arguments)) as client:
             return _scale(client, arguments)
-    except (ControllerCallError, TokenError) as error:
+    except (ControllerCallError, TargetError) as error:
         print(f"pymotor scale: {error}", file=sys.stderr)
         return FAILED
 

@@ -9,8 +9,8 @@ import time
 from datetime import datetime
 from typing import Any
 
-from pymotor.control_plane import TokenError
-from pymotor.controller.client import ControllerCallError, ControllerClient, add_controller_options, controller_of
+from pymotor.operate.client import ControllerCallError, ControllerClient
+from pymotor.operate.target import TargetError, add_controller_options, controller_of
 
 _POLL_SECONDS = 0.5
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if not arguments.follow:
                     return 0
                 time.sleep(_POLL_SECONDS)
-    except (ControllerCallError, TokenError) as error:
+    except (ControllerCallError, TargetError) as error:
         print(f"pymotor events: {error}", file=sys.stderr)
         return 1
 

@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 
-from pymotor.control_plane import ClusterToken
+from pymotor.operate.target import URL_VARIABLE, Target
 
-DEFAULT_PORT = 31018
-URL_VARIABLE = "PYMOTOR_CONTROLLER"
 _TIMEOUT_SECONDS = 10.0
 _HINTS_FOLLOWED = 3
 
 
 class ControllerCallError(Exception):
     """The Controller refused or could not be asked; the message says what to do."""
-
-
-class Target(NamedTuple):
-    """Where a Controller is, and what to show it."""
-
-    url: str
-    token: ClusterToken | None
-
-
-def add_controller_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says which Controller is meant."""
-    parser.add_argument(
-        "--controller",
-        metavar="URL",
-        help=f"the Controller; default: ${URL_VARIABLE}, else http://127.0.0.1:{DEFAULT_PORT}",
-    )
-
-
-def controller_of(arguments: argparse.Namespace, variables: Mapping[str, str] = os.environ) -> Target:
-    """The Controller that a command line means. Raises `TokenError` for a token that cannot be used."""
-    url = arguments.controller or variables.get(URL_VARIABLE) or f"http://127.0.0.1:{DEFAULT_PORT}"
-    return Target(url.rstrip("/"), ClusterToken.from_environment(variables))
 
 
 class ControllerClient:

@@ -1,0 +1,1 @@
+"""What operators type: the verbs that ask a Controller, and how they find the one that is meant."""
