@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from pymotor.engines import EngineProcess, InstancePlan, KeptServers, ServerPlan
 from pymotor.engines.metrics_reading import EngineLoad
-from pymotor.fleet import EndpointState, Instance, InstanceState, NodeOrder, ServerReport, SoftwareFault
+from pymotor.fleet import EndpointState, Instance, InstanceState, NodeOrder, Role, ServerReport, SoftwareFault
 from pymotor.node_manager.following import RunKey
 from pymotor.node_manager.planning import PlannedOrder
 
@@ -93,6 +93,11 @@ class RunningOrder:
         await self._kept.stop(0.0)
 
     # -- what others see
+
+    @property
+    def role(self) -> Role:
+        """What they play."""
+        return self._plan.instance.role
 
     @property
     def engine(self) -> str:
