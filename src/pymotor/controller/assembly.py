@@ -101,8 +101,7 @@ def _has_room(group: Group, node: KnownNode) -> bool:
 
 
 def _may_found(book: FleetBook, node: KnownNode) -> bool:
-    target = book.targets.get(node.role.value)
-    if target is not None and len(book.of_role(node.role)) >= target:
+    if not has_place(book, node.role):
         return False
     if not node.withdrawn:
         return True
@@ -155,6 +154,12 @@ def withdraw(book: FleetBook, group: Group, now: float) -> None:
     book.dissolve(group, now, f"{lacking} of {len(group.seats)} nodes did not come; the others wait")
     for name in members:
         book.nodes[name].withdrawn = True
+
+
+def has_place(book: FleetBook, role: Role) -> bool:
+    """Whether another instance of the role is wanted, or nobody said how many are."""
+    target = book.targets.get(role.value)
+    return target is None or len(book.standing(role)) < target
 
 
 def switchable(node: KnownNode, role: Role) -> bool:

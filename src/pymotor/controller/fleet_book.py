@@ -253,6 +253,10 @@ class FleetBook:
             key=lambda group: group.number,
         )
 
+    def standing(self, role: Role) -> list[Group]:
+        """Those of them that are not out: by these a number that is wanted is counted."""
+        return [group for group in self.of_role(role) if not group.out(self.nodes)]
+
     def unseated(self) -> list[KnownNode]:
         """Nodes that wait for an instance, in stable order."""
         return sorted((node for node in self.nodes.values() if node.usable), key=lambda node: in_order(node.name))

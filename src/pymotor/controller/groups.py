@@ -74,6 +74,11 @@ class Group:
         """Whether it will not be there much longer."""
         return self.ending or (self.drain is not None and self.drain.purpose.ends)
 
+    def out(self, nodes: dict[str, KnownNode]) -> bool:
+        """Whether faults keep it apart or a node of it is not heard of: until that is over others may stand in."""
+        silent = not self.silence_ignored and any(nodes[name].silent for name in self.members)
+        return bool(self.separated) or silent
+
     def facts(self, nodes: dict[str, KnownNode]) -> InstanceFacts:
         """What its state follows from."""
         return InstanceFacts(
