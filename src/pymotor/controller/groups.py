@@ -27,6 +27,7 @@ class Group:
     """The nodes by rank; empty: nobody."""
     generation: int = 1
     cordoned: bool = False
+    cordon_reason: str = ""
     separated: str = ""
     drain: Drain | None = None
     ending: bool = False
@@ -85,6 +86,7 @@ class Group:
             seats=[self._seat(nodes[name]) if name else SeatFacts("") for name in self.seats],
             drain_reason=self.drain.reason if self.drain is not None else "",
             cordoned=self.cordoned,
+            cordon_reason=self.cordon_reason,
             separated=self.separated,
             problem=self.table_problem,
         )

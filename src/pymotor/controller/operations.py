@@ -102,7 +102,7 @@ class Operations:
     def separate(self, instance: str, now: float, why: str) -> None:
         """Faults keep the instance from serving until `recover`; `why` in words for a person.
 
-        It is not in the orders: after a change of leaders whoever sees the fault says it again.
+        It is in the orders, so that another leader keeps it until whoever looks at faults says otherwise.
         """
         group = self._group(instance)
         if group.separated != why:
@@ -137,7 +137,7 @@ class Operations:
 
     def _cordon(self, group: Group, cordoned: bool, now: float, why: str) -> None:
         if group.cordoned is not cordoned:
-            group.cordoned = cordoned
+            group.cordoned, group.cordon_reason = cordoned, why
             kind = "cordoned" if cordoned else "uncordoned"
             self._book.say(now, kind, why or "somebody asked for it", group)
             self._book.refresh(group, now)

@@ -87,7 +87,8 @@ class Oversight:
         self._service = service
         self._settings = settings
         self._variables = variables
-        self._faults = ClusterFaults()
+        # Where nothing is watched, that nothing is known is the whole truth.
+        self._faults = ClusterFaults(complete=settings.cluster is None)
         self.log = AlarmLog(Origin.from_environment(variables), time.time)
         self.strategist = Strategist(
             service,
