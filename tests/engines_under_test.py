@@ -22,11 +22,10 @@ import pytest
 from pymotor.config import EnvConfig, UserConfig
 from pymotor.config.user import DEPLOY_LETTER
 from pymotor.engines import EngineProcess, EngineStartError, HostResources, InstancePlan, plan_instance
+from pymotor.engines.port_claims import PortClaims
 from pymotor.engines.tiny_model import make_tiny_model
+from pymotor.engines.vllm_python import NoVllmError, find_vllm_python
 from pymotor.fleet import Role
-from pymotor.local.ports import PortClaims
-from pymotor.local.state import FleetError
-from pymotor.local.vllm_python import find_vllm_python
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL = "qwenvl"
@@ -237,7 +236,7 @@ def vllm_python_or_skip() -> str:
     """
     try:
         return find_vllm_python(CHECKOUT).python
-    except FleetError as error:
+    except NoVllmError as error:
         message = f"REAL vLLM IS NOT TESTED: {error}"
     if os.environ.get(REQUIRE_VLLM) == "1":
         pytest.fail(message, pytrace=False)

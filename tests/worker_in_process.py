@@ -70,10 +70,14 @@ class WorkerInProcess:
         """Load and requests in flight of each engine, as the ledger has them."""
         return [self._ledger.own(row) for row in range(len(self.instances))]
 
+    def held(self) -> list[int]:
+        """Requests that still fetch something from each engine, as the ledger has them."""
+        return [self._ledger.held(row) for row in range(len(self.instances))]
+
     async def until_idle(self) -> None:
         """Wait until the ledger is exactly zero and no leg has a connection in hand. Raises `AssertionError`."""
         await until(
-            lambda: not any(map(any, self.loads())) and not self.worker._upstream.busy,
+            lambda: not any(map(any, self.loads())) and not any(self.held()) and not self.worker._upstream.busy,
             "the ledger is zero and no leg is left",
         )
 

@@ -29,6 +29,11 @@ VERBS: dict[str, Verb] = {
     "validate": Verb("pymotor.engines.validate_command", "check user_config.json and env.json; print every problem"),
     "schema": Verb("pymotor.config.schema_command", "print the JSON schema of user_config.json or env.json"),
     "coordinator": Verb("pymotor.coordinator.command", "run the gateway: requests in, answers out"),
+    "node-manager": Verb("pymotor.node_manager.command", "run one node's engines as the Controller orders"),
+    "controller": Verb("pymotor.controller.command", "run the Controller: nodes report in, instances go out"),
+    "instances": Verb("pymotor.controller.instances_command", "show, drain, cordon, restart or remove instances"),
+    "scale": Verb("pymotor.controller.scale_command", "ask for another number of instances of a role"),
+    "events": Verb("pymotor.controller.events_command", "show or follow what happens in the fleet"),
     "proxy": Verb("pymotor.coordinator.proxy.command", "run the gateway before engines that flags name"),
     "ranktable": Verb("pymotor.ascend.ranktable_command", "make or check the ranktable that LLMDataDist needs"),
     "sim-engine": Verb(

@@ -296,14 +296,19 @@ class Gateway:
         config: Mapping[str, object] | None = None,
         workers: int = 1,
         label: str = "gateway",
+        controllers: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """`names`: the engines it knows, all but the plain one by default; `config`: its
-        `motor_coordinator_config`."""
+        `motor_coordinator_config`; `controllers`: URLs of Controllers that tell it of the fleet instead of a file;
+        `environment`: what it has beside ours."""
         self.engines = engines
         self.names = list(engines.fleet if names is None else names)
         self.changes: dict[str, dict[str, object]] = {}
         """Fields of instances that differ from what `Engine.instance` says, by engine name."""
         self._workers = workers
+        self._controllers = ",".join(controllers)
+        self._environment = dict(environment or {})
         self._directory = engines.directory / f"{label}-{free_port()}"
         self._directory.mkdir()
         self._user_config = json.loads((EXAMPLES / "infer_engines/sim/epd/user_config.json").read_text())
@@ -318,17 +323,20 @@ class Gateway:
         self.process: PymotorProcess
 
     def __enter__(self) -> Gateway:
-        self.write_fleet()
+        told_by = ["--controller", self._controllers] if self._controllers else ["--fleet", str(self.fleet_file)]
+        if not self._controllers:
+            self.write_fleet()
         config = self._directory / "user_config.json"
         config.write_text(json.dumps(self._user_config))
         port, management, observability = self._ports
         self.process = PymotorProcess(
             [
-                "coordinator", "--user_config_path", str(config), "--fleet", str(self.fleet_file),
+                "coordinator", "--user_config_path", str(config), *told_by,
                 "--port", port, "--management-port", management, "--observability-port", observability,
                 "--workers", str(self._workers), "--server-timing", "on",
             ],
             self._directory / "coordinator.log",
+            self._environment,
         )  # fmt: skip
         try:
             self.process.wait_until_ok(f"{self.management_url}/startup")
@@ -356,7 +364,19 @@ class Gateway:
         """Stand before these engines from now on. Workers learn of it a moment later: wait for what is expected."""
         self.names = list(names)
         self.write_fleet()
-        wait_until(lambda: self.fleet()["version"] == self._version, f"version {self._version} of the fleet is taken")
+        self.wait_version(self._version)
+
+    def wait_version(self, version: int) -> None:
+        """Wait until it has this version of the fleet."""
+        wait_until(lambda: self.fleet()["version"] == version, f"version {version} of the fleet is taken")
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self.process.log.read_text(errors="replace")
+
+    def is_ready(self) -> bool:
+        """Whether it says that it can serve."""
+        return plain_http.get(f"{self.management_url}/readiness", timeout=5).status_code == 200
 
     def fleet(self) -> dict[str, Any]:
         """`GET /instances`."""

@@ -65,6 +65,11 @@ class RawConnection:
         rest, self._received = self._received, b""
         return rest
 
+    def read_until(self, text: bytes) -> None:
+        """Receive until `text` has come; `reply` has it too."""
+        while text not in self._received:
+            self._more()
+
     def _chunks(self) -> bytes:
         body = b""
         while size := int(self._until(b"\r\n"), 16):

@@ -16,8 +16,8 @@ import msgspec
 from recording_proxy import RecordingProxy
 
 from engines_under_test import EnginesUnderTest, engine_config, port_claims
+from pymotor.engines.port_claims import PortClaims
 from pymotor.fleet import EndpointState, FleetSnapshot, Instance, InstanceState, Role, encode_snapshot
-from pymotor.local.ports import PortClaims
 
 READY_SECONDS = 60.0
 STAGES = (Role.ENCODE, Role.PREFILL, Role.DECODE)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from pymotor.config.common import EtcdConfig, LoggingConfig, StandbyConfig
-from pymotor.config.section import Count, Host, Port, Seconds, Section, no_effect
+from pymotor.config.section import Count, Host, NotNegative, Port, Seconds, Section, no_effect
 
 
 class ControllerAPIConfig(Section):
@@ -29,8 +29,18 @@ class InstanceConfig(Section):
     instance_assembler_cmd_send_interval: Seconds = Field(30, description="Seconds between start commands.")
     instance_manager_check_interval: Seconds = Field(1, description="Seconds between looks at running ones.")
     send_cmd_retry_times: Count = Field(3, description="Further tries of a start command.")
-    instance_heartbeat_timeout: Any = no_effect("older versions checked it and used a constant")
-    instance_expired_timeout: Any = no_effect("older versions checked it and used a constant")
+    node_timeout: Seconds = Field(10, description="Seconds after which a node that does not report is silent.")
+    silent_grace: Seconds = Field(
+        1, description="Seconds after which a node is silent whose connection broke and that does not report again."
+    )
+    gone_timeout: Seconds = Field(300, description="Seconds after which a silent node's instance is given up.")
+    listen_seconds: NotNegative = Field(9, description="Seconds that a new leader listens before it gives orders.")
+    drain_limit: NotNegative = Field(300, description="Seconds that running requests have when an instance drains.")
+    coordinator_timeout: Seconds = Field(
+        10, description="Seconds after which a Coordinator that is not heard of is not waited for."
+    )
+    instance_heartbeat_timeout: Any = no_effect("older versions checked it and used a constant", instead="node_timeout")
+    instance_expired_timeout: Any = no_effect("older versions checked it and used a constant", instead="gone_timeout")
     instance_assembler_check_internal: Any = no_effect("it is misspelt", instead="instance_assembler_check_interval")
 
 
@@ -48,9 +58,19 @@ class ControllerFaultToleranceConfig(Section):
     strategy_center_check_interval: Seconds = Field(10, description="Seconds between looks at faults.")
     configmap_namespace: str = Field("kube-system", description="Namespace of the device reports.")
     configmap_prefix: str = Field("mindx-dl-deviceinfo-", description="How names of device reports begin.")
-    k8s_cert_path: str = Field("", description="Kubernetes client configuration; empty: the cluster's own.")
-    enable_scale_p2d: bool = Field(True, description="Whether a prefill instance may become the lost decode.")
-    enable_token_reinference: bool = Field(True, description="Whether network faults replay tokens.")
+    enable_scale_p2d: bool = Field(
+        True, description="Whether prefill gives nodes to decode when a decode instance is lost."
+    )
+    scale_p2d_wait: Seconds = Field(30, description="Seconds for which it is lost before.")
+    scale_p2d_pause: Seconds = Field(60, description="Seconds between two changes of that kind.")
+    scale_p2d_release: bool = Field(
+        False,
+        description="Whether prefill pods that cannot switch end for decode pods; something has to delete them then.",
+    )
+    enable_token_reinference: bool = Field(
+        True, description="Whether faults that break streams are told of; Coordinators carry those on."
+    )
+    k8s_cert_path: Any = no_effect("devices and nodes are watched with the pod's service account")
     strategy_center_check_internal: Any = no_effect("it is misspelt", instead="strategy_center_check_interval")
     enable_lingqu_network_recover: Any = no_effect("it was renamed", instead="enable_token_reinference")
 

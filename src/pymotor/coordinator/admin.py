@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import socket
-from collections.abc import Iterator
-
-import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 
 from pymotor.coordinator.fleet_metrics import fleet_metrics, worker_metrics
+from pymotor.coordinator.fleet_source import FleetSource
 from pymotor.coordinator.known_fleet import KnownFleet
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, Ledger
 from pymotor.coordinator.worker_pool import WorkerPool
@@ -52,6 +47,14 @@ class InstanceReport(BaseModel):
     endpoints: list[EndpointReport]
 
 
+class SourceReport(BaseModel):
+    """The Controller that tells of the fleet, in `GET /instances`."""
+
+    connected: bool
+    url: str
+    last_heard_seconds: float | None
+
+
 class FleetReport(BaseModel):
     """The answer to `GET /instances`; loads are tokens that legs under way are charged with, beside those of other
     Coordinators where they are estimated."""
@@ -67,6 +70,8 @@ class FleetReport(BaseModel):
     workers_listening: int
     in_flight: int
     load_tokens: float
+    fleet_source: SourceReport | None
+    """None where nobody is asked for the fleet."""
     instances: list[InstanceReport]
 
 
@@ -90,7 +95,8 @@ class HealthReport(BaseModel):
 class Overview:
     """Answers the servers' questions from what the supervisor keeps."""
 
-    def __init__(self, fleet: KnownFleet, ledger: Ledger, pool: WorkerPool) -> None:
+    def __init__(self, fleet: KnownFleet, ledger: Ledger, pool: WorkerPool, source: FleetSource) -> None:
+        self._source = source
         self._fleet = fleet
         self._ledger = ledger
         self._pool = pool
@@ -112,6 +118,7 @@ class Overview:
             workers_listening=self._pool.listening,
             in_flight=sum(instance.in_flight for instance in instances),
             load_tokens=sum(instance.load_tokens for instance in instances),
+            fleet_source=self._source_report(),
             instances=instances,
         )
 
@@ -121,9 +128,9 @@ class Overview:
         return self._fleet.instances
 
     def in_flight(self, endpoint_id: str) -> int:
-        """Requests that an endpoint has now; 0 for one that is not known."""
+        """Requests that an endpoint has now, or that still fetch something from it; 0 for one that is not known."""
         row = self._fleet.row_of(endpoint_id)
-        return 0 if row is None else self._ledger.in_flight(row)
+        return 0 if row is None else self._ledger.in_flight(row) + self._ledger.held(row)
 
     def readiness(self) -> ReadinessReport:
         """Whether a request that comes now can be answered, and what is missing if not."""
@@ -155,6 +162,14 @@ class Overview:
         workers = await self._pool.metrics(METRICS_DEADLINE)
         own = worker_metrics(wanted=self._pool.wanted, listening=self._pool.listening, restarts=self._pool.restarts)
         return render(merge([workers, fleet_metrics(self._fleet, self._ledger), own]))
+
+    def _source_report(self) -> SourceReport | None:
+        state = self._source.state
+        if state is None:
+            return None
+        heard = state.last_heard_seconds
+        rounded = None if heard is None else round(heard, 1)
+        return SourceReport(connected=state.connected, url=state.url, last_heard_seconds=rounded)
 
     def _instance(self, instance: Instance) -> InstanceReport:
         endpoints = [self._endpoint(endpoint, instance.kv_capacity_tokens) for endpoint in instance.endpoints]
@@ -231,28 +246,3 @@ def observability_app(overview: Overview) -> FastAPI:
         return Response(await overview.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app
-
-
-class AdminServer(uvicorn.Server):
-    """A uvicorn server that leaves signals to the supervisor."""
-
-    def __init__(self, app: FastAPI) -> None:
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        super().__init__(
-            uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2, ws="none"
-            )
-        )
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no handler."""
-        yield
-
-    async def serve_on(self, listening: socket.socket) -> None:
-        """Serve until `finish`; closes the socket."""
-        await self.serve(sockets=[listening])
-
-    def finish(self) -> None:
-        """Stop accepting; `serve_on` returns when running requests are answered, or after 2 s."""
-        self.should_exit = True

@@ -6,11 +6,15 @@ import argparse
 import asyncio
 import logging
 import os
+import secrets
+import socket
 import sys
 from pathlib import Path
 
 from pymotor.config import UserConfig, load_config
-from pymotor.coordinator.fleet_source import FileFleetSource
+from pymotor.control_plane import ClusterToken, TokenError
+from pymotor.coordinator.fleet_source import FileFleetSource, FleetSource
+from pymotor.coordinator.fleet_watch import ControllerFleetSource, ControllerURLError, controller_urls
 from pymotor.coordinator.forwarding_checks import check_forwarding
 from pymotor.coordinator.not_served import not_served
 from pymotor.coordinator.pairing import is_wildcard
@@ -21,6 +25,9 @@ from pymotor.coordinator.worker_pool import WorkerStartError
 from pymotor.telemetry.logs import LEVELS, configure_logging
 
 logger = logging.getLogger(__name__)
+
+SERVICE_VARIABLE = "CONTROLLER_SERVICE"
+"""The name of the Controller, in pods."""
 
 WORKER_MODULE = "pymotor.coordinator.worker"
 
@@ -52,12 +59,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     config.add_argument(
         "--env_config_path", "--env-config-path", type=Path, metavar="FILE", help="env.json, if there is one"
     )
-    config.add_argument(
+    teller = config.add_mutually_exclusive_group()
+    teller.add_argument(
         "--fleet",
         type=Path,
-        required=True,
         metavar="FILE",
         help="fleet snapshot (JSON), read again whenever it changes; it may come later",
+    )
+    teller.add_argument(
+        "--controller",
+        type=_controllers,
+        metavar="URL[,URL]",
+        help="the Controllers that tell of the fleet, of which one leads; default, without --fleet:"
+        f" controller_api_dns or ${SERVICE_VARIABLE} at controller_api_port of motor_controller_config",
     )
     ports = parser.add_argument_group("where it listens (default: api_config of user_config.json)")
     ports.add_argument("--host", help=f"address of all three ports; {_LOOPBACK} where the config has none")
@@ -118,9 +132,17 @@ def run(arguments: argparse.Namespace, worker_module: str = WORKER_MODULE) -> in
         print("pymotor coordinator: the configuration has errors; mend what is listed above", file=sys.stderr)
         return 1
     options = _options(arguments, loaded.user, worker_module)
+    try:
+        source = _source(arguments, loaded.user)
+    except ControllerURLError as error:
+        print(f"pymotor coordinator: {error}", file=sys.stderr)
+        return 2
+    except TokenError as error:
+        print(f"pymotor coordinator: {error}", file=sys.stderr)
+        return 1
     configure_logging(options.log_level, process="coordinator")
     try:
-        asyncio.run(supervise(options, FileFleetSource(arguments.fleet), _announce))
+        asyncio.run(supervise(options, source, _announce))
     except (PortError, WorkerStartError) as error:
         print(f"pymotor coordinator: {error}", file=sys.stderr)
         return 1
@@ -151,6 +173,32 @@ def _options(arguments: argparse.Namespace, user: UserConfig, worker_module: str
         parent_pipe=arguments.parent_pipe,
         worker_module=worker_module,
     )
+
+
+def _source(arguments: argparse.Namespace, user: UserConfig) -> FleetSource:
+    """Who tells of the fleet. Raises `ControllerURLError` when nobody is named, `TokenError`."""
+    if arguments.fleet is not None:
+        return FileFleetSource(arguments.fleet)
+    urls = arguments.controller
+    if urls is None:
+        api = user.motor_controller_config.api_config
+        service = api.controller_api_dns or os.environ.get(SERVICE_VARIABLE, "")
+        if not service:
+            raise ControllerURLError(
+                f"nobody tells of the fleet: give --controller URL or --fleet FILE, or set {SERVICE_VARIABLE}"
+            )
+        host = f"[{service}]" if ":" in service else service
+        urls = controller_urls(f"http://{host}:{api.controller_api_port}")
+    # Several Coordinators may be on one machine, and one may be started again at once.
+    name = f"{socket.gethostname()}-{secrets.token_hex(8)}"
+    return ControllerFleetSource(urls, ClusterToken.from_environment(), name)
+
+
+def _controllers(text: str) -> tuple[str, ...]:
+    try:
+        return controller_urls(text)
+    except ControllerURLError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _dialled_at(*hosts: str | None) -> str:

@@ -13,6 +13,9 @@ from pymotor.coordinator.settings import Settings
 from pymotor.fleet import FleetSnapshot
 from pymotor.telemetry.metrics import MetricsDump
 
+Age = tuple[int, int]
+"""Epoch and version of a snapshot: the greater, the newer."""
+
 
 class WorkerStart(msgspec.Struct, tag="start", frozen=True, kw_only=True):
     """First word of the supervisor: all a worker needs to begin. The ledger's descriptor is inherited."""
@@ -33,6 +36,11 @@ class FleetUpdate(msgspec.Struct, tag="fleet", frozen=True, kw_only=True):
 
     snapshot: FleetSnapshot
     rows: dict[str, tuple[int, int]]
+
+    @property
+    def age(self) -> Age:
+        """By which updates are compared."""
+        return (self.snapshot.epoch, self.snapshot.version)
 
 
 class CallbackPorts(msgspec.Struct, tag="callback ports", frozen=True, kw_only=True):
@@ -68,6 +76,12 @@ class Listening(msgspec.Struct, tag="listening", frozen=True, kw_only=True):
     """The worker accepts requests."""
 
 
+class FleetTaken(msgspec.Struct, tag="fleet taken", frozen=True, kw_only=True):
+    """The worker routes by the snapshot of this age: whatever begins from now on begins where that one allows it."""
+
+    age: Age
+
+
 class CallbackPort(msgspec.Struct, tag="callback port", frozen=True, kw_only=True):
     """The worker takes callbacks of decode engines here."""
 
@@ -98,7 +112,7 @@ class OperatorRequest(msgspec.Struct, tag="operator?", frozen=True, kw_only=True
 
 
 ToWorker = WorkerStart | FleetUpdate | CallbackPorts | MetricsRequest | OperatorReply | Drain
-ToSupervisor = Listening | CallbackPort | MetricsReport | OperatorRequest
+ToSupervisor = Listening | FleetTaken | CallbackPort | MetricsReport | OperatorRequest
 
 _encoder = msgspec.msgpack.Encoder()
 _length = struct.Struct(">I")

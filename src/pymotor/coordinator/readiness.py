@@ -31,6 +31,17 @@ def takes_legs(instance: Instance) -> bool:
     return instance.serves and any(endpoint.state is EndpointState.READY for endpoint in instance.endpoints)
 
 
+def serving_endpoints(snapshot: FleetSnapshot) -> frozenset[str]:
+    """Ids of the endpoints that may get new legs."""
+    return frozenset(
+        endpoint.id
+        for instance in snapshot.instances
+        if instance.serves
+        for endpoint in instance.endpoints
+        if endpoint.state is EndpointState.READY
+    )
+
+
 def readiness(snapshot: FleetSnapshot | None, rules: PairingRules = AUTOMATIC) -> Readiness:
     """What the fleet of `snapshot` can do; None stands for a fleet nobody has told us of yet.
 

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
 
-from pymotor.coordinator.admin import AdminServer, Overview, management_app, observability_app
+from pymotor.control_plane import AdminServer
+from pymotor.coordinator.admin import Overview, management_app, observability_app
 from pymotor.coordinator.control import WorkerStart
 from pymotor.coordinator.engine_readings import reading_engines
 from pymotor.coordinator.fleet_source import FleetSource
@@ -22,6 +23,7 @@ from pymotor.coordinator.pairing import PairingRules
 from pymotor.coordinator.ports import hold_shared, listen_alone, url_of
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.settings import Settings
+from pymotor.coordinator.told_fleet import ToldFleet
 from pymotor.coordinator.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -90,7 +92,8 @@ async def supervise(
         stop, hurry = asyncio.Event(), asyncio.Event()
         with _end_requests(stop, hurry, options.parent_pipe):
             reading = reading_engines(fleet, ledger, options.settings.engine_load_interval)
-            overview = Overview(fleet, ledger, pool)
+            overview = Overview(fleet, ledger, pool, source)
+            source.follow(ToldFleet(fleet, ledger, pool))
             async with _admin(overview, sockets), reading, desk.attended(overview):
                 following = asyncio.create_task(_follow(source, fleet, pool))
                 running = asyncio.create_task(pool.run())

@@ -27,6 +27,7 @@ from pymotor.coordinator.control import (
     CallbackPort,
     CallbackPorts,
     Drain,
+    FleetTaken,
     FleetUpdate,
     FrameReader,
     Listening,
@@ -48,6 +49,7 @@ from pymotor.coordinator.metaserver import Metaserver
 from pymotor.coordinator.operators import OperatorLine
 from pymotor.coordinator.pairing import PairingRules
 from pymotor.coordinator.prompt_tokenizer import PromptTokenizer
+from pymotor.coordinator.readiness import serving_endpoints
 from pymotor.coordinator.routing import FleetView
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
@@ -170,6 +172,7 @@ class Worker:
         self._services.bootstraps.forget_all()
         targets = self._targets.update(update)
         self._services.circuits.fleet_changed(update.snapshot.instances, targets)
+        self._services.closed.fleet_changed(serving_endpoints(update.snapshot))
         view = FleetView(update.snapshot, targets, self._rules)
         if view.has(KVDialect.CALLBACK) and self._serving_callbacks is None:
             self._take_callbacks()
@@ -250,7 +253,7 @@ class ControlChannel(asyncio.Protocol):
                 if self._worker is None:
                     self._waiting_fleet = message
                 else:
-                    self._worker.set_fleet(message)
+                    self._take_fleet(self._worker, message)
             elif isinstance(message, MetricsRequest) and self._worker is not None:
                 dump = self._worker.instruments.registry.dump()
                 self._transport.write(frame(MetricsReport(number=message.number, dump=dump)))
@@ -291,9 +294,13 @@ class ControlChannel(asyncio.Protocol):
         worker.set_callback_ports(self._callback_ports)
         worker.on_callback_port = lambda port: self._transport.write(frame(CallbackPort(port=port)))
         if self._waiting_fleet is not None:
-            worker.set_fleet(self._waiting_fleet)
+            self._take_fleet(worker, self._waiting_fleet)
         self._transport.write(frame(Listening()))
         self._spawn(worker.sweep())
+
+    def _take_fleet(self, worker: Worker, update: FleetUpdate) -> None:
+        worker.set_fleet(update)
+        self._transport.write(frame(FleetTaken(age=update.age)))
 
     async def _drain(self, grace: float) -> None:
         if self._worker is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pymotor.coordinator.control import (
+    Age,
     CallbackPorts,
     FleetUpdate,
     MetricsRequest,
@@ -72,6 +73,9 @@ class WorkerPool:
         self._ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._fleet: bytes | None = None
+        self._updates: list[FleetUpdate] = []
+        """Published and not yet left behind by every worker, the oldest first."""
+        self._taken = asyncio.Event()
         self._callback_ports: dict[int, int] = {}
         self._metrics = WorkerMetrics()
         self._restarts = 0
@@ -117,8 +121,30 @@ class WorkerPool:
     def publish(self, update: FleetUpdate) -> None:
         """Tell all workers, and those that come later, of the fleet."""
         self._fleet = frame(update)
+        self._updates.append(update)
         for worker in self._workers.values():
-            worker.tell_fleet(self._fleet)
+            worker.tell_fleet(self._fleet, update.age)
+        self._note_taken()
+
+    @property
+    def told(self) -> FleetUpdate | None:
+        """The newest update such that no worker routes by an older one; None before the first."""
+        return self._updates[0] if self._updates else None
+
+    async def has_told(self, age: Age) -> None:
+        """Return when no worker routes by a snapshot older than `age`."""
+        while self.told is None or self.told.age < age:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def _note_taken(self) -> None:
+        """Leave behind the updates that all workers have."""
+        if not self._updates:
+            return
+        newest = self._updates[-1].age
+        oldest = min((worker.fleet or newest for worker in self._workers.values()), default=newest)
+        self._updates = [update for update in self._updates if update.age >= oldest]
+        self._taken.set()
 
     async def metrics(self, deadline: float) -> MetricsDump:
         """The figures of all workers, dead ones included. For one that does not answer within `deadline`
@@ -185,6 +211,7 @@ class WorkerPool:
                 on_callback_port=partial(self._takes_callbacks, column),
                 on_metrics=partial(self._metrics.report, column),
                 on_operator=partial(self._ask_operator, column),
+                on_fleet_taken=self._note_taken,
             )
         except OSError as error:
             return f"no process could be made: {error}"
@@ -192,7 +219,7 @@ class WorkerPool:
         if self._callback_ports:
             worker.tell(frame(CallbackPorts(ports=self._callback_ports)))
         if self._fleet is not None:
-            worker.tell_fleet(self._fleet)
+            worker.tell_fleet(self._fleet, self._updates[-1].age)
         if self._stopping.is_set():
             worker.kill()
         guard = asyncio.create_task(self._guard(column, worker))
@@ -207,6 +234,7 @@ class WorkerPool:
             self._callback_ports.pop(column, None)
             self._metrics.retire(column)
             self._ledger.clear_column(column)
+            self._note_taken()
 
     def _listened(self, column: int) -> None:
         worker = self._workers.get(column)

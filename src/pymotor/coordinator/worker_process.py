@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable
 
 from pymotor.coordinator.control import (
+    Age,
     CallbackPort,
     Drain,
+    FleetTaken,
     FrameReader,
     Listening,
     MetricsReport,
@@ -33,8 +35,10 @@ class _Channel(asyncio.Protocol):
         on_callback_port: Callable[[int], None],
         on_metrics: Callable[[MetricsReport], None],
         on_operator: Callable[[OperatorRequest], None],
+        on_fleet_taken: Callable[[], None],
     ) -> None:
         self._on_operator = on_operator
+        self._on_fleet_taken = on_fleet_taken
         self._on_listening = on_listening
         self._on_callback_port = on_callback_port
         self._on_metrics = on_metrics
@@ -44,6 +48,7 @@ class _Channel(asyncio.Protocol):
         self._held_fleet: bytes | None = None
         self.listening = asyncio.Event()
         self.messages = 0
+        self.fleet: Age | None = None
         self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -56,6 +61,9 @@ class _Channel(asyncio.Protocol):
             if isinstance(message, Listening):
                 self.listening.set()
                 self._on_listening()
+            elif isinstance(message, FleetTaken):
+                self.fleet = message.age
+                self._on_fleet_taken()
             elif isinstance(message, CallbackPort):
                 self._on_callback_port(message.port)
             elif isinstance(message, MetricsReport):
@@ -110,6 +118,7 @@ class WorkerProcess:
         on_callback_port: Callable[[int], None],
         on_metrics: Callable[[MetricsReport], None],
         on_operator: Callable[[OperatorRequest], None],
+        on_fleet_taken: Callable[[], None],
     ) -> WorkerProcess:
         """Run `module` as a process with a control channel and tell it `first_words`.
 
@@ -118,7 +127,7 @@ class WorkerProcess:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            channel = _Channel(on_listening, on_callback_port, on_metrics, on_operator)
+            channel = _Channel(on_listening, on_callback_port, on_metrics, on_operator, on_fleet_taken)
             try:
                 await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
             except BaseException:
@@ -153,6 +162,11 @@ class WorkerProcess:
         """How many messages came from it."""
         return self._channel.messages
 
+    @property
+    def fleet(self) -> Age | None:
+        """The age of the oldest snapshot that it may still route by; None before it was told any."""
+        return self._channel.fleet
+
     async def listening(self) -> None:
         """Return when it has said that it accepts requests."""
         await self._channel.listening.wait()
@@ -180,8 +194,11 @@ class WorkerProcess:
         """Send a framed message."""
         self._channel.write(words)
 
-    def tell_fleet(self, words: bytes) -> None:
-        """Send a framed fleet update; one that the worker had no time for yet is replaced by a newer one."""
+    def tell_fleet(self, words: bytes, age: Age) -> None:
+        """Send a framed fleet update of this age; one that the worker had no time for yet is replaced by a newer
+        one."""
+        if self._channel.fleet is None:
+            self._channel.fleet = age
         self._channel.write_fleet(words)
 
     def drain(self, grace: float) -> None:

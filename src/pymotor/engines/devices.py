@@ -13,10 +13,11 @@ VISIBLE_DEVICES = {"gpu": "CUDA_VISIBLE_DEVICES", "cpu": ""}
 
 
 def take_devices(request: PlanRequest) -> tuple[int, ...]:
-    """The accelerators of an instance, none without accelerators. Raises PlanError when too few are left."""
+    """The accelerators of an instance on this node, none without accelerators. Raises PlanError when too few are
+    left."""
     if not visible_devices_variable(request.hardware):
         return ()
-    wanted = request.sizes.devices
+    wanted = request.sizes.devices // request.part.nodes
     devices = request.host.take_devices(wanted)
     if len(devices) < wanted:
         raise PlanError(f"the parallel sizes need {wanted} devices and {len(devices)} are left on this host")

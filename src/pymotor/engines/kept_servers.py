@@ -36,7 +36,8 @@ async def all_or_none(starts: Iterable[Coroutine[Any, Any, None]]) -> None:
 class KeptServers:
     """`start()` once, then `keep()`, and `stop()` on every way out, when `keep()` has been cancelled.
 
-    Made for the servers of one instance, which is the unit of restart: ranks that lost one of them cannot serve.
+    Instead of `start()` and `keep()`, `run()` or `run_once()` for an owner whom a failed start does not end. Made for
+    the servers of one instance, which is the unit of restart: ranks that lost one of them cannot serve.
     """
 
     def __init__(
@@ -47,12 +48,15 @@ class KeptServers:
         tell: Tell,
         grace: float,
         renewed: Callable[[], Sequence[ServerPlan]] | None = None,
+        finished: Callable[[EngineProcess], bool] = lambda process: False,  # noqa: ARG005  a default
     ) -> None:
         """`log_file` gives the path for a server's name; all runs of a server write there. `start_deadline` and
         `grace` are seconds: until a server answers, and from SIGTERM to SIGKILL. `renewed` says what to start the next
-        time (see `InstancePlan.renewed`); None: the same."""
+        time (see `InstancePlan.renewed`); None: the same. `finished` says of a server that ended by itself whether that
+        is as it should be; then none is started again."""
         self._servers = tuple(servers)
         self._renewed = renewed
+        self._finished = finished
         self._log_file = log_file
         self._start_deadline = start_deadline
         self._tell = tell
@@ -80,11 +84,25 @@ class KeptServers:
         self.serving = True
 
     async def keep(self) -> None:
-        """Start them all again whenever one has ended. Never returns."""
+        """Start them all again whenever one has ended. Returns only when one has `finished`."""
         while True:
-            await self._lost()
+            ended = await self._lost()
+            if any(self._finished(process) for process in ended):
+                return
             while not await self._started_again():
                 pass
+
+    async def run(self) -> None:
+        """Start them, and again whenever they did not start or one has ended. Never returns."""
+        if not await self._tried():
+            while not await self._started_again():
+                pass
+        await self.keep()
+
+    async def run_once(self) -> None:
+        """Start them; return when they did not start or one has ended. It was told, and nothing of them is left."""
+        if await self._tried():
+            await self._lost("ends")
 
     async def stop(self, grace: float) -> None:
         """End all servers: SIGTERM, after `grace` seconds SIGKILL. Returns when nothing of them is left."""
@@ -96,8 +114,8 @@ class KeptServers:
         await process.wait_ready()
         self._tell(process, EndpointState.READY, "")
 
-    async def _lost(self) -> None:
-        """Wait until a server ends; tell it, and end the others with it."""
+    async def _lost(self, what_then: str = "starts again") -> list[EngineProcess]:
+        """Wait until a server ends; tell it, and end the others with it. Returns those that ended by themselves."""
         exits = {asyncio.create_task(process.wait_exit()): process for process in self.processes}
         try:
             done, _ = await asyncio.wait(exits, return_when=asyncio.FIRST_COMPLETED)
@@ -112,7 +130,8 @@ class KeptServers:
         await self.stop(self._grace)
         for process in self.processes:
             if process not in ended:
-                self._tell(process, EndpointState.GONE, f"starts again with {ended[0].plan.name}")
+                self._tell(process, EndpointState.GONE, f"{what_then} with {ended[0].plan.name}")
+        return ended
 
     async def _started_again(self) -> bool:
         """Wait, and try once; tells why it failed."""
@@ -121,6 +140,10 @@ class KeptServers:
         await asyncio.sleep(pause)
         if self._renewed is not None:
             self._servers = tuple(self._renewed())
+        return await self._tried()
+
+    async def _tried(self) -> bool:
+        """Start them; tells why that failed, when nothing of them is left."""
         try:
             await self.start()
         except EngineStartError as error:

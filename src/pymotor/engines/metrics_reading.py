@@ -11,6 +11,7 @@ from pymotor.engines.metrics_names import METRIC_NAMES, EngineMetric, read_metri
 
 _WANTED = (EngineMetric.RUNNING, EngineMetric.WAITING, EngineMetric.KV_USAGE)
 _CACHE_INFO = re.compile(r"^vllm:(?:cache_config_info)\{([^}]*)\}", re.MULTILINE)
+_TOKENS = re.compile(r"^(?:vllm|sglang):(?:prompt|generation)_tokens(?:_total)?(?:\{[^}]*\})? (\S+)", re.MULTILINE)
 _BLOCK_SIZE = re.compile(r'\bblock_size="(\d+)"')
 _BLOCKS = re.compile(r'\bnum_gpu_blocks="(\d+)"')
 
@@ -20,6 +21,8 @@ class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
 
     requests: int | None = None
     """In its batch and its queue."""
+    waiting: int | None = None
+    """Of these, in its queue."""
     kv_usage: float | None = None
     """Part of the KV cache in use, 0 to 1; the mean where several engine cores stand behind one server."""
     kv_capacity_tokens: int | None = None
@@ -53,11 +56,17 @@ def read_load(engine: str, text: str) -> EngineLoad:
     waiting = read_metric(engine, EngineMetric.WAITING, sums)
     capacity, block = _kv_cache(text)
     return EngineLoad(
-        requests=None if running is None else int(running + (waiting or 0)),
+        requests=None if running is None else int(running) + int(waiting or 0),
+        waiting=None if running is None else int(waiting or 0),
         kv_usage=read_metric(engine, EngineMetric.KV_USAGE, means),
         kv_capacity_tokens=capacity,
         block_tokens=block,
     )
+
+
+def tokens_so_far(text: str) -> float:
+    """Tokens that an engine has read and written since its start; as long as this grows, it computes."""
+    return sum(_number(value) or 0.0 for value in _TOKENS.findall(text))
 
 
 def _number(text: str) -> float | None:

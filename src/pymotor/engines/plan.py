@@ -28,6 +28,8 @@ class ServerPlan:
     env: dict[str, str]
     """What is added to the environment of the process that starts it."""
     health_path: str = "/health"
+    headless: bool = False
+    """Whether it has no HTTP endpoint: `endpoint` is then only a name, and it is ready once it runs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from pymotor.config.engine import positive_integer
 from pymotor.engines import vllm
 from pymotor.engines.command_line import option_words
 from pymotor.engines.devices import device_environment, take_devices
+from pymotor.engines.parts import Spread, spread_of
 from pymotor.engines.plan import InstancePlan, PlanError, ServerPlan
 from pymotor.engines.ports import BOOTSTRAP_VARIABLE, InstancePorts, PortRun, Ranks, events_config, take_ports
 from pymotor.engines.request import PlanRequest, token_count
@@ -46,6 +47,7 @@ class _Layout:
 
     model: str
     ranks: Ranks
+    spread: Spread
     ports: InstancePorts
     devices: tuple[int, ...]
     identity: str
@@ -74,11 +76,12 @@ def plan_vllm(request: PlanRequest) -> InstancePlan:
     layout = _Layout(
         model=model,
         ranks=ranks,
+        spread=_spread(request, ranks),
         ports=take_ports(request, settings.kv, settings.ec, settings.events, ranks),
         devices=take_devices(request),
-        identity=f"{request.name}-{request.host.new_id()}",
+        identity=request.part.identity or f"{request.name}-{request.host.new_id()}",
     )
-    servers = [_server(request, settings, layout, rank) for rank in range(ranks.servers)]
+    servers = [_server(request, settings, layout, rank) for rank in layout.spread.ranks]
     first = servers[0]
     kv_config, ec_config, section = first.kv, first.ec, request.section
     kv = kv_transfer(kv_config, request.role, section.kv_dialect, first.kv_bootstrap) if kv_config is not None else None
@@ -89,7 +92,7 @@ def plan_vllm(request: PlanRequest) -> InstancePlan:
         models=request.served_names(model),
         engine=request.engine,
         engine_version=request.engine_version,
-        endpoints=tuple(server.plan.endpoint for server in servers),
+        endpoints=tuple(server.plan.endpoint for server in servers if not server.plan.headless),
         kv=kv,
         ec=ec_transfer(ec_config, section.ec_dialect, first.ec_address) if ec_config is not None else None,
         pairing=_pairing(request, model, kv, kv_config),
@@ -97,8 +100,11 @@ def plan_vllm(request: PlanRequest) -> InstancePlan:
         kv_capacity_tokens=_kv_capacity(options),
         allowed_local_media_path=str(options.get("allowed_local_media_path") or ""),
     )
+    followed = vllm.PLACED_FOR_SEVERAL_NODES if request.part.nodes > 1 else frozenset()
     warnings = [
-        f"{name} was not passed on: PyMotor sets it" for name in options if name in vllm.PLACED_OPTIONS - {"model"}
+        f"{name} was not passed on: PyMotor sets it"
+        for name in options
+        if name in vllm.PLACED_OPTIONS - {"model"} - followed
     ]
     warnings += [warning for server in servers for warning in server.warnings]
     return InstancePlan(
@@ -130,6 +136,24 @@ def _ranks(request: PlanRequest, model: str) -> Ranks:
     return Ranks(servers=request.sizes.data, joined=request.host.is_mixture_of_experts(model) is not False)
 
 
+def _spread(request: PlanRequest, ranks: Ranks) -> Spread:
+    sizes = request.sizes
+    spread = spread_of(
+        request.part,
+        sizes.data,
+        sizes.devices,
+        positive_integer(request.options.get("nnodes")),
+        server_per_rank=ranks.servers > 1,
+    )
+    if spread.nodes_per_rank > 1 and not ranks.joined:
+        # each would have a first node of its own, and only that of the instance is known
+        raise PlanError(
+            "the ranks of a dense model are engines of their own, and one of them spans several nodes; set "
+            "data_parallel_size 1 and ask for more instances"
+        )
+    return spread
+
+
 def _server(request: PlanRequest, settings: _Settings, layout: _Layout, rank: int) -> _Rank:
     several = layout.ranks.servers > 1
     kv, ec, warnings = _transfer_settings(request, settings, layout, rank)
@@ -146,19 +170,26 @@ def _server(request: PlanRequest, settings: _Settings, layout: _Layout, rank: in
         options.setdefault("enable_auto_tool_choice", True)
     options |= _rank_options(request, layout, rank)
     kv_bootstrap, ec_address = _found_at(request, layout, rank, kv, ec)
-    port = request.host.take_port(request.section.motor_nodemanger_config.endpoint_config.base_port or None)
+    headless = layout.spread.headless
+    if headless:
+        port = 0  # vLLM listens on none; the simulated engine has to listen, and takes any
+    else:
+        port = request.host.take_port(request.section.motor_nodemanger_config.endpoint_config.base_port or None)
     command_line = option_words({**options, "host": request.host.address, "port": port}, vllm.STYLE)
+    name = f"{request.name}-rank-{rank}" if several else request.name
+    endpoint = Endpoint(
+        id=f"{request.name}/{rank}",
+        url=f"http://{request.host.address_in_url}:{port}",
+        data_parallel_rank=rank if several and layout.ranks.joined else None,
+        kv_bootstrap=kv_bootstrap if several else "",
+        ec_address=ec_address if several else "",
+    )
     plan = ServerPlan(
-        name=f"{request.name}-rank-{rank}" if several else request.name,
-        endpoint=Endpoint(
-            id=f"{request.name}/{rank}",
-            url=f"http://{request.host.address_in_url}:{port}",
-            data_parallel_rank=rank if several and layout.ranks.joined else None,
-            kv_bootstrap=kv_bootstrap if several else "",
-            ec_address=ec_address if several else "",
-        ),
+        name=f"{name}-node-{request.part.node_rank}" if headless else name,
+        endpoint=Endpoint(id=f"{endpoint.id}/node-{request.part.node_rank}", url="") if headless else endpoint,
         argv=_command(request, layout.model) + command_line.words,
         env=_environment(request, layout, rank),
+        headless=headless,
     )
     return _Rank(plan, kv, ec, kv_bootstrap, ec_address, warnings + command_line.warnings)
 
@@ -207,21 +238,46 @@ def _sizes_of(request: PlanRequest, role: str) -> Sizes | None:
 
 def _rank_options(request: PlanRequest, layout: _Layout, rank: int) -> dict[str, Any]:
     """What tells a server which rank it is; None takes an option away."""
+    placed = _node_options(request, layout.spread)
     if request.sizes.data == 1:
-        return {}
+        return placed
     if not layout.ranks.joined:
         return {"data_parallel_size": None, "data_parallel_rpc_port": None}
-    rpc = {"data_parallel_rpc_port": layout.ports.data_parallel_rpc}
-    if layout.ranks.servers == 1:
-        return rpc
-    return {"data_parallel_rank": rank, "data_parallel_address": request.host.address, **rpc}
+    placed["data_parallel_rpc_port"] = layout.ports.data_parallel_rpc
+    address = request.part.master_address or request.host.address
+    if layout.ranks.servers > 1:
+        return {"data_parallel_rank": rank, "data_parallel_address": address, **placed}
+    if request.part.nodes == 1:
+        return placed
+    if layout.spread.nodes_per_rank == 1:
+        here = request.sizes.data // request.part.nodes
+        placed["data_parallel_size_local"] = here
+        placed["data_parallel_start_rank"] = here * request.part.node_rank if layout.spread.headless else None
+    return {"data_parallel_address": address, **placed}
+
+
+def _node_options(request: PlanRequest, spread: Spread) -> dict[str, Any]:
+    """What tells a server of a rank that spans nodes which of them it is.
+
+    vLLM counts the nodes of all data parallel ranks together, and all of them meet at the first.
+    """
+    placed: dict[str, Any] = {}
+    if spread.nodes_per_rank > 1:
+        placed["nnodes"] = request.part.nodes
+        placed["node_rank"] = request.part.node_rank
+        placed["master_addr"] = request.part.master_address
+        placed["master_port"] = positive_integer(request.options.get("master_port")) or vllm.MASTER_PORT
+    if spread.headless:
+        placed["headless"] = True
+    return placed
 
 
 def _environment(request: PlanRequest, layout: _Layout, rank: int) -> dict[str, str]:
     """Defaults, then env.json, then what must be as planned."""
     defaults = vllm.CPU_ENVIRONMENT if request.engine == "vllm" and request.hardware == "cpu" else {}
-    share = len(layout.devices) // layout.ranks.servers
-    planned = device_environment(request.hardware, layout.devices[rank * share : (rank + 1) * share])
+    share = len(layout.devices) // len(layout.spread.ranks)
+    here = rank - layout.spread.ranks.start
+    planned = device_environment(request.hardware, layout.devices[here * share : (here + 1) * share])
     for variable, run in layout.ports.environment.items():
         planned[variable] = str(run.base(layout.ranks, rank))
         if variable.endswith("_SIDE_CHANNEL_PORT"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pymotor.config import EnvConfig, UserConfig
 from pymotor.engines.host import HostResources
+from pymotor.engines.parts import WHOLE, InstancePart
 from pymotor.engines.plan import InstancePlan, PlanError
 from pymotor.engines.plan_sglang import plan_sglang
 from pymotor.engines.plan_vllm import plan_vllm
@@ -11,11 +12,13 @@ from pymotor.engines.request import PlanRequest
 from pymotor.fleet import Role
 
 
-def plan_instance(user: UserConfig, env: EnvConfig, role: Role, index: int, host: HostResources) -> InstancePlan:
-    """Plan instance number `index` of a role, all its ranks on one host. Starts nothing.
+def plan_instance(
+    user: UserConfig, env: EnvConfig, role: Role, index: int, host: HostResources, part: InstancePart = WHOLE
+) -> InstancePlan:
+    """Plan what one host has of instance number `index` of a role: all of it, or its `part`. Starts nothing.
 
-    Ports, devices and identities are taken from `host`. Raises PlanError when the configuration cannot become
-    such an instance.
+    Ports, devices and identities are taken from `host`. The entry in the fleet has the endpoints of this host only.
+    Raises PlanError when the configuration cannot become such an instance.
     """
     section = user.engine_section(role.value)
     if section is None:
@@ -32,6 +35,7 @@ def plan_instance(user: UserConfig, env: EnvConfig, role: Role, index: int, host
         role=role,
         name=f"{role.value}-{index}",
         host=host,
+        part=part,
     )
     try:
         return plan_sglang(request) if section.engine_type == "sglang" else plan_vllm(request)

@@ -92,7 +92,12 @@ def take_ports(
     publishes = events is not None and events.get("publisher") != "null"
     replays = publishes and events is not None and bool(events.get("replay_endpoint"))
     joined = sizes.data > 1 and ranks.joined
-    rpc = run(1, request.options.get("data_parallel_rpc_port"), DATA_PARALLEL_RPC_PORT).first if joined else None
+    rpc: int | None = None
+    if joined and request.part.nodes > 1:
+        # all nodes have to name the same one
+        rpc = positive_integer(request.options.get("data_parallel_rpc_port")) or DATA_PARALLEL_RPC_PORT
+    elif joined:
+        rpc = run(1, request.options.get("data_parallel_rpc_port"), DATA_PARALLEL_RPC_PORT).first
     return InstancePorts(
         environment=environment,
         kv=run(rank_devices, kv.get("kv_port"), KV_PORT) if connectors & KV_PORT_CONNECTORS else None,

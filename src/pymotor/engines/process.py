@@ -75,10 +75,12 @@ class EngineProcess:
             raise EngineStartError(f"{self.plan.name} could not be started: {self._refusal}")
 
     async def wait_ready(self) -> None:
-        """Return when the server answers its health path with 200.
+        """Return when the server answers its health path with 200; a headless one is ready once it runs.
 
         Raises EngineStartError at once when it exits before, and after `start_deadline`. The caller stops it.
         """
+        if self.plan.headless and not self._exited.is_set():
+            return
         probe = asyncio.create_task(self._probe_until_healthy())
         exited = asyncio.create_task(self._exited.wait())
         left = self.start_deadline - (asyncio.get_running_loop().time() - self._start_time)
@@ -164,6 +166,8 @@ class EngineProcess:
 
     async def _refuse_taken_port(self) -> None:
         """A foreign server on the port would answer the health check in the engine's place."""
+        if self.plan.headless:
+            return
         url = httpx.URL(self.plan.endpoint.url)
         try:
             _, writer = await asyncio.wait_for(asyncio.open_connection(url.host, url.port), PROBE_TIMEOUT)

@@ -8,6 +8,7 @@ from typing import Any
 from pymotor.config import EngineSection, UserConfig
 from pymotor.config.engine import ParallelSizes
 from pymotor.engines.host import HostResources
+from pymotor.engines.parts import WHOLE, InstancePart
 from pymotor.engines.plan import PlanError
 from pymotor.fleet import Role
 
@@ -28,6 +29,8 @@ class PlanRequest:
     role: Role
     name: str
     host: HostResources
+    part: InstancePart = WHOLE
+    """Which of the instance's nodes this is."""
 
     @property
     def engine(self) -> str:

@@ -13,6 +13,12 @@ OWN_OPTIONS = frozenset({"enable_multi_endpoints", "kv_dialect", "ec_dialect"})
 PLACED_OPTIONS = frozenset({"host", "port", "nnodes", "node_rank", "dist_init_addr", "disaggregation_mode"})
 """Options that the plan decides: the user's value is not passed on."""
 
+PLACED_FOR_SEVERAL_NODES = frozenset({"nnodes", "dist_init_addr"})
+"""Those that the user may set for instances of several nodes; of the address only the port counts."""
+
+DIST_INIT_PORT = 29500
+"""Where the nodes of one instance meet, unless dist_init_addr names another port."""
+
 BOOTSTRAP_PORT = 8998
 """Where prefill and decode find each other, by SGLang's own default."""
 

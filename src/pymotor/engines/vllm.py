@@ -53,6 +53,12 @@ master_port headless
 PLACED_OPTIONS = frozenset(_PLACED.split())
 """Options that follow from where an instance is placed: the user's value is not passed on."""
 
+PLACED_FOR_SEVERAL_NODES = frozenset({"nnodes", "master_port"})
+"""Those that the user may set for instances of several nodes."""
+
+MASTER_PORT = 29501
+"""Where the nodes of a rank that spans several meet, by vLLM's own default."""
+
 CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",

@@ -1,7 +1,8 @@
-"""What `pymotor up` starts: the engines of a configuration and their Coordinator, on ports that are free here."""
+"""What `pymotor up` starts: a Controller, a Coordinator, and for each engine instance a NodeManager."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,21 +10,27 @@ from pathlib import Path
 
 from pymotor.config import EnvConfig, UserConfig
 from pymotor.config.user import ROLES
+from pymotor.control_plane.token import TOKEN_FILE_VARIABLE
 from pymotor.engines import HostResources, InstancePlan, NoPortLeftError, PlanError, ServerPlan, plan_instance
+from pymotor.engines.devices import visible_devices_variable
+from pymotor.engines.port_claims import PortClaims
+from pymotor.engines.vllm_python import NoVllmError, VllmPython, find_vllm_python
 from pymotor.fleet import Endpoint, Role
-from pymotor.local.ports import PortClaims
 from pymotor.local.state import FleetDirectory, FleetError
-from pymotor.local.vllm_python import VllmPython, find_vllm_python
 
 LOOPBACK = "127.0.0.1"
+CONTROLLER = "controller"
 COORDINATOR = "coordinator"
 COORDINATOR_GRACE = 5.0
 """Seconds that running requests get when the fleet is stopped."""
+NODE_GRACE = 15.0
+"""Seconds that a NodeManager gets to end its engines, which it gives 10."""
 
 
 @dataclass(frozen=True)
 class FleetPorts:
-    """Where the Coordinator listens: inference, management and observability, one after the other."""
+    """Where the Coordinator listens (inference, management and observability), and the Controller, one after the
+    other."""
 
     inference: int
 
@@ -37,9 +44,24 @@ class FleetPorts:
         """The port after that."""
         return self.inference + 2
 
+    @property
+    def controller(self) -> int:
+        """The port after that."""
+        return self.inference + 3
+
     def url(self, port: int) -> str:
         """The URL of one of them."""
         return f"http://{LOOPBACK}:{port}"
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """One NodeManager: the stand-in for a node or pod of a cluster."""
+
+    role: Role
+    number: int
+    """Of the instance that it is to run."""
+    server: ServerPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +69,13 @@ class FleetPlan:
     """Everything that runs."""
 
     ports: FleetPorts
-    instances: tuple[InstancePlan, ...]
+    controller: ServerPlan
     coordinator: ServerPlan
+    nodes: tuple[NodePlan, ...]
+    further_node: Callable[[Role, int], NodePlan]
+    """The plan of one more node, by role and number."""
+    instances: tuple[InstancePlan, ...]
+    """What the nodes will run, but for ports and identities, which each NodeManager takes itself."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -66,13 +93,13 @@ class FleetPlan:
         return tuple(f"{plan.instance.name}: {warning}" for plan in self.instances for warning in plan.warnings)
 
 
-def claim_coordinator_ports(ports: FleetPorts, claims: PortClaims) -> None:
-    """Take the three ports. Raises `FleetError` when one is not to be had."""
-    for port in (ports.inference, ports.management, ports.observability):
+def claim_fleet_ports(ports: FleetPorts, claims: PortClaims) -> None:
+    """Take the four ports. Raises `FleetError` when one is not to be had."""
+    for port in (ports.inference, ports.management, ports.observability, ports.controller):
         if not claims.claim(LOOPBACK, port):
             raise FleetError(
                 f"port {port} is in use. Stop what listens there (`pymotor down`, if it is a fleet of yours), or "
-                f"choose three other ports with --port N (N, N+1 and N+2)."
+                f"choose four other ports with --port N (N to N+3)."
             )
 
 
@@ -81,12 +108,12 @@ def plan_fleet(
     env: EnvConfig,
     ports: FleetPorts,
     directory: FleetDirectory,
-    claim: Callable[[str, int], bool],
     working_directory: Path,
+    start_deadline: float,
 ) -> FleetPlan:
-    """Plan all instances of the configuration and the Coordinator before them.
+    """Plan the processes of the configuration.
 
-    `claim` says whether a port may be used, and then keeps it. Raises `FleetError` for a configuration that
+    `start_deadline`: seconds that each engine may take to become ready. Raises `FleetError` for a configuration that
     cannot become processes here.
     """
     require_models(user)
@@ -96,7 +123,7 @@ def plan_fleet(
         python=vllm.python,
         engine_version=vllm.version,
         shared_directory=directory.embeddings,
-        port_is_free=claim,
+        port_is_free=lambda address, port: True,  # noqa: ARG005  nothing is started with these plans
     )
     wanted = [(Role(role), index) for role in ROLES for index in range(user.instance_count(role))]
     try:
@@ -108,7 +135,15 @@ def plan_fleet(
             "the configuration asks for no instance: set p_instances_num and d_instances_num, or "
             "hybrid_instances_num, in motor_deploy_config"
         )
-    return FleetPlan(ports=ports, instances=tuple(instances), coordinator=_coordinator(env, ports, directory))
+    node = functools.partial(_node, ports, directory, start_deadline, Accelerators(user))
+    return FleetPlan(
+        ports=ports,
+        controller=_controller(env, ports, directory),
+        coordinator=_coordinator(env, ports, directory),
+        nodes=tuple(node(role, index) for role, index in wanted),
+        further_node=node,
+        instances=tuple(instances),
+    )
 
 
 def require_models(user: UserConfig) -> None:
@@ -129,15 +164,36 @@ def require_models(user: UserConfig) -> None:
 def _vllm_for(user: UserConfig, working_directory: Path) -> VllmPython:
     sections = [user.engine_section(role) for role in ROLES if user.instance_count(role) > 0]
     if any(section is not None and section.engine_type == "vllm" for section in sections):
-        return find_vllm_python(working_directory)
+        try:
+            return find_vllm_python(working_directory)
+        except NoVllmError as error:
+            raise FleetError(str(error)) from error
     return VllmPython("", "")
+
+
+def _controller(env: EnvConfig, ports: FleetPorts, directory: FleetDirectory) -> ServerPlan:
+    argv = (
+        *(sys.executable, "-m", "pymotor", "controller"),
+        *("--user_config_path", str(directory.config_file)),
+        *("--host", LOOPBACK),
+        *("--port", str(ports.controller)),
+        *("--state-dir", str(directory.controller_state)),
+        *("--name", CONTROLLER),
+    )
+    return ServerPlan(
+        name=CONTROLLER,
+        endpoint=Endpoint(id=CONTROLLER, url=ports.url(ports.controller)),
+        argv=argv,
+        env=env.variables(CONTROLLER) | token_file(directory),
+        health_path="/liveness",
+    )
 
 
 def _coordinator(env: EnvConfig, ports: FleetPorts, directory: FleetDirectory) -> ServerPlan:
     argv = (
         *(sys.executable, "-m", "pymotor", "coordinator"),
         *("--user_config_path", str(directory.config_file)),
-        *("--fleet", str(directory.snapshot_file)),
+        *("--controller", ports.url(ports.controller)),
         *("--host", LOOPBACK),
         *("--port", str(ports.inference)),
         *("--management-port", str(ports.management)),
@@ -149,6 +205,63 @@ def _coordinator(env: EnvConfig, ports: FleetPorts, directory: FleetDirectory) -
         name=COORDINATOR,
         endpoint=Endpoint(id=COORDINATOR, url=ports.url(ports.management)),
         argv=argv,
-        env=env.variables(COORDINATOR),
+        env=env.variables(COORDINATOR) | token_file(directory),
         health_path="/health",
     )
+
+
+class Accelerators:
+    """Gives each node accelerators of its own, from 0 up; nobody else would keep NodeManagers of one machine apart."""
+
+    def __init__(self, user: UserConfig) -> None:
+        self._user = user
+        self._next = 0
+
+    def take(self, role: Role) -> tuple[int, ...]:
+        """Those of one more node of a role; none on hardware without."""
+        section = self._user.engine_section(role.value)
+        sizes = section.parallel_sizes() if section is not None else None
+        if sizes is None or not visible_devices_variable(self._user.motor_deploy_config.hardware_type or ""):
+            return ()
+        first, self._next = self._next, self._next + sizes.devices
+        return tuple(range(first, self._next))
+
+
+def _node(
+    ports: FleetPorts,
+    directory: FleetDirectory,
+    start_deadline: float,
+    accelerators: Accelerators,
+    role: Role,
+    number: int,
+) -> NodePlan:
+    name = f"node-{role.value}-{number}"
+    devices = accelerators.take(role)
+    argv = (
+        *(sys.executable, "-m", "pymotor", "node-manager"),
+        *("--user_config_path", str(directory.config_file)),
+        *("--env_config_path", str(directory.env_file)),
+        *("--role", role.value),
+        *("--job", f"{directory.name}-{role.value}"),
+        *("--node", name),
+        *("--number", str(number)),
+        *("--address", LOOPBACK),
+        *("--controller", ports.url(ports.controller)),
+        *("--log-dir", str(directory.logs)),
+        *("--store", str(directory.embeddings)),
+        *("--port", "none"),
+        # The Coordinator ends before it, so there is nothing to drain.
+        *("--grace", "0"),
+        *("--start-timeout", str(start_deadline)),
+        *(("--devices", ",".join(map(str, devices))) if devices else ()),
+    )
+    # The engines' own environment is planned by the NodeManager, from env.json.
+    plan = ServerPlan(
+        name=name, endpoint=Endpoint(id=name, url=""), argv=argv, env=token_file(directory), headless=True
+    )
+    return NodePlan(role, number, plan)
+
+
+def token_file(directory: FleetDirectory) -> dict[str, str]:
+    """The environment that tells a process where the fleet's token is."""
+    return {TOKEN_FILE_VARIABLE: str(directory.token_file)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import time
@@ -16,13 +17,14 @@ from typing import Any
 import httpx
 from msgspec.structs import replace
 
+from pymotor.control_plane import ClusterToken
 from pymotor.engines import EngineStartError
+from pymotor.engines.port_claims import PortClaims
 from pymotor.local.console import Console, LogConsole
 from pymotor.local.events import Answered, Event, Failed, Note, Ready, Stopped, Stopping
 from pymotor.local.fleet import LocalFleet
 from pymotor.local.greeting import curl_command, first_request
-from pymotor.local.plan import FleetPlan, FleetPorts, claim_coordinator_ports, plan_fleet
-from pymotor.local.ports import PortClaims
+from pymotor.local.plan import FleetPlan, FleetPorts, claim_fleet_ports, plan_fleet
 from pymotor.local.prepare import runnable_config
 from pymotor.local.processes import ProcessIdentity, identify, is_alive, kill_groups, wait_gone
 from pymotor.local.request import UpRequest
@@ -87,7 +89,7 @@ class Session:
         held.enter_context(self._directory.locked())
         claims = held.enter_context(contextlib.closing(PortClaims()))
         self._end_remains()
-        claim_coordinator_ports(ports, claims)
+        claim_fleet_ports(ports, claims)
         self._directory.clear()
         held.callback(shutil.rmtree, self._directory.embeddings, ignore_errors=True)
         log = held.enter_context(self._directory.log_file(UP).open("a", encoding="utf-8"))
@@ -95,15 +97,20 @@ class Session:
         held.callback(setattr, self, "_log", None)
         content = user.model_dump_json(by_alias=True, exclude_unset=True, indent=2)
         write_atomically(self._directory.config_file, content.encode())
-        plan = plan_fleet(user, env, ports, self._directory, claims.claim_unbound, Path.cwd())
+        environment = env.model_dump_json(by_alias=True, exclude_unset=True, indent=2)
+        write_atomically(self._directory.env_file, environment.encode())
+        secret = secrets.token_urlsafe(32)
+        write_atomically(self._directory.token_file, secret.encode())
+        deadline = self._request.start_deadline
+        plan = plan_fleet(user, env, ports, self._directory, Path.cwd(), deadline)
         for warning in plan.warnings:
             self._show(Note(warning, severity="warning"))
         self._write_first_state(plan)
-        return await self._live(plan, StoreCare.for_fleet(plan, user, self._show))
+        return await self._live(plan, ClusterToken(secret), StoreCare.for_fleet(plan, user, self._show))
 
-    async def _live(self, plan: FleetPlan, care: StoreCare) -> int:
+    async def _live(self, plan: FleetPlan, token: ClusterToken, care: StoreCare) -> int:
         """Start, keep, and in any case stop everything; returns the exit status."""
-        fleet = LocalFleet(plan, self._directory, self._show, self._request.start_deadline, self._began)
+        fleet = LocalFleet(plan, self._directory, token, self._show, self._request.start_deadline, self._began)
         fleet.on_start = lambda: self._write_processes(fleet.processes)
         serving = asyncio.create_task(self._serve(fleet, plan, care))
         ending = asyncio.create_task(self._end.wait())
@@ -180,6 +187,7 @@ class Session:
             url=plan.ports.url(plan.ports.inference),
             management_url=plan.ports.url(plan.ports.management),
             observability_url=plan.ports.url(plan.ports.observability),
+            controller_url=plan.ports.url(plan.ports.controller),
             models=plan.models,
             config=str(self._request.user_config_path),
             engine=self._request.engine,

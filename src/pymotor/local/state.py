@@ -1,8 +1,10 @@
 """What is on disk of a fleet: one directory for each, readable by its owner alone.
 
 <home>/<name>/state.json        what `pymotor status`, `down` and `logs` read
-              fleet.json        the snapshot the Coordinator reads
               user_config.json  the configuration as it runs, after replacements
+              env.json          the environment of its parts, likewise
+              token             what its parts show each other
+              controller/       the Controller's epoch
               lock              held by the `pymotor up` that owns the directory, as long as it lives
               logs/             one file for each process
               embeddings/       the store between encoders and their consumers
@@ -57,6 +59,7 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     management_url: str
     observability_url: str
+    controller_url: str = ""
     models: tuple[str, ...] = ()
     config: str = ""
     """The user_config.json that was asked for."""
@@ -79,8 +82,10 @@ class FleetDirectory:
         self.name = name
         self.path = home / name
         self.state_file = self.path / "state.json"
-        self.snapshot_file = self.path / "fleet.json"
         self.config_file = self.path / "user_config.json"
+        self.env_file = self.path / "env.json"
+        self.token_file = self.path / "token"
+        self.controller_state = self.path / "controller"
         self.logs = self.path / "logs"
         self.embeddings = self.path / "embeddings"
 
@@ -111,11 +116,13 @@ class FleetDirectory:
         shutil.rmtree(previous, ignore_errors=True)
         if self.logs.exists():
             self.logs.rename(previous)
-        shutil.rmtree(self.embeddings, ignore_errors=True)
-        for file in (self.state_file, self.snapshot_file, self.config_file):
+        for directory in (self.embeddings, self.controller_state):
+            shutil.rmtree(directory, ignore_errors=True)
+        for file in (self.state_file, self.config_file, self.env_file, self.token_file):
             file.unlink(missing_ok=True)
         make_private(self.logs)
         make_private(self.embeddings)
+        make_private(self.controller_state)
 
     def read_state(self) -> FleetState | None:
         """What the fleet last said of itself, or None when there never was one.

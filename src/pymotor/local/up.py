@@ -14,8 +14,9 @@ from pymotor.local.request import DEFAULT_PORT, UpRequest
 from pymotor.local.state import FleetError, state_home
 
 _EPILOG = """\
-Starts every engine instance the configuration asks for and a Coordinator before them, waits until the fleet
-answers, prints its URL and a request to paste, and stays until Ctrl-C, SIGTERM or `pymotor down`.
+Starts a Controller, a Coordinator and, for every engine instance the configuration asks for, a NodeManager that
+runs it, as in a cluster; waits until the fleet answers, prints its URL and a request to paste, and stays until
+Ctrl-C, SIGTERM or `pymotor down`. What ends is started again.
 
   pymotor up --config_dir examples/infer_engines/sim/epd              encode, prefill, decode; simulated engines
   pymotor up --config_dir examples/infer_engines/vllm --engine sim    a configuration for Ascend, tried out here
@@ -54,7 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=DEFAULT_PORT,
         metavar="N",
-        help="clients' requests on N, management on N+1, metrics on N+2, all on 127.0.0.1 (default: %(default)s)",
+        help="clients' requests on N, management on N+1, metrics on N+2, the Controller on N+3, all on 127.0.0.1 "
+        "(default: %(default)s)",
     )
     where.add_argument("--name", help="what the fleet is called in down, status and logs (default: its port)")
     how = parser.add_argument_group("how")
@@ -112,8 +114,8 @@ def _usage_mistake(arguments: argparse.Namespace) -> str:
         return "say what to run: --config_dir DIR, or --user_config_path FILE [--env_config_path FILE]"
     if arguments.config_dir is not None and (arguments.user_config_path or arguments.env_config_path):
         return "--config_dir names both files; leave out --user_config_path and --env_config_path"
-    if not 1 <= arguments.port <= 65533:
-        return f"--port {arguments.port}: a port from 1 to 65533 is needed, for it and the two after it"
+    if not 1 <= arguments.port <= 65532:
+        return f"--port {arguments.port}: a port from 1 to 65532 is needed, for it and the three after it"
     if not 0 < arguments.start_timeout < float("inf"):
         return f"--start-timeout {arguments.start_timeout:g}: seconds, more than 0"
     return ""

@@ -17,6 +17,7 @@ import sys
 
 from pymotor.coordinator.control import (
     Drain,
+    FleetTaken,
     FleetUpdate,
     FrameReader,
     Listening,
@@ -66,6 +67,7 @@ async def work(control: socket.socket, ledger_descriptor: int) -> None:
                 writer.write(frame(Listening()))
             elif isinstance(message, FleetUpdate):
                 fleet = message
+                writer.write(frame(FleetTaken(age=message.age)))
             elif isinstance(message, MetricsRequest):
                 writer.write(frame(MetricsReport(number=message.number, dump=registry.dump())))
             elif isinstance(message, Drain) and not deaf:

@@ -23,7 +23,7 @@ vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="1",num_gpu_blo
 
 def test_vllm_with_two_engine_cores_behind_one_server() -> None:
     assert read_load("vllm", VLLM) == EngineLoad(
-        requests=6, kv_usage=0.375, kv_capacity_tokens=16 * 90, block_tokens=16
+        requests=6, waiting=2, kv_usage=0.375, kv_capacity_tokens=16 * 90, block_tokens=16
     )
 
 

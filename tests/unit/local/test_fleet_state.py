@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pymotor.local.ports import PortClaims
+from pymotor.engines.port_claims import PortClaims
 from pymotor.local.processes import ProcessIdentity, identify, is_alive, kill_groups, terminate
 from pymotor.local.selection import choose_fleet
 from pymotor.local.state import FleetDirectory, FleetError, FleetState, Phase, state_home, write_atomically

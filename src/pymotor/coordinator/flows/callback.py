@@ -26,7 +26,7 @@ from pymotor.coordinator.flows.reservations import reserve_pair, reserve_prefill
 from pymotor.coordinator.flows.together import beside
 from pymotor.coordinator.http.exchange import DeadlineExceeded
 from pymotor.coordinator.routing import Pair
-from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
 _HANDOFF = b'"kv_transfer_params":{"do_remote_decode":false,"do_remote_prefill":true,"metaserver":"%b"}'
 LARGEST_BATCH = 16
@@ -52,11 +52,13 @@ async def callback(context: Context, pair: Pair, finish: Finish[Result]) -> Resu
         leg_id = services.ids.next()
         body = decode_body(context, media, _HANDOFF % url.encode())
         with services.callbacks.expect(engine_ids(context, decode, leg_id)) as awaited:
-            prefill = _Prefill(context, pair, prefill_charge, media, leg_id, awaited)
+            # Prefill's answer does not wait for the last of its KV cache to be written.
+            writing = Held()
+            prefill = _Prefill(context, pair, prefill_charge, media, leg_id, awaited, writing)
             context.beside = Beside(PREFILL, prefill_charge.target, monotonic())
             return await beside(
                 services.loop,
-                finish(context, DECODE, decode, body, leg_id, None, None),
+                finish(context, DECODE, decode, body, leg_id, writing, None),
                 prefill.when_called(decode_charge),
                 lambda: context.committed,
             )
@@ -66,6 +68,10 @@ async def callback(context: Context, pair: Pair, finish: Finish[Result]) -> Resu
         raise
     finally:
         context.beside = None
+        if prefill is not None:
+            prefill.writing.end()
+        if context.fetching is not None:
+            context.note_fetched()
         charge = prefill_charge if prefill is None else prefill.charge
         if charge.open:
             charge.end()
@@ -94,12 +100,15 @@ class _Prefill:
         media: EncodedMedia | None,
         leg_id: bytes,
         awaited: Awaited,
+        writing: Held,
     ) -> None:
         self._context = context
         self._pair = pair
         self._media = media
         self._leg_id = leg_id
         self._awaited = awaited
+        self.writing = writing
+        """Holds the endpoint that has written, until decode has content."""
         self._until = monotonic() + context.services.settings.first_token_timeout
         self.charge = charge
         """On the endpoint that has the leg; another one's after a change. The flow ends it where this does not."""
@@ -128,13 +137,18 @@ class _Prefill:
                 continue
             self.done = True
             self._awaited.settle(True)
+            context.note_fetched()
+            self.writing.add(self.charge.target)
             self.charge.end()
             return
 
     async def _go_elsewhere(self, failure: LegFailed) -> bool:
         """Whether the leg can go to another endpoint, which is then charged."""
-        context, group = self._context, self._pair.prefills
+        context = self._context
         context.spare(failure.target.endpoint_id)
+        group = context.services.closed.open_part(self._pair.prefills)
+        if group is None:
+            return False
         untried = any(target.endpoint_id not in context.avoid for target in group.targets)
         if failure.reason not in _UNSEEN or not untried:
             return False

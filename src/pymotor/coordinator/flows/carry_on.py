@@ -24,7 +24,7 @@ from pymotor.coordinator.recovery.pauses import pause_before
 from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer, RepeatedAnswer
 from pymotor.coordinator.recovery.rest_of_answer import RestOfAnswer, usage_event
 from pymotor.coordinator.routing import Routes
-from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
 
 async def carry_on(
@@ -117,7 +117,7 @@ class _Finish:
         target: Target,
         buffers: Buffers,
         leg_id: bytes,
-        first_content: Reservation | None,
+        first_content: Reservation | Held | None,
         send_by: float | None,
     ) -> None:
         """Write the rest behind the beginning. Raises `LegFailed`, and then the answer so far has grown."""

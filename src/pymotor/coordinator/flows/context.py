@@ -28,10 +28,11 @@ from pymotor.coordinator.recovery.carrying_on import CARRIED
 from pymotor.coordinator.recovery.circuits import Circuits
 from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer
 from pymotor.coordinator.recovery.retry_budget import RetryBudget
+from pymotor.coordinator.scheduling.closed_endpoints import ClosedEndpoints
 from pymotor.coordinator.scheduling.encodings import Encodings
 from pymotor.coordinator.scheduling.item_claims import ItemClaims
 from pymotor.coordinator.scheduling.ledger import Ledger
-from pymotor.coordinator.scheduling.target import Group, Policy, Reservation, Target
+from pymotor.coordinator.scheduling.target import Group, Held, Policy, Reservation, Target
 from pymotor.coordinator.settings import Settings
 
 _LARGE = 65536
@@ -67,6 +68,7 @@ class Services:
         "bootstraps",
         "callbacks",
         "circuits",
+        "closed",
         "encodings",
         "heads",
         "ids",
@@ -121,6 +123,7 @@ class Services:
         """Of request bodies that are kept for further tries."""
         self.encodings = Encodings(loop, reuse_seconds=settings.reuse_seconds, reuse_bytes=settings.reuse_bytes)
         self.item_claims = ItemClaims(ledger)
+        self.closed = ClosedEndpoints()
 
     def choose(self, group: Group, avoid: frozenset[str]) -> Target:
         """By policy, for a leg that is about to begin; one that failed this request only when no other is left, and
@@ -156,6 +159,7 @@ class Context:
         "encoded",
         "engine_path",
         "failed",
+        "fetching",
         "forwarded",
         "kept",
         "label",
@@ -206,6 +210,8 @@ class Context:
         """Endpoints that failed this request, the newest failure last; see `spare`."""
         self.avoid: frozenset[str] = frozenset()
         """The same as a set."""
+        self.fetching: Held | None = None
+        """Encoders whose embeddings the stage that reads them has yet to fetch."""
         self.encoded: RequestEncodings | None = None
         """What is known of the request's media by now."""
         self.without_decode = False
@@ -226,10 +232,11 @@ class Context:
         self.avoid = frozenset(self.failed)
 
     def spared(self) -> frozenset[str]:
-        """Endpoints that get no leg of this request while others are left: they failed it, or their circuits are
-        open."""
+        """Endpoints that get no leg of this request while others are left: they failed it, their circuits are open, or
+        they do not serve any more."""
         circuits = self.services.circuits
-        return self.avoid | circuits.barred(monotonic()) if circuits.tripped else self.avoid
+        avoid = self.avoid | self.services.closed.ids if self.services.closed.ids else self.avoid
+        return avoid | circuits.barred(monotonic()) if circuits.tripped else avoid
 
     def keep_body(self) -> None:
         """Keep the body as long as it may be needed again, unless the process keeps enough of them."""
@@ -275,6 +282,18 @@ class Context:
         part.legs = self.legs
         part.encoded = self.encoded
         return part
+
+    def awaits_fetch(self, target: Target) -> None:
+        """A leg at `target` is over, and what it made is yet to be fetched from there."""
+        if self.fetching is None:
+            self.fetching = Held()
+        self.fetching.add(target)
+
+    def note_fetched(self) -> None:
+        """What encoders made was fetched, or never will be."""
+        if self.fetching is not None:
+            self.fetching.end()
+            self.fetching = None
 
     def note_leg(self, leg: str, target: Target, seconds: float) -> None:
         """A leg has got as far as `Server-Timing` tells."""

@@ -20,7 +20,7 @@ from pymotor.coordinator.api.media import MediaItem, check_source
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode_leg import ENCODE, EncodeLegs
 from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS, EncodedMedia, RequestEncodings
-from pymotor.coordinator.flows.legs import LegFailed
+from pymotor.coordinator.flows.legs import CLOSED, LegFailed
 from pymotor.coordinator.flows.together import together
 from pymotor.coordinator.routing import Encoders
 from pymotor.coordinator.scheduling.encodings import Encoding, ItemKey
@@ -150,7 +150,8 @@ async def _encode_or_inline(
     try:
         return await _encode_item(context, encoders, item, reader)
     except LegFailed as failure:
-        if failure.clients_fault:
+        if failure.clients_fault or failure.reason == CLOSED:
+            # The fleet has changed: the request's next try goes by what there is now.
             raise
         waits = _dialect(encoders) is ECDialect.PUSH
         if waits or services.settings.encode_fallback == "fail":
@@ -162,6 +163,14 @@ async def _encode_or_inline(
 
 
 async def _encode_item(context: Context, encoders: Encoders, item: MediaItem, reader: Target | None) -> Encoding:
+    """One item's encoding, whose encoder is held until the reader has it. Raises `LegFailed`, `ApiError`."""
+    found = await _encoding_of(context, encoders, item, reader)
+    if found.held_at is not None:
+        context.awaits_fetch(found.held_at)
+    return found
+
+
+async def _encoding_of(context: Context, encoders: Encoders, item: MediaItem, reader: Target | None) -> Encoding:
     """One item's encoding, by a leg of its own or by another request's. Raises `LegFailed`, `ApiError`."""
     services = context.services
     outcomes = services.instruments.media_items

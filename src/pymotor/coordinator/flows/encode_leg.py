@@ -22,19 +22,21 @@ from pymotor.coordinator.api.media import MediaItem, check_source
 from pymotor.coordinator.api.request_view import assemble, with_member
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS
-from pymotor.coordinator.flows.legs import Buffers, LegFailed, whole_leg
+from pymotor.coordinator.flows.legs import CLOSED, Buffers, LegFailed, whole_leg
 from pymotor.coordinator.flows.together import end
 from pymotor.coordinator.routing import Encoders
+from pymotor.coordinator.scheduling.encoder_choice import NoEncoderLeft
 from pymotor.coordinator.scheduling.encodings import Encoding
 from pymotor.coordinator.scheduling.item_claims import Claim
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
-from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
 ENCODE = "encode"
 """The legs' name; what they brought to a store stays good when a later leg is tried again."""
 _CHAT_PATH = b"/v1/chat/completions"
 _FAILURES = 2
 _TYPE = frozenset(("type",))
+_TAKE_OVER_SECONDS = 0.1
 _LOOK_SECONDS = 0.02
 """Between two looks whether an encoder that failed here is through with another worker's leg for the same item."""
 
@@ -125,6 +127,9 @@ class EncodeLegs:
 
     def _has_place(self) -> bool:
         """Whether an endpoint that this item was not sent to may have it at once."""
+        closed = self._context.services.closed.ids
+        if closed and all(one.endpoint_id in closed | self._sent_to for one in self._encoders.group.targets):
+            return False
         admission = self._context.services.admission
         if not admission.limited:
             return True
@@ -148,7 +153,7 @@ class EncodeLegs:
 
     def _choose(self) -> Target:
         """The endpoint for the next leg: by affinity, sparing those that failed this request, whose circuits are open
-        or which have as many requests as they may."""
+        or which have as many requests as they may. Raises `NoEncoderLeft` when all that are left are closed."""
         services, item, encoders = self._context.services, self._item, self._encoders
         avoided = self._context.avoid
         now = monotonic()
@@ -157,7 +162,8 @@ class EncodeLegs:
         if services.admission.limited:
             avoided |= services.admission.room.full(encoders.group)
         load = item.tokens * TENTHS_PER_ACTIVE_TOKEN
-        target = encoders.group.targets[encoders.choice.choose(item.key, load, self._sent_to, avoided)]
+        excluded = self._sent_to | services.closed.ids if services.closed.ids else self._sent_to
+        target = encoders.group.targets[encoders.choice.choose(item.key, load, excluded, avoided)]
         self._sent_to.add(target.endpoint_id)
         if services.circuits.tripped:
             services.circuits.probe(target, now)
@@ -167,18 +173,29 @@ class EncodeLegs:
         context = self._context
         if context.services.admission.limited:
             await context.services.admission.admit_item(context, self._encoders.group)
-        if self._stored and context.services.item_claims.needed and len(self._encoders.group) > 1:
-            claim = await self._claim()
-            try:
-                return await self._leg_to(self._target_at(claim.row))
-            finally:
-                context.services.item_claims.release(claim)
-        return await self._leg_to(self._choose())
+        claims = context.services.item_claims
+        claim: Claim | None = None
+        try:
+            if self._stored and claims.needed and len(self._encoders.group) > 1:
+                claim = await self._claim()
+                target = self._target_at(claim.row)
+            else:
+                target = self._choose()
+        except NoEncoderLeft:
+            self._left = 0
+            target = self._encoders.group.targets[0]
+            return LegFailed(ENCODE, target, CLOSED, "it gets nothing new any more, nor do its like")
+        try:
+            return await self._leg_to(target)
+        finally:
+            if claim is not None:
+                claims.release(claim)
 
     async def _claim(self) -> Claim:
         """Choose the endpoint for the next leg, and claim the item for it: the one that has the item already, if any.
 
-        Where that is one that this item's leg has failed at, wait until the other worker's leg there is over.
+        Where that one is closed, or this item's leg has failed there, wait until the other worker's leg is over. Raises
+        `NoEncoderLeft`.
         """
         claims = self._context.services.item_claims
         while True:
@@ -191,7 +208,7 @@ class EncodeLegs:
         target = None if holder is None else self._target_or_none(holder)
         if target is None:
             return self._choose().row
-        if target.endpoint_id in self._sent_to:
+        if target.endpoint_id in self._sent_to or target.endpoint_id in self._context.services.closed.ids:
             if monotonic() >= self._context.whole_by:
                 return self._choose().row
             raise _HeldElsewhere
@@ -217,11 +234,21 @@ class EncodeLegs:
         reservation = Reservation(target, item.tokens)
         try:
             reply = await whole_leg(context, ENCODE, target, buffers, ids.next(), path=_CHAT_PATH)
+            if not self._stored:
+                self._keep(target)
         except LegFailed as failure:
             return failure
         finally:
             reservation.end()
-        return _encoding(target.instance.name, reply.body, transfer_id)
+        found = _encoding(target.instance.name, reply.body, transfer_id)
+        return found if self._stored else msgspec.structs.replace(found, held_at=target)
+
+    def _keep(self, target: Target) -> None:
+        """The embeddings are at `target` yet: it is held until each request that waits for them does so itself, which
+        is some turns of the loop later."""
+        held = Held()
+        held.add(target)
+        self._context.services.loop.call_later(_TAKE_OVER_SECONDS, held.end)
 
 
 class _HeldElsewhere(Exception):
@@ -263,4 +290,4 @@ def _encoding(encoder: str, body: bytes, transfer_id: str) -> Encoding:
         # Which of them names the item is not said.
         return Encoding(encoder, parameters=params, transfer_id=transfer_id)
     known = msgspec.Raw(msgspec.json.encode(metadata)) if metadata else None
-    return Encoding(encoder, identifier, known, params, transfer_id)
+    return Encoding(encoder, identifier, known, params, transfer_id=transfer_id)

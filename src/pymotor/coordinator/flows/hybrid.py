@@ -30,8 +30,12 @@ async def hybrid(context: Context, single: Single, finish: Finish[Result]) -> Re
         if view.media:
             media = await encode_media(context, single.encoders, (target,))
             buffers = _with_encoded(context, media)
-        return await finish(context, _LEG_NAMES[single.role], target, buffers, services.ids.next(), None, None)
+        return await finish(
+            context, _LEG_NAMES[single.role], target, buffers, services.ids.next(), context.fetching, None
+        )
     finally:
+        if context.fetching is not None:
+            context.note_fetched()
         reservation.end()
 
 

@@ -14,7 +14,7 @@ from pymotor.coordinator.http.exchange import UpstreamError
 from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
 from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer
-from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
 
 class _Answer(Protocol):
@@ -36,7 +36,7 @@ class KeepingRelay(Relay):
         context: Context,
         leg: str,
         target: Target,
-        first_content: Reservation | None,
+        first_content: Reservation | Held | None,
         so_far: AnswerSoFar | RepeatableAnswer,
     ) -> None:
         super().__init__(context, leg, target, first_content)
@@ -83,7 +83,7 @@ class RestRelay(KeepingRelay):
         context: Context,
         leg: str,
         target: Target,
-        first_content: Reservation | None,
+        first_content: Reservation | Held | None,
         so_far: AnswerSoFar | RepeatableAnswer,
         rest: _Answer,
     ) -> None:

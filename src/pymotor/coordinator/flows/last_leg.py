@@ -17,13 +17,15 @@ from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.http.replies import WholeReply
 from pymotor.coordinator.recovery.answer_so_far import body_without_token_ids
 from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, gives_up
-from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
 Result = TypeVar("Result")
-Finish = Callable[[Context, str, Target, Buffers, bytes, "Reservation | None", "float | None"], Awaitable[Result]]
-"""Runs a request's last leg: the leg's name, endpoint, body and id, a reservation to be ended with the first content
-(prefill's, whose KV cache has been fetched then), and the `monotonic()` time by which the request must have been
-sent. `answer` is the one whose reply is the client's answer."""
+FirstContent = Reservation | Held | None
+"""What the first content ends: prefill's reservation or its being held, since its KV cache has been fetched then, and
+encoders' being held likewise."""
+Finish = Callable[[Context, str, Target, Buffers, bytes, FirstContent, "float | None"], Awaitable[Result]]
+"""Runs a request's last leg: the leg's name, endpoint, body and id, what is to be ended with the first content, and the
+`monotonic()` time by which the request must have been sent. `answer` is the one whose reply is the client's answer."""
 
 _HEAD_START = 2.0
 _HANDOFF_KEYS = ("kv_transfer_params", "ec_transfer_params")
@@ -35,7 +37,7 @@ async def answer(
     target: Target,
     buffers: Buffers,
     leg_id: bytes,
-    first_content: Reservation | None,
+    first_content: Reservation | Held | None,
     send_by: float | None,
 ) -> None:
     """Send the request and bring its reply to the client, streamed or whole.
@@ -65,7 +67,7 @@ async def to_bytes(
     target: Target,
     buffers: Buffers,
     leg_id: bytes,
-    first_content: Reservation | None,
+    first_content: Reservation | Held | None,
     send_by: float | None,
 ) -> bytes:
     """A `Finish` that returns the whole reply's body. Raises `LegFailed`."""
@@ -78,7 +80,7 @@ async def _whole(
     target: Target,
     buffers: Buffers,
     leg_id: bytes,
-    first_content: Reservation | None,
+    first_content: Reservation | Held | None,
     send_by: float | None,
 ) -> WholeReply:
     """The whole answer. Raises `LegFailed`."""
@@ -109,7 +111,7 @@ async def _streamed(
     target: Target,
     buffers: Buffers,
     leg_id: bytes,
-    first_content: Reservation | None,
+    first_content: Reservation | Held | None,
     send_by: float | None,
 ) -> None:
     since = monotonic()
@@ -144,7 +146,7 @@ def patience(context: Context) -> float:
 
 
 def _answer_whole(
-    context: Context, leg: str, target: Target, relay: Relay, since: float, first_content: Reservation | None
+    context: Context, leg: str, target: Target, relay: Relay, since: float, first_content: Reservation | Held | None
 ) -> None:
     """A stream was asked for and something else came: an error, or JSON."""
     body = b"".join(relay.body or ())

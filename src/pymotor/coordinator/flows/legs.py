@@ -27,7 +27,9 @@ _OUR_FAULT = frozenset((401, 403))
 _BUSY = frozenset((408, 429))
 
 
-_HARMLESS = frozenset(("connect", "expired", "busy", RECOMPUTED))
+CLOSED = "closed"
+"""Why a leg was not sent: since its endpoints were listed, all that are left have been closed to new ones."""
+_HARMLESS = frozenset(("connect", "expired", "busy", CLOSED, RECOMPUTED))
 
 
 class LegFailed(Exception):

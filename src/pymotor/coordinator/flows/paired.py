@@ -26,7 +26,7 @@ from pymotor.coordinator.flows.reservations import reserve_pair
 from pymotor.coordinator.flows.together import beside
 from pymotor.coordinator.http.exchange import UpstreamError
 from pymotor.coordinator.routing import Pair
-from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
 _PATHS_WITH_ROOMS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 """Whose requests SGLang lets have a `bootstrap_room`."""
@@ -75,6 +75,8 @@ async def paired(context: Context, pair: Pair, finish: Finish[Result]) -> Result
         raise
     finally:
         context.beside = None
+        if context.fetching is not None:
+            context.note_fetched()
         if prefill_charge.open:
             prefill_charge.end()
         decode_charge.end()
@@ -85,7 +87,17 @@ async def _prefill(
 ) -> None:
     """Prefill's leg. Its KV cache is held until decode has content, which ends the charge."""
     body = prefill_body(context, media, meeting.prefill + b",")
-    await whole_leg(context, PREFILL, charge.target, body, leg_id, headers=meeting.headers)
+    held = None
+    if context.view.prompts:
+        # Decode's first content, with which the charge ends, says nothing of the other prompts.
+        held = Held()
+        held.add(charge.target)
+    try:
+        await whole_leg(context, PREFILL, charge.target, body, leg_id, headers=meeting.headers)
+    finally:
+        if held is not None:
+            held.end()
+    context.note_fetched()
     charge.worked()
 
 

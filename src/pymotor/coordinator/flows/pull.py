@@ -47,6 +47,8 @@ async def pull(context: Context, pair: Pair, finish: Finish[Result]) -> Result:
         body = prefill_body(context, media, members)
         reply = await whole_leg(context, PREFILL, prefill, body, leg_id)
         unfetched = True
+        if media is not None:
+            context.note_fetched()
         fetch_by = monotonic() + pair.handoff_seconds / 2 if pair.handoff_seconds is not None else None
         prefill_charge.worked()
         params = None if stored else handed_over(prefill, reply)
@@ -57,14 +59,17 @@ async def pull(context: Context, pair: Pair, finish: Finish[Result]) -> Result:
             except LegFailed as failure:
                 spare_prefill(context, failure, prefill)
                 # An endpoint that refused the connection has not fetched anything: another can, until `fetch_by`.
-                if failure.reason != "connect" or not _another(context, pair.decodes, failure.target):
+                decodes = context.services.closed.open_part(pair.decodes)
+                if failure.reason != "connect" or decodes is None or not _another(context, decodes, failure.target):
                     raise
             else:
                 unfetched = False
                 return result
             decode_charge.end()
-            decode_charge = reserve_decode(context, pair.decodes)
+            decode_charge = reserve_decode(context, decodes)
     finally:
+        if context.fetching is not None:
+            context.note_fetched()
         if unfetched and tells_aborted:
             context.services.aborted.note(prefill.endpoint_id, leg_id)
         if prefill_charge.open:

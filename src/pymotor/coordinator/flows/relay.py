@@ -18,7 +18,7 @@ from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Heade
 from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.http.upstream import UpstreamConnection
 from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, events_give_up
-from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
 EVENT_STREAM = b"text/event-stream"
 HELD_LIMIT = 16 * 1024 * 1024
@@ -54,7 +54,7 @@ class Relay:
         "status",
     )
 
-    def __init__(self, context: Context, leg: str, target: Target, first_content: Reservation | None) -> None:
+    def __init__(self, context: Context, leg: str, target: Target, first_content: Reservation | Held | None) -> None:
         """`first_content` is a reservation that ends with the first content: prefill's, whose KV was fetched."""
         client = context.client
         self._context = context

@@ -16,13 +16,13 @@ from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid
 from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import encode_media
-from pymotor.coordinator.flows.last_leg import to_bytes
+from pymotor.coordinator.flows.last_leg import answer, to_bytes
 from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.flows.several_parts import Part
 from pymotor.coordinator.flows.several_stream import MergedStream, Usage
 from pymotor.coordinator.flows.together import together
-from pymotor.coordinator.flows.ways import run_way
+from pymotor.coordinator.flows.ways import choose_way, run_way
 from pymotor.coordinator.routing import Pair, Routes
 
 _LIMIT = 256
@@ -73,6 +73,12 @@ async def several(context: Context, pair: Pair, routes: Callable[[], Routes]) ->
     parts = parts_of(view)
     if view.media:
         await encode_media(context, pair.encoders, ())
+        # Nothing was reserved meanwhile, so that the pair may be closed by now.
+        way = choose_way(context, routes())
+        if not isinstance(way, Pair):
+            await run_way(context, way, answer)
+            return
+        pair = way
     if view.stream:
         await _streamed(context, pair, parts, routes)
         return

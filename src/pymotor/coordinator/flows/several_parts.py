@@ -25,7 +25,7 @@ from pymotor.coordinator.recovery.pauses import pause_before
 from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer, RepeatedAnswer
 from pymotor.coordinator.recovery.tries import Tries
 from pymotor.coordinator.routing import Pair, Routes, Single
-from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
 
 class Part:
@@ -139,7 +139,7 @@ class PartStream:
         target: Target,
         buffers: Buffers,
         leg_id: bytes,
-        first_content: Reservation | None,
+        first_content: Reservation | Held | None,
         send_by: float | None,
     ) -> None:
         """Send the part's request and merge its events. Raises `LegFailed`."""

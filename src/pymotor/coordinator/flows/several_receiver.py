@@ -15,7 +15,7 @@ from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Heade
 from pymotor.coordinator.http.upstream import UpstreamConnection
 from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, events_give_up
 from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer, RepeatedAnswer
-from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
 
 class PartReceiver:
@@ -46,7 +46,7 @@ class PartReceiver:
         context: Context,
         leg: str,
         target: Target,
-        first_content: Reservation | None,
+        first_content: Reservation | Held | None,
         merged: MergedStream,
         position: int,
         answer: RepeatableAnswer | RepeatedAnswer | None,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import httpx
 
+from pymotor.coordinator.fleet_source import FleetSource
 from pymotor.coordinator.proxy.addresses import Address
 from pymotor.coordinator.proxy.flags import Listed
 from pymotor.coordinator.proxy.handoffs import Handoffs
@@ -46,7 +47,7 @@ class NotInFleetError(LookupError):
     """An engine is to be removed that is not there; the message names it."""
 
 
-class StaticFleet:
+class StaticFleet(FleetSource):
     """A `FleetSource` of engines that are asked by the proxy itself."""
 
     def __init__(

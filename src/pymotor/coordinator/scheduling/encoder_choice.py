@@ -37,6 +37,10 @@ def _scores(hashes: npt.NDArray[np.uint64], item_key: int) -> npt.NDArray[np.uin
     return mixed
 
 
+class NoEncoderLeft(LookupError):
+    """All endpoints are excluded."""
+
+
 class EncoderChoice:
     """Chooses among the encoder endpoints of one snapshot; keeps nothing but their ids and hashes."""
 
@@ -69,7 +73,7 @@ class EncoderChoice:
         `item_key`: 64 bits, well mixed (xxh3 of the item's bytes or URL). `load`: what the item will be charged
         with, in the ledger's unit. `excluded`: ids of endpoints that must not be chosen; `avoided`: of those that are
         chosen only when no other is left. Neither their load nor their number counts for the bound. Should two
-        endpoints' hashes collide, the lower index goes first. Raises `LookupError` when no endpoint is left.
+        endpoints' hashes collide, the lower index goes first. Raises `NoEncoderLeft`.
         """
         loads = self._ledger.loads(self._rows)
         scores = _scores(self._hashes, item_key)
@@ -78,7 +82,7 @@ class EncoderChoice:
             loads, scores = loads[kept], scores[kept]
         count = len(loads)
         if count == 0:
-            raise LookupError("no encoder endpoint is left to choose from")
+            raise NoEncoderLeft("no encoder endpoint is left to choose from")
         total = max(0, int(loads.sum())) + max(0, load)
         # Exact integers: ceil(5/4 * total / count), and at least 1 so that idle encoders are within it.
         bound = max(1, -(-_BOUND_NUMERATOR * total // (_BOUND_DENOMINATOR * count)))

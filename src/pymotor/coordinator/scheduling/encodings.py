@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pymotor.coordinator.scheduling.target import Target
 from pymotor.fleet import ECDialect, Instance
 
 Part = dict[str, msgspec.Raw]
@@ -32,6 +33,8 @@ class Encoding(msgspec.Struct, frozen=True):
     """What a later stage needs to know in place of the media, or None when the encoder does not say."""
     parameters: Part = {}
     """The encoder's `ec_transfer_params`, each as it came."""
+    held_at: Target | None = None
+    """The endpoint that the embeddings are fetched from or that still sends them; None where they are in a store."""
     transfer_id: str = ""
     """The name of the push that brings the embeddings to their consumer, where they are pushed."""
 

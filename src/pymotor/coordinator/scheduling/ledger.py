@@ -9,6 +9,7 @@ zero.
 |---|---|---|
 | load | what its legs are charged with | what other gateways' requests are estimated at |
 | in flight | its legs | always 0 |
+| held | requests that still fetch from there what an ended leg left | always 0 |
 | KV | tokens of KV cache promised to its legs (decode only) | tokens that other gateways' requests hold |
 | capacity | | tokens of KV cache that fit, as the engine says; 0: not known |
 | block | | tokens of a KV block; 0: not known |
@@ -38,7 +39,8 @@ _LOAD, _IN_FLIGHT, _KV, _CAPACITY, _BLOCK, _LINE = range(6)
 LINE_PLANES = 3
 """Planes behind these are for `admission`, which says what is in them."""
 _CLAIMS = _LINE + LINE_PLANES
-_PLANES = _CLAIMS + 1
+_HELD = _CLAIMS + 1
+_PLANES = _HELD + 1
 
 
 class Ledger:
@@ -50,12 +52,14 @@ class Ledger:
         "_capacity",
         "_columns",
         "_descriptor",
+        "_held_cells",
         "_in_flight_cells",
         "_kv_cells",
         "_load_cells",
         "_mapping",
         "_others_load",
         "_own_column",
+        "_own_held",
         "_own_in_flight",
         "_own_kv",
         "_own_loads",
@@ -77,10 +81,12 @@ class Ledger:
         every = range(columns + 1)
         self._load_cells = [self._cells(number, _LOAD) for number in every]
         self._in_flight_cells = [self._cells(number, _IN_FLIGHT) for number in every[:-1]]
+        self._held_cells = [self._cells(number, _HELD) for number in every[:-1]]
         self._kv_cells = [self._cells(number, _KV) for number in every]
         own = self._own_column = columns if column is None else column
         self._own_loads = self._load_cells[own]
         self._own_in_flight = self._cells(own, _IN_FLIGHT)
+        self._own_held = self._cells(own, _HELD)
         self._own_kv = self._kv_cells[own]
         self._others_load = self._load_cells[columns]
         self._capacity = self._cells(columns, _CAPACITY)
@@ -137,10 +143,19 @@ class Ledger:
         if kv:
             self._own_kv[row] -= kv
 
+    def hold(self, row: int) -> None:
+        """A leg at `row` is over, and what it left there is still to be fetched: the endpoint must not go."""
+        self._own_held[row] += 1
+
+    def let_go(self, row: int) -> None:
+        """It was fetched, or never will be."""
+        self._own_held[row] -= 1
+
     def clear_own_row(self, row: int) -> None:
         """Forget this worker's figures at a row that now belongs to another endpoint."""
         self._own_loads[row] = 0
         self._own_in_flight[row] = 0
+        self._own_held[row] = 0
         self._own_kv[row] = 0
 
     # -- what everybody reads
@@ -164,6 +179,10 @@ class Ledger:
     def in_flight(self, row: int) -> int:
         """Requests that all workers have at `row` now."""
         return _total(self._in_flight_cells, row)
+
+    def held(self, row: int) -> int:
+        """Requests of all workers that still fetch from `row` what a leg that is over left there."""
+        return _total(self._held_cells, row)
 
     def kv(self, row: int) -> int:
         """Tokens of KV cache at `row` that are promised by all workers or held by other gateways' requests."""

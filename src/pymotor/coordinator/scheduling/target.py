@@ -123,6 +123,32 @@ class Reservation:
         return self._open
 
 
+class Held:
+    """Endpoints whose legs are over and which must stay all the same: what those legs made is yet to be fetched from
+    there. Costs them no load; `end` may be called again."""
+
+    __slots__ = ("_targets", "open")
+
+    def __init__(self) -> None:
+        self._targets: list[Target] = []
+        self.open = True
+        """Whether it still has to be ended."""
+
+    def add(self, target: Target) -> None:
+        """Hold this one too; after the end: nothing."""
+        if self.open and not target.retired:
+            target.ledger.hold(target.row)
+            self._targets.append(target)
+
+    def end(self) -> None:
+        """All was fetched, or never will be."""
+        self.open = False
+        for target in self._targets:
+            if not target.retired:
+                target.ledger.let_go(target.row)
+        self._targets.clear()
+
+
 class Group:
     """Endpoints that can stand in for each other, in fixed order."""
 

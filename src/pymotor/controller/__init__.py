@@ -1,0 +1,1 @@
+"""What should run against what does run: nodes report in, instances and numbered snapshots go out."""

@@ -1,0 +1,95 @@
+"""A client of the Controller's operations, for the verbs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import httpx
+
+from pymotor.control_plane import ClusterToken
+
+DEFAULT_PORT = 31018
+URL_VARIABLE = "PYMOTOR_CONTROLLER"
+_TIMEOUT_SECONDS = 10.0
+_HINTS_FOLLOWED = 3
+
+
+class ControllerCallError(Exception):
+    """The Controller refused or could not be asked; the message says what to do."""
+
+
+class Target(NamedTuple):
+    """Where a Controller is, and what to show it."""
+
+    url: str
+    token: ClusterToken | None
+
+
+def add_controller_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which Controller is meant."""
+    parser.add_argument(
+        "--controller",
+        metavar="URL",
+        help=f"the Controller; default: ${URL_VARIABLE}, else http://127.0.0.1:{DEFAULT_PORT}",
+    )
+
+
+def controller_of(arguments: argparse.Namespace, variables: Mapping[str, str] = os.environ) -> Target:
+    """The Controller that a command line means. Raises `TokenError` for a token that cannot be used."""
+    url = arguments.controller or variables.get(URL_VARIABLE) or f"http://127.0.0.1:{DEFAULT_PORT}"
+    return Target(url.rstrip("/"), ClusterToken.from_environment(variables))
+
+
+class ControllerClient:
+    """Asks a Controller, and the leader that it names; use it as a context."""
+
+    def __init__(self, target: Target) -> None:
+        self._url = target.url
+        headers = target.token.header if target.token is not None else {}
+        self._http = httpx.Client(headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False)
+
+    def __enter__(self) -> ControllerClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, **query: int) -> Any:
+        """The answer to GET. Raises `ControllerCallError`."""
+        return self._call("GET", path, params=query)
+
+    def post(self, path: str, **body: object) -> Any:
+        """The answer to POST. Raises `ControllerCallError`."""
+        return self._call("POST", path, json=body)
+
+    def _call(self, method: str, path: str, **what: Any) -> Any:
+        for _ in range(_HINTS_FOLLOWED):
+            try:
+                response = self._http.request(method, self._url + path, **what)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise ControllerCallError(
+                    f"no Controller answers at {self._url} ({error}); say where one is with --controller or "
+                    f"{URL_VARIABLE}"
+                ) from error
+            answer = _json(response)
+            if response.is_success:
+                return answer
+            leader = answer.get("leader") if isinstance(answer, dict) else None
+            if response.status_code != 503 or not leader or leader == self._url:
+                break
+            self._url = leader
+        said = answer.get("error") if isinstance(answer, dict) else None
+        words = said or f"{self._url} answers HTTP {response.status_code}"
+        if response.status_code == 401:
+            words += ": set PYMOTOR_CLUSTER_TOKEN, or PYMOTOR_CLUSTER_TOKEN_FILE, to that of the fleet"
+        raise ControllerCallError(words)
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None

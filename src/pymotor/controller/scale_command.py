@@ -1,0 +1,83 @@
+"""`pymotor scale`: how many instances of each role there are, and how many there should be."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from pymotor.control_plane import TokenError
+from pymotor.controller.client import ControllerCallError, ControllerClient, add_controller_options, controller_of
+from pymotor.fleet import Role
+
+DONE, FAILED, USAGE = 0, 1, 2
+_POLL_SECONDS = 0.3
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_controller_options(parser)
+    parser.add_argument("--role", choices=[role.value for role in Role], help="with --to; without both: show")
+    parser.add_argument("--to", type=int, metavar="N", help="how many instances of the role are wanted")
+    parser.add_argument("--wait", action="store_true", help="return when so many are active and no more are there")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--timeout", type=float, default=1800.0, metavar="SECONDS", help="of --wait (%(default)g)")
+    parser.epilog = "Exit status: 0 done, 1 refused or failed, 2 wrong usage."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    if (arguments.role is None) != (arguments.to is None) or (arguments.wait and arguments.to is None):
+        print("pymotor scale: --role and --to go together, and --wait with them", file=sys.stderr)
+        return USAGE
+    if arguments.to is not None and arguments.to < 0:
+        print("pymotor scale: --to is 0 or more", file=sys.stderr)
+        return USAGE
+    try:
+        with ControllerClient(controller_of(arguments)) as client:
+            return _scale(client, arguments)
+    except (ControllerCallError, TokenError) as error:
+        print(f"pymotor scale: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _scale(client: ControllerClient, arguments: argparse.Namespace) -> int:
+    if arguments.role is None:
+        _show(client.get("/scale")["roles"], arguments.json)
+        return DONE
+    roles = client.post("/scale", role=arguments.role, to=arguments.to)["roles"]
+    ends = time.monotonic() + arguments.timeout
+    said = ""
+    while True:
+        mine = next(role for role in roles if role["role"] == arguments.role)
+        words = in_words(mine)
+        if words != said and not arguments.json:
+            print(words, flush=True)
+        said = words
+        finished = mine["active"] == mine["present"] == arguments.to and not mine["ending"]
+        if finished or not arguments.wait:
+            break
+        if time.monotonic() > ends:
+            raise ControllerCallError(f"not done after {arguments.timeout:g} s: {words}")
+        time.sleep(_POLL_SECONDS)
+        roles = client.get("/scale")["roles"]
+    if arguments.json:
+        _show(roles, True)
+    return DONE
+
+
+def _show(roles: list[dict[str, Any]], as_json: bool) -> None:
+    print(json.dumps({"roles": roles}, indent=2) if as_json else "\n".join(map(in_words, roles)) or "no node is there")
+
+
+def in_words(role: dict[str, Any]) -> str:
+    """One role for people."""
+    wanted = f", {role['target']} are wanted" if role["target"] is not None else ""
+    words = f"{role['role']}: {role['active']} of {role['present']} active{wanted}"
+    if role["ending"]:
+        words += f"; {role['ending']} drain or end"
+    if role["missing_nodes"]:
+        words += f"; {role['missing_nodes']} nodes have to be started"
+    return words

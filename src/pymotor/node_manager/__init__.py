@@ -1,0 +1,1 @@
+"""Starts, watches and stops the engine servers of one node, as the Controller orders."""

@@ -1,0 +1,190 @@
+"""Whatever is lost, late, doubled or reordered, and whoever starts anew: the fleet comes to rest with all active, and
+nothing is ever given twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from model_node import ModelNode
+from pymotor.controller.drains import Purpose
+from pymotor.controller.fleet_state import FleetState
+from pymotor.controller.nodes import ReportRefused
+from pymotor.controller.operations import OperationRefused, Operations
+from pymotor.controller.settings import ControllerSettings
+from pymotor.fleet import FleetSnapshot, InstanceState, NodeReport, ReportReply, Role, decode_snapshot
+
+SETTINGS = ControllerSettings(gone_timeout=40.0, assemble_timeout=60.0, drain_limit=20.0)
+
+any_node = st.integers(0, 5)
+any_message = st.integers(0, 10_000)
+
+
+class Fleet(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.now = 100.0
+        self.nodes = [
+            ModelNode("union-a"),
+            ModelNode("union-b"),
+            *(ModelNode(f"prefill-{number}", Role.PREFILL, 2) for number in range(4)),
+        ]
+        self.reports: list[NodeReport] = []
+        self.replies: list[tuple[str, ReportReply]] = []
+        self.core = FleetState(1, SETTINGS, self.now, listens=False)
+        self.seen = (0, -1)
+        self.known: dict[tuple[int, int], FleetSnapshot] = {}
+
+    def step(self) -> None:
+        self.core.tick(self.now)
+
+    @rule(number=any_node)
+    def a_node_reports(self, number: int) -> None:
+        self.reports.append(self.nodes[number].report())
+
+    @rule(number=any_node)
+    def a_node_is_answered_at_once(self, number: int) -> None:
+        node = self.nodes[number]
+        self.replies.extend(self.deliver(node.report()))
+        if self.replies:
+            self.arrive(*self.replies[-1])
+
+    @precondition(lambda self: self.reports)
+    @rule(which=any_message, again=st.booleans())
+    def a_report_arrives(self, which: int, again: bool) -> None:
+        which %= len(self.reports)
+        message = self.reports[which] if again else self.reports.pop(which)
+        self.replies.extend(self.deliver(message))
+
+    @precondition(lambda self: self.replies)
+    @rule(which=any_message, again=st.booleans())
+    def a_reply_arrives(self, which: int, again: bool) -> None:
+        which %= len(self.replies)
+        self.arrive(*(self.replies[which] if again else self.replies.pop(which)))
+
+    @rule()
+    def all_under_way_is_lost(self) -> None:
+        self.reports.clear()
+        self.replies.clear()
+
+    @rule(number=any_node)
+    def a_connection_breaks(self, number: int) -> None:
+        node = self.nodes[number]
+        self.core.silent(node.name, node.incarnation, self.now)
+
+    @rule(number=any_node)
+    def a_server_goes_on(self, number: int) -> None:
+        self.nodes[number].work()
+
+    @rule(number=any_node)
+    def a_server_ends(self, number: int) -> None:
+        self.nodes[number].crash()
+
+    @rule(number=any_node)
+    def a_node_manager_starts_anew(self, number: int) -> None:
+        self.nodes[number].begin()
+
+    @rule(number=any_node)
+    def a_node_is_to_end(self, number: int) -> None:
+        self.nodes[number].leaving = True
+
+    @rule(which=any_message, restart=st.booleans())
+    def an_operator_restarts_or_drains_for_a_while(self, which: int, restart: bool) -> None:
+        names = sorted(self.core.book.groups)
+        if not names:
+            return
+        name, operations = names[which % len(names)], Operations(self.core)
+        try:
+            if restart:
+                operations.restart(name, self.now, force=True)
+            elif self.core.book.groups[name].drain is None:
+                operations.drain(name, self.now)
+            else:
+                operations.undrain(name, self.now)
+        except OperationRefused:
+            pass
+
+    @rule(seconds=st.sampled_from([0.5, 2.0, 11.0, 45.0]))
+    def time_passes(self, seconds: float) -> None:
+        ends = self.now + seconds
+        while self.now < ends:
+            self.now += 0.5
+            self.step()
+
+    @rule(heard=st.lists(any_node))
+    def another_controller_leads(self, heard: list[int]) -> None:
+        self.core = FleetState(self.core.epoch + 1, SETTINGS, self.now, numbers=self.core.numbers)
+        for number in heard:
+            self.replies.extend(self.deliver(self.nodes[number].report()))
+
+    @rule()
+    def all_comes_to_rest(self) -> None:
+        """Everybody who was to end starts anew, and nothing goes wrong for long enough."""
+        self.all_under_way_is_lost()
+        for node in self.nodes:
+            if node.leaving or node.ended:
+                node.begin()
+        for round_number in range(300):
+            self.now += 1.0
+            for node in self.nodes:
+                for to, reply in self.deliver(node.report()):
+                    self.arrive(to, reply)
+                node.work()
+            self.step()
+            self.nothing_is_there_twice()
+            if round_number == 150:
+                self.nobody_drains_any_more()
+        groups = self.core.book.groups.values()
+        states = {group.name: (group.state, group.fault, group.seats) for group in groups}
+        assert all(group.state is InstanceState.ACTIVE for group in groups), states
+        assert sorted(name for group in groups for name in group.seats) == sorted(node.name for node in self.nodes)
+        assert self.core.book.snapshot().complete
+        for instance in self.core.book.snapshot().instances:
+            assert len(instance.endpoints) == (2 if instance.role is Role.PREFILL else 1)
+
+    def nobody_drains_any_more(self) -> None:
+        for name, group in self.core.book.groups.items():
+            if group.drain is not None and group.drain.purpose is Purpose.STAY:
+                Operations(self.core).undrain(name, self.now)
+
+    def deliver(self, message: NodeReport) -> list[tuple[str, ReportReply]]:
+        try:
+            self.core.report(message, self.now)
+        except ReportRefused:
+            return []
+        return [(message.incarnation, self.core.reply(message.node))]
+
+    def arrive(self, incarnation: str, reply: ReportReply) -> None:
+        for node in self.nodes:
+            if node.incarnation == incarnation:
+                node.take(reply)
+
+    @invariant()
+    def nothing_is_there_twice(self) -> None:
+        book = self.core.book
+        seats = Counter(name for group in book.groups.values() for name in group.members)
+        assert all(count == 1 for count in seats.values()), seats
+        for group in book.groups.values():
+            assert all(book.nodes[name].instance == group.name for name in group.members)
+        runs = Counter((node.run.instance, node.run.node_rank) for node in self.nodes if node.run is not None)
+        assert all(count == 1 for count in runs.values()), runs
+
+    @invariant()
+    def snapshots_only_grow(self) -> None:
+        snapshot = decode_snapshot(self.core.book.snapshot_json())
+        newest = (snapshot.epoch, snapshot.version)
+        assert newest >= self.seen
+        assert newest > self.seen or self.known.get(newest, snapshot) == snapshot
+        self.seen = newest
+        self.known = {newest: snapshot}
+        names = [instance.name for instance in snapshot.instances]
+        endpoints = [endpoint.id for instance in snapshot.instances for endpoint in instance.endpoints]
+        assert len(set(names)) == len(names)
+        assert len(set(endpoints)) == len(endpoints)
+
+
+TestFleet = Fleet.TestCase
+TestFleet.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
