@@ -74,6 +74,19 @@ class Report:
             if not any(one.begin <= failure.end and failure.begin <= one.end for one in gone)
         ]
 
+    def _told(self, failure: Failure) -> dict[str, Any]:
+        """The failure, and what was wrong meanwhile: seconds from the request's begin."""
+        return {
+            "what": failure.what,
+            "request": failure.body,
+            "seconds": round(failure.end - failure.begin, 2),
+            "meanwhile": [
+                f"{one.how} {' '.join(one.engines)} {one.begin - failure.begin:+.2f} to {one.end - failure.begin:+.2f}"
+                for one in self.disturbances
+                if one.begin <= failure.end and failure.begin <= one.end
+            ],
+        }
+
     def as_json(self) -> dict[str, Any]:
         """Counts, for people and programs."""
         return {
@@ -81,7 +94,7 @@ class Report:
             "outcomes": dict(self.outcomes),
             "disturbances": Counter(f"{one.how}{' (whole role)' * one.whole_role}" for one in self.disturbances),
             "failures": Counter(failure.what for failure in self.failures),
-            "unexcused": [failure.what for failure in self.unexcused()],
+            "unexcused": [self._told(failure) for failure in self.unexcused()],
             "wrong": self.wrong,
             "unfinished": self.unfinished,
         }

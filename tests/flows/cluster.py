@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -205,6 +207,17 @@ class Cluster:
             if node["instance"] == instance:
                 return self.nodes[node["name"]]
         raise LookupError(instance)
+
+    def verb(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command of an operator, against the first Controller."""
+        return subprocess.run(
+            [sys.executable, "-m", "pymotor", *words],
+            env={**os.environ, "PYMOTOR_CLUSTER_TOKEN": TOKEN, "PYMOTOR_CONTROLLER": self.controller_urls[0]},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
 
     def worker_pids(self, coordinator: int = 0) -> list[int]:
         """The worker processes of a Coordinator."""

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import httpx
 import plain_http
 from answers import CHAT, COMPLETIONS, Answer, Asked, ask, ask_one
 from images import text_chat, vision_chat
+from processes import wait_until
 
 LONGEST = 60.0
 """Seconds after which a request counts as one that never ends."""
@@ -41,6 +42,10 @@ class Sendings:
     def lost(self, since: float = 0.0, url: str | None = None) -> list[Sent]:
         """Those without a right answer that were begun or under way after `since`."""
         return [one for one in self.sent if one.outcome != "right" and one.end >= since and url in (None, one.url)]
+
+    def wait_for(self, wanted: Callable[[Sent], bool], since: int = 0) -> None:
+        """Wait until such a one is among those after the first `since`."""
+        wait_until(lambda: any(map(wanted, self.sent[since:])), "such a request is over")
 
     @property
     def outcomes(self) -> Counter[str]:

@@ -163,6 +163,25 @@ def test_how_many_tries_follow_a_reset_can_be_said(mended: Engines, make_gateway
     gateway.wait_until_idle()
 
 
+@pytest.mark.parametrize("fault", ["kill", "error:code=500"])
+def test_when_all_have_failed_it_is_not_the_turn_of_the_last_that_did(
+    mended: Engines, make_gateway: MakeGateway, fault: str
+) -> None:
+    """The other may be well again by now."""
+    keys = config(max_retry=2, engine_failure_max_retry=2)
+    gateway = make_gateway(mended, "prefill-0", "decode-0", "decode-1", config=keys)
+    mended["decode-0"].fail("error:code=500,count=1")
+    if fault == "kill":
+        mended["decode-1"].kill()
+    else:
+        mended["decode-1"].fail(fault)
+    answer = ask_one(gateway.url, text_chat())
+    assert answer.comparable == ask_one(mended[PLAIN].url, text_chat()).comparable
+    assert answer.legs[-1] == ("decode", "decode-0")
+    assert failures(gateway, "decode-0") == failures(gateway, "decode-1") == 1, "equals take turns in their order"
+    gateway.wait_until_idle()
+
+
 def test_tries_of_one_leg_are_counted_for_themselves(mended: Engines, make_gateway: MakeGateway) -> None:
     keys = config(max_retry=9, transport_max_retry=2, circuit_failures=0)
     gateway = make_gateway(mended, "prefill-0", "decode-0", config=keys)

@@ -13,6 +13,7 @@ from pathlib import Path
 import plain_http
 import pytest
 from controller_under_test import TOKEN, ControllerUnderTest, PlayedNodes, pymotor, user_config
+from msgspec.structs import replace
 from processes import wait_until
 
 from model_node import ModelNode
@@ -87,6 +88,22 @@ def test_orders_and_snapshots_come_to_those_who_wait(start: Start) -> None:
             order = threads.submit(controller.say, node.report(wait_seconds=60))
         assert reply.order is not None
         assert newer.result().instances[0].state is InstanceState.INACTIVE
+
+
+def test_who_has_heard_of_a_newer_leader_is_refused_and_never_told_that_nothing_is_new(start: Start) -> None:
+    controller = start()
+    node = ModelNode("a")
+    controller.serve_with(node)
+    snapshot = watched(controller)
+    newer = FleetWatch(coordinator="c", epoch=9, version=snapshot.version)
+    assert controller.post("/fleet/watch", encode_message(newer)).status_code == 503
+    wait_until(lambda: controller.ready, "it leads again")
+    assert watched(controller).epoch > 9
+    assert node.held is not None
+    node.held = replace(node.held, epoch=99)
+    assert controller.post("/nodes/report", encode_message(node.report())).status_code == 503
+    wait_until(lambda: controller.ready, "it leads again")
+    assert watched(controller).epoch > 99
 
 
 def test_only_who_shows_the_token_is_answered(start: Start) -> None:

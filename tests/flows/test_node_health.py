@@ -87,7 +87,7 @@ async def watching(
     running = RunningOrder(ORDER, planned, directory, SECONDS, lambda: told[0].changed())
     told.append(Watching(running, asyncio.Event()))
     async with httpx.AsyncClient(trust_env=False) as client:
-        watch = HealthWatch(client, lambda: running, config, Role.UNION)
+        watch = HealthWatch(client, lambda: running, lambda _: config)
         loads = LoadReadings(client, lambda: running, lambda: True, 0.05, told[0].changed)
         running.begin()
         tasks = [asyncio.create_task(watch.run()), asyncio.create_task(loads.run())]

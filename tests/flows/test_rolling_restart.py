@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
-from cluster import TOKEN, Cluster
+from cluster import Cluster
 from cluster_load import Load, known_answers
 
 from pymotor.fleet import Role
@@ -22,14 +19,7 @@ def test_all_instances_restarted_under_load(tmp_path: Path) -> None:
         known = known_answers(cluster.urls[0], 60, random.Random(1))
         before = {name: cluster.engine_pid(name) for name in cluster.states()}
         with Load(cluster.urls, known, RATE, random.Random(2)) as sendings:
-            restarted = subprocess.run(
-                [sys.executable, "-m", "pymotor", "instances", "restart", "--all", "--wait"],
-                env={**os.environ, "PYMOTOR_CLUSTER_TOKEN": TOKEN, "PYMOTOR_CONTROLLER": cluster.controller_urls[0]},
-                capture_output=True,
-                text=True,
-                timeout=240,
-                check=False,
-            )
+            restarted = cluster.verb("instances", "restart", "--all", "--wait")
         assert restarted.returncode == 0, restarted.stdout + restarted.stderr
         assert set(sendings.outcomes) == {"right"}, sendings.outcomes
         after = {name: cluster.engine_pid(name) for name in cluster.states()}

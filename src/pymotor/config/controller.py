@@ -67,6 +67,10 @@ class ControllerFaultToleranceConfig(Section):
         False,
         description="Whether prefill pods that cannot switch end for decode pods; something has to delete them then.",
     )
+    enable_role_switch: bool = Field(
+        True,
+        description="Whether a node whose configuration fits another role may be given it, by operators or as above.",
+    )
     enable_token_reinference: bool = Field(
         True, description="Whether faults that break streams are told of; Coordinators carry those on."
     )

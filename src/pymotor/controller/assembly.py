@@ -62,6 +62,8 @@ def _take_seat(book: FleetBook, node: KnownNode, held: NodeOrder, now: float) ->
         book.say(now, "claim_refused", f"{node.name} was ordered it later than {other}", group, other)
     group.generation = max(group.generation, held.generation)
     group.cordoned = group.cordoned or held.cordoned
+    group.cordon_reason = group.cordon_reason or held.cordon_reason
+    group.separated = group.separated or held.separated
     if held.draining and group.drain is None:
         group.drain = drain_from(held.drain_reason, now, book.settings.drain_limit)
     if held.role is not node.report.role:
@@ -79,7 +81,7 @@ def place(book: FleetBook, node: KnownNode, now: float) -> None:
         if group is not None and _has_room(group, node):
             _fill(book, group, node, now)
             return
-        if book.may_have(node.role, preferred, node.name) and _may_found(book, node):
+        if book.may_have(node.role, preferred, node.name, now) and _may_found(book, node):
             _fill(book, _founded(book, node, preferred, now), node, now)
             return
     room = next((group for group in book.of_role(node.role) if _has_room(group, node)), None)
@@ -101,8 +103,7 @@ def _has_room(group: Group, node: KnownNode) -> bool:
 
 
 def _may_found(book: FleetBook, node: KnownNode) -> bool:
-    target = book.targets.get(node.role.value)
-    if target is not None and len(book.of_role(node.role)) >= target:
+    if not has_place(book, node.role):
         return False
     if not node.withdrawn:
         return True
@@ -124,6 +125,7 @@ def _founded(book: FleetBook, node: KnownNode, number: int, now: float) -> Group
         since=now,
         incomplete_since=now,
         seats=[""] * node.report.nodes_per_instance,
+        generation=book.first_generation(f"{node.role.value}-{number}"),
     )
     book.found(group)
     return group
@@ -155,6 +157,12 @@ def withdraw(book: FleetBook, group: Group, now: float) -> None:
     book.dissolve(group, now, f"{lacking} of {len(group.seats)} nodes did not come; the others wait")
     for name in members:
         book.nodes[name].withdrawn = True
+
+
+def has_place(book: FleetBook, role: Role) -> bool:
+    """Whether another instance of the role is wanted, or nobody said how many are."""
+    target = book.targets.get(role.value)
+    return target is None or len(book.standing(role)) < target
 
 
 def switchable(node: KnownNode, role: Role) -> bool:

@@ -74,6 +74,6 @@ def _follow_up(book: FleetBook, group: Group, drain: Drain, now: float) -> None:
         node = book.nodes[name]
         node.released = node.released or drain.purpose.releases
         if drain.role is not None:
-            node.assigned_role = drain.role
+            node.assigned_role = drain.role if drain.role is not node.report.role else None
     book.refresh(group, now)
     check_drain(book, group, now)

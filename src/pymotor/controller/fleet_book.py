@@ -51,6 +51,11 @@ class FleetBook:
         self.version = 0
         self.holders: dict[str, set[str]] = {}
         """Instances that are no more, and the nodes that may still run them."""
+        self._generations: dict[str, int] = {}
+        """The last generation of instances that are no more: the next of that name has a greater one."""
+        self._unheard = dict(numbers) if listening else {}
+        """By role, the greatest number that a former leader may have given to a node that has not been heard of."""
+        self._doubt_until = float("inf")
         self._free: defaultdict[Role, set[int]] = defaultdict(set)
         self._revision = 0
         self._changed: set[str] = set()
@@ -136,6 +141,8 @@ class FleetBook:
             draining=group.drain is not None,
             drain_reason=group.drain.reason if group.drain is not None else "",
             cordoned=group.cordoned,
+            cordon_reason=group.cordon_reason,
+            separated=group.separated,
             targets=dict(self.targets),
             targets_revision=self.targets_revision,
         )
@@ -212,10 +219,15 @@ class FleetBook:
             if node is None or not node.idle:
                 holders.add(name)
         self.holders[group.name] = holders
+        self._generations[group.name] = group.generation
         self.say(now, "instance_gone", why, group)
         if group.public is not None:
             self.next_version()
         self.let_go(group.name)
+
+    def first_generation(self, instance: str) -> int:
+        """That no node has run before, as far as this leader knows."""
+        return self._generations.get(instance, 0) + 1
 
     def let_go(self, instance: str, node: str | None = None) -> None:
         """The node runs nothing of that instance any more; without holders its number is free."""
@@ -234,10 +246,17 @@ class FleetBook:
         free = self._free[role]
         return min(free) if free else self.numbers.get(role.value, -1) + 1
 
-    def may_have(self, role: Role, number: int, node: str) -> bool:
-        """Whether the node may have that very number."""
+    def doubt(self, until: float) -> None:
+        """Until then nodes of a former leader that were not heard of yet may still run what they were ordered."""
+        self._doubt_until = until
+
+    def may_have(self, role: Role, number: int, node: str, now: float) -> bool:
+        """Whether the node may have that very number: nobody has it, and nobody unheard may still run it."""
         name = f"{role.value}-{number}"
-        return name not in self.groups and not self.holders.get(name, set()) - {node}
+        if name in self.groups or self.holders.get(name, set()) - {node}:
+            return False
+        known = name in self.holders or number in self._free[role]
+        return known or now >= self._doubt_until or number > self._unheard.get(role.value, -1)
 
     def found(self, group: Group) -> None:
         """Enter a new group; its number is taken from now on."""
@@ -252,6 +271,10 @@ class FleetBook:
             (group for group in self.groups.values() if group.role is role and not group.going),
             key=lambda group: group.number,
         )
+
+    def standing(self, role: Role) -> list[Group]:
+        """Those of them that are not out: by these a number that is wanted is counted."""
+        return [group for group in self.of_role(role) if not group.out(self.nodes)]
 
     def unseated(self) -> list[KnownNode]:
         """Nodes that wait for an instance, in stable order."""

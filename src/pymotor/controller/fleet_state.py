@@ -51,6 +51,7 @@ class FleetState:
         self.history = history if history is not None else History()
         self.book = FleetBook(epoch, settings, self.history, numbers or {}, listens)
         self._listens_until = now + settings.listen_seconds
+        self.book.doubt(now + settings.gone_timeout)
         words = f"listens for {settings.listen_seconds:g} s" if listens else "begins at once"
         self.book.say(now, "leads", f"this Controller leads with epoch {epoch} and {words}")
 
@@ -118,8 +119,9 @@ class FleetState:
         if (group.job, group.role, len(group.seats)) != (report.job, node.role, report.nodes_per_instance):
             self.book.dissolve(group, now, f"node {node.name} came back as another kind of node")
             return
-        if len(group.seats) > 1 and not group.broken:
-            group.broken = f"node {node.name} began anew"
+        if len(group.seats) > 1 and not group.ending:
+            # Before it is ordered anything: under the present generation others remember its engines' memory.
+            self.book.raise_generation(group, now, f"node {node.name} began anew")
         waits_for_leaving = group.drain is not None and group.drain.purpose is Purpose.LEAVE and not group.ending
         if waits_for_leaving and not any(self.book.nodes[name].report.leaving for name in group.members):
             end_drain(self.book, group, now, f"node {node.name} is back")

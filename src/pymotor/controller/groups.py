@@ -27,6 +27,7 @@ class Group:
     """The nodes by rank; empty: nobody."""
     generation: int = 1
     cordoned: bool = False
+    cordon_reason: str = ""
     separated: str = ""
     drain: Drain | None = None
     ending: bool = False
@@ -74,12 +75,18 @@ class Group:
         """Whether it will not be there much longer."""
         return self.ending or (self.drain is not None and self.drain.purpose.ends)
 
+    def out(self, nodes: dict[str, KnownNode]) -> bool:
+        """Whether faults keep it apart or a node of it is not heard of: until that is over others may stand in."""
+        silent = not self.silence_ignored and any(nodes[name].silent for name in self.members)
+        return bool(self.separated) or silent
+
     def facts(self, nodes: dict[str, KnownNode]) -> InstanceFacts:
         """What its state follows from."""
         return InstanceFacts(
             seats=[self._seat(nodes[name]) if name else SeatFacts("") for name in self.seats],
             drain_reason=self.drain.reason if self.drain is not None else "",
             cordoned=self.cordoned,
+            cordon_reason=self.cordon_reason,
             separated=self.separated,
             problem=self.table_problem,
         )

@@ -29,6 +29,7 @@ class InstanceFacts:
     drain_reason: str = ""
     """Empty: it is not draining."""
     cordoned: bool = False
+    cordon_reason: str = ""
     separated: str = ""
     """Why faults keep it apart; empty: they do not."""
     problem: str = ""
@@ -61,5 +62,5 @@ def state_of(facts: InstanceFacts) -> tuple[InstanceState, str]:
     ):
         return InstanceState.INITIAL, "it starts"
     if facts.cordoned:
-        return InstanceState.INACTIVE, "cordoned"
+        return InstanceState.INACTIVE, f"cordoned: {facts.cordon_reason}" if facts.cordon_reason else "cordoned"
     return InstanceState.ACTIVE, ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pymotor.controller.assembly import switchable
+from pymotor.controller.assembly import has_place, switchable
 from pymotor.controller.draining import begin_drain, end_drain
 from pymotor.controller.drains import Drain, Purpose
 from pymotor.controller.fleet_state import FleetState
 from pymotor.controller.groups import Group
-from pymotor.controller.scaling import set_target
+from pymotor.controller.scaling import move_target, set_target
 from pymotor.fleet import InstanceState, Role
 
 
@@ -43,6 +43,9 @@ class Operations:
         if group.drain.purpose is Purpose.LEAVE:
             raise OperationRefused(f"{instance} drains because {group.drain.reason}; that cannot be undone here")
         end_drain(self._book, group, now, "somebody asked for it")
+        target, standing = self._book.targets.get(group.role.value), len(self._book.standing(group.role))
+        if target is not None and standing > target:
+            set_target(self._book, group.role, standing, now)  # else it would drain again at once
 
     def cordon(self, instance: str, now: float, *, why: str = "") -> None:
         """No new requests; nothing else changes."""
@@ -57,36 +60,49 @@ class Operations:
     ) -> None:
         """Drain, then start all its servers anew. Refused for the last active one of its role, unless `force`."""
         group = self._group(instance)
-        others = [other for other in self._book.of_role(group.role) if other is not group]
-        if (
-            not force
-            and group.state is InstanceState.ACTIVE
-            and not any(other.state is InstanceState.ACTIVE for other in others)
-        ):
-            raise OperationRefused(
-                f"{instance} is the last active instance of {group.role.value}: nobody would serve meanwhile; "
-                "force it if that is meant"
-            )
+        if not force:
+            self._refuse_last(group)
         self._drain(group, Purpose.RESTART, now, limit, why)
 
     def remove(self, instance: str, now: float, *, limit: float | None = None, why: str = "") -> None:
         """Drain, then release its nodes: they are not used again until their NodeManagers start anew."""
         self._drain(self._group(instance), Purpose.REMOVE, now, limit, why)
 
-    def switch_role(self, instance: str, role: Role, now: float, *, limit: float | None = None, why: str = "") -> None:
-        """Drain, then its nodes become instances of another role."""
+    def switch_role(
+        self,
+        instance: str,
+        role: Role,
+        now: float,
+        *,
+        limit: float | None = None,
+        why: str = "",
+        force: bool = False,
+        borrowed: bool = False,
+    ) -> None:
+        """Drain, then its nodes become instances of another role. Refused for the last active one of its role, unless
+        `force`.
+
+        What is wanted changes with it, so that nobody takes it back; but not where the nodes are `borrowed` to make up
+        for what is lost: then it is refused where enough instances of the other role stand.
+        """
         group = self._group(instance)
         unable = [name for name in group.members if not switchable(self._book.nodes[name], role)]
         if unable:
             raise OperationRefused(f"node {', '.join(unable)} is not set up to become {role.value}")
         if role is group.role:
             raise OperationRefused(f"{instance} is {role.value} already")
+        if borrowed and not has_place(self._book, role):
+            raise OperationRefused(f"as many instances of {role.value} as are wanted are there")
+        if not force:
+            self._refuse_last(group)
         self._drain(group, Purpose.SWITCH, now, limit, why, role)
+        if not borrowed:
+            move_target(self._book, group.role, role, now)
 
     def separate(self, instance: str, now: float, why: str) -> None:
         """Faults keep the instance from serving until `recover`; `why` in words for a person.
 
-        It is not in the orders: after a change of leaders whoever sees the fault says it again.
+        It is in the orders, so that another leader keeps it until whoever looks at faults says otherwise.
         """
         group = self._group(instance)
         if group.separated != why:
@@ -121,7 +137,7 @@ class Operations:
 
     def _cordon(self, group: Group, cordoned: bool, now: float, why: str) -> None:
         if group.cordoned is not cordoned:
-            group.cordoned = cordoned
+            group.cordoned, group.cordon_reason = cordoned, why
             kind = "cordoned" if cordoned else "uncordoned"
             self._book.say(now, kind, why or "somebody asked for it", group)
             self._book.refresh(group, now)
@@ -138,6 +154,14 @@ class Operations:
             raise OperationRefused(f"{group.name} ends already")
         seconds = self._book.settings.drain_limit if limit is None else limit
         begin_drain(self._book, group, Drain(purpose, why, now, seconds, role=role), now)
+
+    def _refuse_last(self, group: Group) -> None:
+        others = [other for other in self._book.of_role(group.role) if other is not group]
+        if group.state is InstanceState.ACTIVE and not any(other.state is InstanceState.ACTIVE for other in others):
+            raise OperationRefused(
+                f"{group.name} is the last active instance of {group.role.value}: nobody would serve meanwhile; "
+                "force it if that is meant"
+            )
 
     def _group(self, instance: str) -> Group:
         self._refuse_listening()

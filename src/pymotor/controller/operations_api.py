@@ -50,6 +50,12 @@ class AskedRestart(AskedDrain):
     """Also of the last active instance of its role."""
 
 
+class AskedRole(AskedRestart):
+    """Another role for the instance's nodes."""
+
+    role: Role
+
+
 class AskedScale(Asked):
     """How many instances of a role are wanted."""
 
@@ -168,6 +174,15 @@ def _add_operations(router: APIRouter, service: ControllerService) -> None:
     async def remove(name: str, asked: AskedDrain) -> InstanceView:
         return await operate(
             name, lambda operations, now: operations.remove(name, now, limit=asked.limit_seconds, why=asked.reason)
+        )
+
+    @router.post("/instances/{name}/role")
+    async def role(name: str, asked: AskedRole) -> InstanceView:
+        return await operate(
+            name,
+            lambda operations, now: operations.switch_role(
+                name, asked.role, now, limit=asked.limit_seconds, why=asked.reason, force=asked.force
+            ),
         )
 
     @router.post("/scale")

@@ -22,6 +22,7 @@ from pymotor.controller.faults.strategist import Strategist
 from pymotor.controller.faults.view import Switches
 from pymotor.controller.observability_app import observability_app
 from pymotor.controller.service import ControllerService
+from pymotor.controller.settings import wanted_instances
 from pymotor.fleet import Role
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def oversight_from(
             scale_p2d_release=faults.scale_p2d_release,
         ),
         interval=float(faults.strategy_center_check_interval),
-        wanted={role: user.instance_count(role.value) for role in Role if user.instance_count(role.value)},
+        wanted=wanted_instances(user),
         cluster=access_from_environment(variables) if faults.enable_fault_tolerance else None,
         configmap_namespace=faults.configmap_namespace,
         configmap_prefix=faults.configmap_prefix,
@@ -86,7 +87,8 @@ class Oversight:
         self._service = service
         self._settings = settings
         self._variables = variables
-        self._faults = ClusterFaults()
+        # Where nothing is watched, that nothing is known is the whole truth.
+        self._faults = ClusterFaults(complete=settings.cluster is None)
         self.log = AlarmLog(Origin.from_environment(variables), time.time)
         self.strategist = Strategist(
             service,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from pymotor.config import UserConfig
+from pymotor.fleet import Role
 
 
 class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """All in seconds."""
+    """Times are in seconds."""
 
     heartbeat: float = 3.0
     """By when a node should report again."""
@@ -26,6 +29,8 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A Coordinator that was not heard of for so long is not waited for."""
     assemble_timeout: float = 600.0
     """How long an instance waits for its missing nodes."""
+    wanted: Mapping[Role, int] = {}
+    """Not a time: instances of each role by the configuration, where it says so."""
 
 
 def settings_from(user: UserConfig) -> ControllerSettings:
@@ -39,4 +44,10 @@ def settings_from(user: UserConfig) -> ControllerSettings:
         drain_limit=float(instance.drain_limit),
         coordinator_timeout=float(instance.coordinator_timeout),
         assemble_timeout=float(instance.instance_assemble_timeout),
+        wanted=wanted_instances(user),
     )
+
+
+def wanted_instances(user: UserConfig) -> dict[Role, int]:
+    """How many instances of each role the configuration asks for; roles of which it asks for none are left out."""
+    return {role: user.instance_count(role.value) for role in Role if user.instance_count(role.value)}

@@ -98,7 +98,9 @@ class RoleScale(BaseModel):
     target: int | None
     """None: nobody asked for a number."""
     present: int
-    """Those that are to stay, complete or not."""
+    """Those that are to stay, complete or not, but for those that are out."""
+    out: int
+    """Those that faults keep apart or of which a node is not heard; others may stand in for them."""
     active: int
     ending: int
     missing_instances: int
@@ -196,7 +198,7 @@ def scale_views(book: FleetBook) -> list[RoleScale]:
 
 
 def _role_scale(book: FleetBook, role: Role) -> RoleScale:
-    staying = book.of_role(role)
+    staying = book.standing(role)
     target = book.targets.get(role.value)
     alike = [node for node in book.nodes.values() if node.role is role]
     size = max((node.report.nodes_per_instance for node in alike), default=1)
@@ -207,6 +209,7 @@ def _role_scale(book: FleetBook, role: Role) -> RoleScale:
         role=role,
         target=target,
         present=len(staying),
+        out=len(book.of_role(role)) - len(staying),
         active=sum(group.state is InstanceState.ACTIVE for group in staying),
         ending=sum(group.role is role and group.going for group in book.groups.values()),
         missing_instances=missing,

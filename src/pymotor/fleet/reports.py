@@ -51,6 +51,11 @@ class NodeOrder(msgspec.Struct, frozen=True, kw_only=True):
     drain_reason: str = ""
     cordoned: bool = False
     """No new requests until it is lifted; nothing else changes."""
+    cordon_reason: str = ""
+    """Why, in words for a person; may be empty."""
+    separated: str = ""
+    """Why faults keep the instance from serving; empty: they do not. The node changes nothing for it: it is here so
+    that another leader keeps it until it knows of the faults itself."""
     released: bool = False
     """Nothing is wanted of this node any more: once its servers are gone the NodeManager ends, with status 0."""
     stop_seconds: Seconds = 10.0

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from pymotor.config import EnvConfig, UserConfig, load_config
+from pymotor.config.engine import HealthCheckConfig
 from pymotor.control_plane import TokenError, is_loopback
 from pymotor.fleet import Role
 from pymotor.node_manager.manager import NodeManager
@@ -104,9 +105,14 @@ def run(arguments: argparse.Namespace) -> int:
         planner = OrderPlanner(
             user, env, settings.job, settings.address, settings.devices, settings.store, settings.ranktable_path
         )
-        manager = NodeManager(settings, planner, section.health_check_config)
+        manager = NodeManager(settings, planner, lambda role: _health_of(user, role))
         asyncio.run(manager.run(_announce, _beside(manager, settings, listening)))
     return 0
+
+
+def _health_of(user: UserConfig, role: Role) -> HealthCheckConfig:
+    section = user.engine_section(role.value)
+    return section.health_check_config if section is not None else HealthCheckConfig()
 
 
 def _config(arguments: argparse.Namespace, variables: Mapping[str, str]) -> tuple[UserConfig, EnvConfig]:

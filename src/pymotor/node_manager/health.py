@@ -71,16 +71,13 @@ class HealthWatch:
         self,
         client: httpx.AsyncClient,
         running: Callable[[], RunningOrder | None],
-        config: HealthCheckConfig,
-        role: Role,
+        config_of: Callable[[Role], HealthCheckConfig],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock`: seconds that only grow."""
+        """`config_of`: what the configuration says of a role's engines. `clock`: seconds that only grow."""
         self._client = client
         self._running = running
-        self._config = config
-        self._asks = config.enable_virtual_inference and role is not Role.ENCODE
-        self._request_limits = Limits(config.max_failure_count, 2 * config.max_failure_count)
+        self._config_of = config_of
         self._clock = clock
         self._watched: dict[EngineProcess, Watched] = {}
 
@@ -95,10 +92,13 @@ class HealthWatch:
                 await asyncio.gather(*(self._look(running, server) for server in servers))
 
     async def _look(self, running: RunningOrder, server: EngineProcess) -> None:
-        watched = self._watched[server]
-        watched.note(HEALTH_LIMITS, await self._health_problem(server))
-        if self._asks and self._clock() >= watched.next_request:
-            watched.note(self._request_limits, await self._request_problem(running, server, watched))
+        watched, config = self._watched[server], self._config_of(running.role)
+        timeout = float(config.health_collector_timeout)
+        watched.note(HEALTH_LIMITS, await self._health_problem(server, timeout))
+        asks = config.enable_virtual_inference and running.role is not Role.ENCODE
+        if asks and self._clock() >= watched.next_request:
+            limits = Limits(config.max_failure_count, 2 * config.max_failure_count)
+            watched.note(limits, await self._request_problem(running, server, watched, timeout))
             watched.next_request = self._clock() + REQUEST_INTERVAL
         if watched.lost:
             logger.warning("%s stays unhealthy (%s) and is ended", server.plan.name, watched.lost)
@@ -107,24 +107,26 @@ class HealthWatch:
         state = EndpointState.UNHEALTHY if watched.unhealthy else EndpointState.READY
         running.mark(server, state, watched.unhealthy)
 
-    async def _health_problem(self, server: EngineProcess) -> str:
+    async def _health_problem(self, server: EngineProcess, timeout: float) -> str:
         path = server.plan.health_path
         try:
-            response = await self._client.get(server.health_url, timeout=self._config.health_collector_timeout)
+            response = await self._client.get(server.health_url, timeout=timeout)
         except httpx.HTTPError as error:
             return f"{path} does not answer ({type(error).__name__})"
         return "" if response.status_code == 200 else f"{path} answers {response.status_code}"
 
-    async def _request_problem(self, running: RunningOrder, server: EngineProcess, watched: Watched) -> str:
+    async def _request_problem(
+        self, running: RunningOrder, server: EngineProcess, watched: Watched, timeout: float
+    ) -> str:
         """A request that got no answer is forgiven while the engine reads or writes tokens for others: it has a long
         line. An answer that refuses the request is an answer."""
-        url, limit = server.plan.endpoint.url, self._config.health_collector_timeout
+        url = server.plan.endpoint.url
         try:
             if running.engine == "sglang":  # of a pair: a plain request would wait for its other half
-                response = await self._client.get(f"{url}/health_generate", timeout=limit)
+                response = await self._client.get(f"{url}/health_generate", timeout=timeout)
             else:
                 body = {"model": running.model, "prompt": "1", "max_tokens": 1, "temperature": 0}
-                response = await self._client.post(f"{url}/v1/completions", json=body, timeout=limit)
+                response = await self._client.post(f"{url}/v1/completions", json=body, timeout=timeout)
             if response.status_code < 500:
                 return ""
             problem = f"a request of one token is answered {response.status_code}"

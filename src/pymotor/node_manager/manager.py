@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from pymotor.config.engine import HealthCheckConfig
 from pymotor.engines.plan import new_id
-from pymotor.fleet import NodeOrder, NodeReport, ReportReply
+from pymotor.fleet import NodeOrder, NodeReport, ReportReply, Role
 from pymotor.node_manager.controllers import ControllerList
 from pymotor.node_manager.ending import EndRequests
 from pymotor.node_manager.following import RunKey, Step, accepts, next_step
@@ -31,10 +31,13 @@ PLAN_AGAIN_SECONDS = 60.0
 class NodeManager:
     """Made inside the event loop; `run()` once."""
 
-    def __init__(self, settings: NodeSettings, planner: OrderPlanner, health: HealthCheckConfig) -> None:
+    def __init__(
+        self, settings: NodeSettings, planner: OrderPlanner, health_of: Callable[[Role], HealthCheckConfig]
+    ) -> None:
+        """`health_of`: how a role's engines are watched; the Controller may order any that the node can play."""
         self._settings = settings
         self._planner = planner
-        self._health = health
+        self._health_of = health_of
         self._incarnation = new_id()
         self._sequence = 0
         self._held: NodeOrder | None = None
@@ -57,7 +60,7 @@ class NodeManager:
                 to_controllers, controllers, self._settings.token, self._next_report, self._take, interval
             )
             loads = LoadReadings(to_engines, lambda: self._running, lambda: self._draining, interval, reporting.changed)
-            health = HealthWatch(to_engines, lambda: self._running, self._health, self._settings.role)
+            health = HealthWatch(to_engines, lambda: self._running, self._health_of)
             self._on_change = [reporting.changed, loads.hurry]
             with self._ends.listening(self._settings.parent_pipe):
                 announce(controllers.current)
@@ -97,6 +100,7 @@ class NodeManager:
             sequence=self._sequence,
             job=settings.job,
             role=settings.role,
+            roles=settings.roles,
             address=settings.address,
             machine=settings.machine,
             nodes_per_instance=settings.nodes_per_instance,

@@ -18,6 +18,7 @@ from pymotor.fleet import (
     Instance,
     InstanceState,
     NodeOrder,
+    Role,
     ServerReport,
     SoftwareFault,
 )
@@ -101,6 +102,11 @@ class RunningOrder:
         await self._kept.stop(0.0)
 
     # -- what others see
+
+    @property
+    def role(self) -> Role:
+        """What they play."""
+        return self._plan.instance.role
 
     @property
     def engine(self) -> str:

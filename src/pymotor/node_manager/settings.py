@@ -15,6 +15,7 @@ from pymotor.config.user import ROLES
 from pymotor.control_plane import TOKEN_VARIABLE, ClusterToken, is_loopback
 from pymotor.fleet import Role
 from pymotor.node_manager.controllers import ControllerList
+from pymotor.node_manager.playable import playable_roles
 
 LOOPBACK = "127.0.0.1"
 
@@ -31,6 +32,8 @@ class NodeSettings:
     """Its name among the nodes of the deployment."""
     job: str
     role: Role
+    roles: tuple[Role, ...] = ()
+    """What it could be, where the Controller may give it another role; see `playable`."""
     address: str
     """Where other nodes reach it; engines and probes listen there."""
     machine: str
@@ -70,6 +73,7 @@ def settings_from(arguments: argparse.Namespace, user: UserConfig, variables: Ma
     address = arguments.address or variables.get("POD_IP") or manager.api_config.pod_ip or LOOPBACK
     node = arguments.node or variables.get("POD_NAME") or variables.get("HOSTNAME") or socket.gethostname()
     controllers = _controllers(arguments.controller, user, variables)
+    devices = arguments.devices or tuple(range(user.devices_per_pod(role.value))) or None
     own_table, whole_table = variables.get("HCCL_PATH"), variables.get("RANKTABLE_PATH")
     port: int | None = manager.api_config.node_manager_port
     if arguments.port is not None:
@@ -78,11 +82,12 @@ def settings_from(arguments: argparse.Namespace, user: UserConfig, variables: Ma
         node=node,
         job=arguments.job or variables.get("JOB_NAME") or user.motor_deploy_config.job_id,
         role=role,
+        roles=playable_roles(user, role, devices),
         address=address,
         machine=arguments.machine or variables.get("NODE_NAME", ""),
         preferred_number=arguments.number,
         nodes_per_instance=user.pods_per_instance(role.value),
-        devices=arguments.devices or tuple(range(user.devices_per_pod(role.value))) or None,
+        devices=devices,
         controllers=controllers,
         token=_token(controllers, variables),
         log_directory=arguments.log_dir or Path(tempfile.gettempdir()) / f"pymotor-{node.replace('/', '-')}",

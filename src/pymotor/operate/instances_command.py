@@ -1,4 +1,4 @@
-"""`pymotor instances`: show the instances of a fleet, and drain, cordon, restart or remove them."""
+"""`pymotor instances`: show the instances of a fleet, and drain, cordon, restart, switch or remove them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pymotor.fleet import Role
 from pymotor.operate.client import ControllerCallError, ControllerClient
 from pymotor.operate.target import TargetError, add_controller_options, controller_of
 
 DONE, FAILED, USAGE = 0, 1, 2
 _POLL_SECONDS = 0.3
-_ACTIONS = ("list", "show", "drain", "undrain", "cordon", "uncordon", "restart", "remove")
-_DRAINING = ("drain", "restart", "remove")
+_ACTIONS = ("list", "show", "drain", "undrain", "cordon", "uncordon", "restart", "switch-role", "remove")
+_DRAINING = ("drain", "restart", "switch-role", "remove")
+_FORCED = ("restart", "switch-role")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--wait", action="store_true", help="return when it is done, not when it has begun")
     parser.add_argument("--all", action="store_true", help="with restart: one instance after the other")
-    parser.add_argument("--force", action="store_true", help="with restart: also the last active one of its role")
+    parser.add_argument("--force", action="store_true", help="with restart, switch-role: also the last of its role")
+    parser.add_argument("--to", choices=[role.value for role in Role], help="with switch-role: what its nodes become")
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="how long running requests may take")
     parser.add_argument("--reason", default="", help="why, for others to read")
     parser.add_argument("--timeout", type=float, default=1800.0, metavar="SECONDS", help="of --wait (%(default)g)")
@@ -52,6 +55,8 @@ def _wrong_usage(arguments: argparse.Namespace) -> str:
         if arguments.action != "restart":
             return "--all goes with restart"
         return "--all and a name contradict each other" if arguments.name else ""
+    if (arguments.to is not None) != (arguments.action == "switch-role"):
+        return "switch-role and --to go together"
     if arguments.action == "list":
         return "list takes no name; `show NAME` shows one" if arguments.name else ""
     return "" if arguments.name else f"{arguments.action} needs the name of an instance"
@@ -85,9 +90,12 @@ def _ask(client: ControllerClient, arguments: argparse.Namespace, name: str) -> 
     before = client.get(path)
     if action in _DRAINING:
         body: dict[str, Any] = {"limit_seconds": arguments.limit, "reason": arguments.reason}
-        if action == "restart":
+        if action in _FORCED:
             body["force"] = arguments.force
-        client.post(f"{path}/{action}", **body)
+        if action == "switch-role":
+            client.post(f"{path}/role", role=arguments.to, **body)
+        else:
+            client.post(f"{path}/{action}", **body)
     elif action == "cordon":
         client.post(f"{path}/{action}", reason=arguments.reason)
     else:
@@ -97,14 +105,27 @@ def _ask(client: ControllerClient, arguments: argparse.Namespace, name: str) -> 
         waits = f" (waits for {instance['drain_waits_for']})" if instance["drain_waits_for"] else ""
         fault = f": {instance['fault']}" if instance["fault"] else ""
         if not arguments.json:
-            print(f"  {name} {instance['state']}{fault}{waits}", flush=True)
+            print(f"  {instance['name']} {instance['state']}{fault}{waits}", flush=True)
+
+    def look() -> dict[str, Any] | None:
+        return _present(client.get("/instances")["instances"], before, arguments.to)
 
     if arguments.wait or arguments.all:
-        return _wait(client, name, _end_of(action, before), tell, arguments.timeout)
-    instance = next((one for one in client.get("/instances")["instances"] if one["name"] == name), None)
+        return _wait(name, look, _end_of(action, before), tell, arguments)
+    instance = look()
     if instance is not None:
         tell(instance)
     return instance
+
+
+def _present(instances: list[dict[str, Any]], before: dict[str, Any], to: str | None) -> dict[str, Any] | None:
+    """The instance as it is now; where its role is switched, the one that its nodes have become."""
+    for one in instances:
+        if one["name"] == before["name"] or (
+            one["role"] == to and set(one["nodes"]) & set(filter(None, before["nodes"]))
+        ):
+            return one
+    return None
 
 
 def _end_of(action: str, before: dict[str, Any]) -> Callable[[dict[str, Any] | None], bool]:
@@ -113,6 +134,8 @@ def _end_of(action: str, before: dict[str, Any]) -> Callable[[dict[str, Any] | N
     def done(instance: dict[str, Any] | None) -> bool:
         if instance is None:
             return action == "remove"
+        if action == "switch-role":
+            return bool(instance["name"] != before["name"] and instance["state"] == "active")
         if action == "drain":
             return bool(instance["drained"])
         if action == "cordon":
@@ -125,26 +148,27 @@ def _end_of(action: str, before: dict[str, Any]) -> Callable[[dict[str, Any] | N
 
 
 def _wait(
-    client: ControllerClient,
     name: str,
+    look: Callable[[], dict[str, Any] | None],
     done: Callable[[dict[str, Any] | None], bool],
     tell: Callable[[dict[str, Any]], None],
-    timeout: float,
+    arguments: argparse.Namespace,
 ) -> dict[str, Any] | None:
-    ends = time.monotonic() + timeout
+    ends = time.monotonic() + arguments.timeout
     said: object = None
     while True:
-        instance = next((one for one in client.get("/instances")["instances"] if one["name"] == name), None)
+        instance = look()
         if instance is not None and said != (
             said := (instance["state"], instance["fault"], instance["drain_waits_for"])
         ):
             tell(instance)
         if done(instance):
             return instance
-        if instance is None:
+        if instance is None and arguments.action != "switch-role":
             raise ControllerCallError(f"{name} is gone")
         if time.monotonic() > ends:
-            raise ControllerCallError(f"{name} is not done after {timeout:g} s: {instance['state']}")
+            state = instance["state"] if instance is not None else "its nodes have no instance yet"
+            raise ControllerCallError(f"{name} is not done after {arguments.timeout:g} s: {state}")
         time.sleep(_POLL_SECONDS)
 
 

@@ -76,6 +76,8 @@ def in_words(role: dict[str, Any]) -> str:
     """One role for people."""
     wanted = f", {role['target']} are wanted" if role["target"] is not None else ""
     words = f"{role['role']}: {role['active']} of {role['present']} active{wanted}"
+    if role["out"]:
+        words += f"; {role['out']} are out"
     if role["ending"]:
         words += f"; {role['ending']} drain or end"
     if role["missing_nodes"]:

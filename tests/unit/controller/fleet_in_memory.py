@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from model_node import ModelNode
 from pymotor.controller.events import Event
 from pymotor.controller.fleet_state import FleetState
@@ -14,7 +16,7 @@ from pymotor.fleet import FleetSnapshot, FleetWatch, InstanceState, decode_snaps
 class FleetInMemory:
     """Everything that happens in it happens in the test's order."""
 
-    def __init__(self, *nodes: ModelNode, **limits: float) -> None:
+    def __init__(self, *nodes: ModelNode, **limits: Any) -> None:
         self.now = 1000.0
         self.settings = ControllerSettings(**limits)
         self.nodes = list(nodes)

@@ -68,6 +68,51 @@ def test_a_preferred_number_is_given_where_nobody_has_it() -> None:
     assert fleet.seats == {"union-3": ["a"], "union-4": ["b"], "union-5": ["c"]}
 
 
+def test_an_instance_that_is_put_together_again_is_another_generation() -> None:
+    fleet = FleetInMemory(*pair("a", "b"))
+    fleet.rounds()
+    fleet.operations.remove("prefill-0", fleet.now)
+    fleet.rounds()
+    assert fleet.seats == {}
+    for node in fleet.nodes:
+        node.begin()
+    fleet.rounds()
+    assert fleet.seats == {"prefill-0": ["a", "b"]}
+    assert fleet.group("prefill-0").generation == 2
+
+
+def test_a_new_leader_gives_no_number_that_somebody_unheard_may_still_run() -> None:
+    cut_off = ModelNode("a")
+    fleet = FleetInMemory(cut_off, ModelNode("b"))
+    fleet.rounds()
+    fleet.nodes.remove(cut_off)
+    fleet.new_leader()
+    fleet.rounds(12)
+    fleet.nodes.append(ModelNode("c", preferred_number=0))
+    fleet.nodes.append(ModelNode("d", preferred_number=7))
+    fleet.rounds()
+    assert fleet.seats == {"union-1": ["b"], "union-2": ["c"], "union-7": ["d"]}
+    fleet.nodes.append(cut_off)
+    fleet.rounds()
+    assert fleet.seats["union-0"] == ["a"]
+    cut_off.leaving = True
+    fleet.rounds()
+    fleet.nodes[-1] = ModelNode("e", preferred_number=0)
+    fleet.rounds()
+    assert fleet.seats["union-0"] == ["e"], "the last holder has said that nothing runs"
+
+
+def test_after_gone_timeout_who_is_unheard_counts_as_gone() -> None:
+    fleet = FleetInMemory(ModelNode("a"), ModelNode("b"))
+    fleet.rounds()
+    fleet.nodes.pop(0)
+    fleet.new_leader()
+    fleet.rounds(301)
+    fleet.nodes.append(ModelNode("c", preferred_number=0))
+    fleet.rounds()
+    assert fleet.seats == {"union-0": ["c"], "union-1": ["b"]}
+
+
 def test_an_incomplete_instance_is_withdrawn_and_comes_when_it_can_be_whole() -> None:
     fleet = FleetInMemory(*pair("a"), assemble_timeout=5.0)
     fleet.rounds(8)
@@ -184,6 +229,9 @@ def test_a_new_node_manager_raises_the_generation_for_all() -> None:
     fleet.core.silent("a", fleet.nodes[0].incarnation, fleet.now)
     fleet.now += 1.0
     fleet.nodes[0].begin()
+    fleet.say(fleet.nodes[0])
+    assert fleet.nodes[0].held is not None
+    assert fleet.nodes[0].held.generation == 2, "its first order is not one that was followed before"
     fleet.rounds(6)
     assert active(fleet)
     assert fleet.group("prefill-0").generation == 2
@@ -195,8 +243,9 @@ def test_a_new_leader_learns_everything_from_echoes() -> None:
     fleet.rounds()
     fleet.nodes[3].crash()
     fleet.rounds(5)
-    fleet.operations.cordon("union-0", fleet.now)
+    fleet.operations.cordon("union-0", fleet.now, why="a new cable")
     fleet.operations.drain("union-1", fleet.now, why="look")
+    fleet.operations.separate("prefill-0", fleet.now, "device 3 is broken")
     fleet.operations.scale(Role.PREFILL, 1, fleet.now)
     fleet.rounds()
     before, seats = fleet.states, dict(fleet.seats)
@@ -213,6 +262,8 @@ def test_a_new_leader_learns_everything_from_echoes() -> None:
     assert fleet.seats == seats
     assert fleet.group("prefill-0").generation == 2
     assert fleet.group("union-0").cordoned
+    assert fleet.group("union-0").fault == "cordoned: a new cable"
+    assert fleet.group("prefill-0").fault == "device 3 is broken"
     assert fleet.group("union-1").drain.reason == "drained: look"
     assert fleet.core.book.targets == {"prefill": 1}
     assert all(node.held.epoch == 2 for node in fleet.nodes if node.held)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fleet_in_memory import FleetInMemory, active
 
@@ -120,12 +122,80 @@ def test_a_role_is_switched_where_the_nodes_can() -> None:
     fleet.rounds()
     with pytest.raises(OperationRefused, match="not set up"):
         fleet.operations.switch_role("union-0", Role.DECODE, fleet.now)
-    fleet.operations.switch_role("prefill-0", Role.DECODE, fleet.now, why="it is needed")
+    with pytest.raises(OperationRefused, match="last active instance of prefill"):
+        fleet.operations.switch_role("prefill-0", Role.DECODE, fleet.now)
+    fleet.operations.switch_role("prefill-0", Role.DECODE, fleet.now, why="it is needed", force=True)
     fleet.rounds(6)
     assert fleet.states == {"decode-0": "active", "union-0": "active"}
     fleet.new_leader()
     fleet.rounds(12)
     assert fleet.states == {"decode-0": "active", "union-0": "active"}
+
+
+def either(*nodes: tuple[str, Role], **limits: Any) -> FleetInMemory:
+    """Nodes that can play prefill and decode."""
+    roles = (Role.PREFILL, Role.DECODE)
+    fleet = FleetInMemory(*(ModelNode(name, role, roles=roles) for name, role in nodes), **limits)
+    fleet.rounds()
+    return fleet
+
+
+def test_a_switch_changes_what_is_wanted_unless_it_is_borrowed() -> None:
+    nodes = (("a", Role.PREFILL), ("b", Role.PREFILL), ("c", Role.DECODE))
+    fleet = either(*nodes, wanted={Role.PREFILL: 2})
+    fleet.operations.scale(Role.DECODE, 1, fleet.now)
+    with pytest.raises(OperationRefused, match="as many instances of decode as are wanted"):
+        fleet.operations.switch_role("prefill-1", Role.DECODE, fleet.now, borrowed=True)
+    fleet.operations.switch_role("prefill-1", Role.DECODE, fleet.now)
+    assert fleet.core.book.targets == {"prefill": 1, "decode": 2}
+    fleet.rounds(6)
+    assert fleet.states == {"prefill-0": "active", "decode-0": "active", "decode-1": "active"}
+    fleet.operations.switch_role("decode-1", Role.PREFILL, fleet.now)
+    fleet.rounds(6)
+    assert fleet.seats == {"prefill-0": ["a"], "prefill-1": ["b"], "decode-0": ["c"]}
+    assert fleet.core.book.targets == {"prefill": 2, "decode": 1}
+
+
+def test_a_switch_that_is_undone_stays_undone() -> None:
+    fleet = either(("a", Role.PREFILL), ("b", Role.PREFILL), wanted={Role.PREFILL: 2})
+    fleet.nodes[1].load = 1
+    fleet.rounds(1)
+    fleet.operations.switch_role("prefill-1", Role.DECODE, fleet.now)
+    fleet.operations.undrain("prefill-1", fleet.now)
+    fleet.rounds(6)
+    assert fleet.states == {"prefill-0": "active", "prefill-1": "active"}
+
+
+@pytest.mark.parametrize("separated", [True, False])
+def test_another_stands_in_for_one_that_is_out_and_goes_when_it_serves_again(separated: bool) -> None:
+    fleet = running("a", "b")
+    fleet.operations.scale(Role.UNION, 2, fleet.now)
+    fleet.nodes.append(ModelNode("c"))
+    fleet.rounds()
+    assert len(fleet.seats) == 2
+    if separated:
+        fleet.operations.separate("union-0", fleet.now, "device 3 is broken")
+    fleet.rounds(14, *([] if separated else [fleet.nodes[0]]))
+    assert fleet.states == {"union-0": "inactive", "union-1": "active", "union-2": "active"}
+    (scale,) = scale_views(fleet.core.book)
+    assert (scale.present, scale.out, scale.missing_instances) == (2, 1, 0)
+    if separated:
+        fleet.operations.recover("union-0", fleet.now)
+    fleet.rounds(6)
+    assert fleet.states == {"union-0": "active", "union-1": "active"}
+
+
+def test_borrowed_nodes_go_back_to_their_role_only_when_others_serve() -> None:
+    fleet = either(("a", Role.DECODE), ("b", Role.PREFILL), ("c", Role.PREFILL))
+    fleet.operations.switch_role("prefill-1", Role.DECODE, fleet.now, borrowed=True)
+    fleet.rounds(6)
+    fleet.nodes[0].crash()
+    fleet.say(fleet.nodes[0])
+    fleet.operations.scale(Role.DECODE, 1, fleet.now)
+    assert fleet.states == {"decode-0": "inactive", "decode-1": "active", "prefill-0": "active"}
+    fleet.rounds(8)
+    assert fleet.states == {"decode-0": "active", "prefill-0": "active", "prefill-1": "active"}
+    assert not any(node.ended for node in fleet.nodes)
 
 
 def test_faults_separate_and_recover() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from model_node import ModelNode
 from pymotor.controller.file_lease import FileLease
@@ -117,6 +118,29 @@ async def test_a_greater_epoch_ends_the_term_at_once(led: Led) -> None:
     assert not led.leadership.leads
     with pytest.raises(NotLeadingError):
         led.service.term()
+
+
+async def test_a_report_that_follows_a_greater_epoch_ends_the_term_at_once(led: Led) -> None:
+    node = await serving(led)
+    assert node.held is not None
+    node.held = replace(node.held, epoch=9)
+    with pytest.raises(NotLeadingError):
+        await led.service.report(node.report(), never)
+    assert not led.leadership.leads
+
+
+async def test_a_watch_that_waits_is_refused_when_another_knows_a_greater_epoch(led: Led) -> None:
+    await serving(led)
+    newest = decode_snapshot(await led.service.watch(FleetWatch(coordinator="c"), never) or b"")
+    watch = FleetWatch(coordinator="c", epoch=newest.epoch, version=newest.version, wait_seconds=60)
+    waiting = asyncio.create_task(led.service.watch(watch, never))
+    await turns()
+    with pytest.raises(NotLeadingError):
+        await led.service.watch(FleetWatch(coordinator="d", epoch=9), never)
+    await turns()
+    assert waiting.done()
+    with pytest.raises(NotLeadingError):
+        await waiting
 
 
 async def test_numbers_are_kept_before_the_order_is_sent(led: Led, tmp_path: Path) -> None:

@@ -36,13 +36,14 @@ class Fleet:
         self.now = 0.0
         self.faults = ClusterFaults(complete=True)
         self.leadership = Leadership(FileLease(folder), "test", "http://here", 1e6)
-        self.service = ControllerService(self.leadership, ControllerSettings(), clock=lambda: self.now)
+        wanted = {Role.PREFILL: 2, Role.DECODE: 2}
+        self.service = ControllerService(self.leadership, ControllerSettings(wanted=wanted), clock=lambda: self.now)
         self.log = AlarmLog(Origin(), lambda: self.now)
         self.strategist = Strategist(
             self.service,
             FleetAlarms(self.log),
             switches=Switches(),
-            wanted={Role.PREFILL: 2, Role.DECODE: 2},
+            wanted=wanted,
             faults=lambda: self.faults,
             stands_by=False,
         )
@@ -142,15 +143,29 @@ async def test_prefill_takes_a_lost_decode_over_and_comes_back(fleet):
     assert len(fleet.events("roles_change")) == 2
 
 
-async def test_numbers_that_an_operator_asked_for_are_kept_to(fleet):
-    """Then the core forms no decode instance beside one that is out, until that one is given up."""
+async def test_numbers_that_an_operator_asked_for_do_not_count_what_is_out(fleet):
+    """Another instance stands in for it, whose nodes go back when it serves again; nobody is released."""
     for role in EITHER:
         fleet.service.term().operations.scale(role, 2, fleet.now)
     fleet.away = {"d1"}
-    await fleet.pass_time(250.0)
-    assert (fleet.active(Role.PREFILL), fleet.active(Role.DECODE)) == (2, 1)
-    await fleet.pass_time(150.0)
+    await fleet.pass_time(90.0)
     assert (fleet.active(Role.PREFILL), fleet.active(Role.DECODE)) == (1, 2)
+    assert len(fleet.states()) == 4, "the one that is out is still there"
+    fleet.away = set()
+    await fleet.pass_time(150.0)
+    assert (fleet.active(Role.PREFILL), fleet.active(Role.DECODE)) == (2, 2)
+    assert sorted(fleet.states()) == ["decode-0", "decode-1", "prefill-0", "prefill-1"]
+    assert not any(node.ended for node in fleet.nodes.values())
+
+
+async def test_what_operators_switch_is_not_taken_back(fleet):
+    fleet.service.term().operations.switch_role("prefill-1", Role.DECODE, fleet.now)
+    await fleet.pass_time(300.0)
+    assert (fleet.active(Role.PREFILL), fleet.active(Role.DECODE)) == (1, 3)
+    fleet.service.term().operations.switch_role("decode-2", Role.PREFILL, fleet.now)
+    await fleet.pass_time(300.0)
+    assert (fleet.active(Role.PREFILL), fleet.active(Role.DECODE)) == (2, 2)
+    assert fleet.events("roles_change") == []
 
 
 async def test_the_last_prefill_stays(fleet):

@@ -65,7 +65,16 @@ def test_the_newest_of_the_least_loaded_takes_decode_over():
         ),
         pytest.param(one_lost(*prefills(3), complete=False), known("decode-1"), id="a new leader listens"),
         pytest.param(
-            one_lost(*prefills(3), capped=frozenset({Role.DECODE})), known("decode-1"), id="the core would form none"
+            a_fleet(
+                *prefills(3),
+                an_instance("decode-0"),
+                an_instance("decode-1", InstanceState.INACTIVE, node={"machine": "bad"}),
+                faults=(a_fault("bad"),),
+                targets=WANTED,
+                capped=frozenset({Role.DECODE}),
+            ),
+            known("decode-1"),
+            id="the core would form none: it is not separated yet",
         ),
         pytest.param(
             one_lost(*prefills(3), an_instance("decode-2", InstanceState.INITIAL)), known("decode-1"), id="one starts"
@@ -89,6 +98,11 @@ def test_the_newest_of_the_least_loaded_takes_decode_over():
 )
 def test_nothing_is_given_up(view, memory):
     assert not [one for one in decide(view, memory) if isinstance(one, ChangeRoles)]
+
+
+def test_numbers_that_operators_asked_for_do_not_count_what_is_out():
+    (change,) = scale_p2d(one_lost(*prefills(3), capped=frozenset({Role.DECODE})), known("decode-1"))
+    assert change.instances == ("prefill-2",)
 
 
 def test_a_broken_spare_node_helps_nobody():

@@ -53,8 +53,16 @@ def test_recovered_when_the_fault_is_gone_or_less():
 def test_nothing_is_decided_of_what_is_not_known():
     hurt = an_instance("decode-0", node=FOUR)
     apart = an_instance("decode-1", InstanceState.INACTIVE, separated=True)
-    for off in ({"complete": False}, {"faults_known": False}, {"switches": SWITCHED_OFF}):
+    for off in ({"complete": False}, {"faults_known": False}):
         assert decide(a_fleet(hurt, apart, faults=(a_fault("m"),), **off), Memory()) == ()
+
+
+def test_switched_off_nobody_is_separated_and_who_was_is_let_back():
+    hurt = an_instance("decode-0", node=FOUR)
+    apart = an_instance("decode-1", InstanceState.INACTIVE, separated=True)
+    view = a_fleet(hurt, apart, faults=(a_fault("m"),), switches=SWITCHED_OFF)
+    assert [one.instance for one in decide(view, Memory())] == ["decode-1"]
+    assert names(view, Recover) == ["decode-1"]
 
 
 def test_what_is_going_anyway_is_left_alone():

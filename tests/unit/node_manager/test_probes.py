@@ -42,7 +42,7 @@ def idle_manager(tmp_path: Path) -> NodeManager:
         ranktable_path=None,
     )
     planner = OrderPlanner(UserConfig(), EnvConfig(), "job", "10.0.0.7", None, None, None)
-    return NodeManager(settings, planner, HealthCheckConfig())
+    return NodeManager(settings, planner, lambda _: HealthCheckConfig())
 
 
 def test_probes_and_the_report(tmp_path: Path) -> None:

@@ -19,9 +19,13 @@ _NOT_ENDING = (InstanceState.INITIAL, InstanceState.ACTIVE, InstanceState.INACTI
 
 
 def decide(view: FleetView, memory: Memory) -> tuple[Decision, ...]:
-    """Everything that should be done now; nothing while the view is not complete or fault tolerance is off."""
-    if not view.complete or not view.switches.fault_tolerance:
+    """Everything that should be done now; nothing while the view is not complete. Where fault tolerance is off, only
+    what a former leader separated is let back."""
+    if not view.complete:
         return ()
+    if not view.switches.fault_tolerance:
+        why = "fault tolerance is switched off"
+        return tuple(Recover(instance=one.name, why=why) for one in view.instances if one.separated)
     return (*separate_and_recover(view), *scale_p2d(view, memory), *tell(view, memory))
 
 

@@ -137,7 +137,8 @@ def _give_back(view: FleetView, memory: Memory) -> tuple[ChangeRoles, ...]:
 
 def _may_grow(view: FleetView, role: Role) -> bool:
     """Whether the core would form another instance of the role."""
-    held = sum(one.state is not InstanceState.DRAINING for one in view.of_role(role))
+    standing = [one for one in view.of_role(role) if not (one.separated or _any_silent(one))]
+    held = sum(one.state is not InstanceState.DRAINING for one in standing)
     return role not in view.capped or held < view.targets.get(role, 0)
 
 

@@ -117,7 +117,7 @@ class Strategist:
                 self._service.history.add(now, "roles_change", decision.why)
                 for instance in decision.instances:
                     if decision.by_switch:
-                        operations.switch_role(instance, decision.gained, now, why=decision.why)
+                        operations.switch_role(instance, decision.gained, now, why=decision.why, borrowed=True)
                     else:
                         operations.remove(instance, now, why=decision.why)
             else:

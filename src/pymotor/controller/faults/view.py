@@ -150,7 +150,8 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     targets: Mapping[Role, int] = {}
     """How many instances of each role are wanted."""
     capped: frozenset[Role] = frozenset()
-    """Roles of which the core forms no more instances than are wanted, those that are out counted too."""
+    """Roles of which the core forms no more instances than are wanted, those that are separated or silent not
+    counted."""
     faults: tuple[HardwareFault, ...] = ()
     faults_known: bool = True
     """Whether `faults` is the whole truth; False until every source was read once."""

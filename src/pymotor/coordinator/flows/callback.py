@@ -145,7 +145,7 @@ class _Prefill:
     async def _go_elsewhere(self, failure: LegFailed) -> bool:
         """Whether the leg can go to another endpoint, which is then charged."""
         context = self._context
-        context.avoid |= {failure.target.endpoint_id}
+        context.spare(failure.target.endpoint_id)
         group = context.services.closed.open_part(self._pair.prefills)
         if group is None:
             return False

@@ -51,8 +51,8 @@ async def carry_on(
         pause = pause_before(settings.retry_delay, tries)
         if tries == settings.recompute_max_retry or monotonic() + pause >= context.whole_by:
             break
-        context.avoid |= {failure.target.endpoint_id}
-        rest.avoid = context.avoid
+        context.spare(failure.target.endpoint_id)
+        rest.spare(*context.failed)
         if tries:
             await asyncio.sleep(pause)
         broken_streams.child("carried_on").value += 1

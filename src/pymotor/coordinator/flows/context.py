@@ -158,6 +158,7 @@ class Context:
         "committed",
         "encoded",
         "engine_path",
+        "failed",
         "fetching",
         "forwarded",
         "kept",
@@ -205,8 +206,10 @@ class Context:
         """What the leg that answers is sent."""
         self.so_far: AnswerSoFar | RepeatableAnswer | None = None
         """What has to be known to carry the answer on when its stream breaks off; None where it cannot be."""
+        self.failed: tuple[str, ...] = ()
+        """Endpoints that failed this request, the newest failure last; see `spare`."""
         self.avoid: frozenset[str] = frozenset()
-        """Endpoints that failed this request."""
+        """The same as a set."""
         self.fetching: Held | None = None
         """Encoders whose embeddings the stage that reads them has yet to fetch."""
         self.encoded: RequestEncodings | None = None
@@ -222,6 +225,11 @@ class Context:
         self.status = 0
         self.legs: list[tuple[str, str, float]] = []
         """Name, instance and milliseconds of each leg so far, for `Server-Timing`."""
+
+    def spare(self, *endpoint_ids: str) -> None:
+        """They have failed this request, the last one last."""
+        self.failed = (*[one for one in self.failed if one not in endpoint_ids], *endpoint_ids)
+        self.avoid = frozenset(self.failed)
 
     def spared(self) -> frozenset[str]:
         """Endpoints that get no leg of this request while others are left: they failed it, their circuits are open, or
@@ -269,7 +277,7 @@ class Context:
     def for_part(self, view: RequestView) -> Context:
         """The same request reduced to one of its several answers; legs are noted together."""
         part = Context(self.services, self.client, self.request, view)
-        part.avoid = self.avoid
+        part.spare(*self.failed)
         part.forwarded = self.forwarded
         part.legs = self.legs
         part.encoded = self.encoded

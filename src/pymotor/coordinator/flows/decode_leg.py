@@ -19,7 +19,7 @@ def spare_prefill(context: Context, failure: LegFailed, prefill: Target) -> None
     """A leg has failed. Where decode did after it had got to the KV cache that `prefill` made, either may be to blame:
     the next try goes to another pair."""
     if failure.leg == DECODE and failure.reason not in _DECODES_OWN and not failure.clients_fault:
-        context.avoid |= {prefill.endpoint_id}
+        context.spare(prefill.endpoint_id)
 
 
 def decode_body(context: Context, media: EncodedMedia | None, handoff: bytes | None) -> Buffers:

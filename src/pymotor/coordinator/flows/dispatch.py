@@ -64,7 +64,7 @@ async def _until_answered(context: Context, routes: Callable[[], Routes]) -> Non
                 raise
             tries = tries or Tries(services.settings)
             await pause_before_try(context, failure, tries)
-            context.avoid |= {failure.target.endpoint_id}
+            context.spare(failure.target.endpoint_id)
             context.legs[:] = [noted for noted in context.legs if noted[0] == ENCODE]
             if context.so_far is not None:
                 context.so_far = context.so_far.anew()

@@ -138,7 +138,7 @@ class EncodeLegs:
     def _may_go_on(self, failure: LegFailed) -> bool:
         """Whether the item goes to one more endpoint after this failure."""
         context = self._context
-        context.avoid |= {failure.target.endpoint_id}
+        context.spare(failure.target.endpoint_id)
         if not failure.harmless:
             self._failures += 1
         now = monotonic()

@@ -84,5 +84,5 @@ def _with_aborted(request_ids: list[str]) -> bytes:
 
 def _another(context: Context, decodes: Group, refused: Target) -> bool:
     """Whether there is a decode endpoint that has not failed this request; `refused` has, from now on."""
-    context.avoid |= {refused.endpoint_id}
+    context.spare(refused.endpoint_id)
     return any(target.endpoint_id not in context.avoid for target in decodes.targets)

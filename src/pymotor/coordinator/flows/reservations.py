@@ -13,25 +13,26 @@ The answer expected is `max_tokens` where that is small; nobody reaches a large 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.scheduling.room import EXPECTED_ANSWER_TOKENS
 from pymotor.coordinator.scheduling.target import Group, Reservation, Target
+
+_NOBODY: frozenset[str] = frozenset()
 
 
 def reserve_prefill(context: Context, group: Group) -> Reservation:
     """The prompt's work and, until decode has it, its KV cache."""
     tokens = context.view.prompt_tokens
-    return Reservation(_choose(context, group, context.avoid), tokens, tokens)
+    return Reservation(_choose(context, group), tokens, tokens)
 
 
 def reserve_decode(context: Context, group: Group) -> Reservation:
     """The prompt's KV cache and the answer's, which grows; of decode's KV cache so much is promised."""
     view = context.view
     room = context.services.admission.room
-    avoid = context.avoid
-    if view.media:
-        avoid |= room.without_kv(group, view)
-    target = _choose(context, group, avoid)
+    target = _choose(context, group, room.without_kv(group, view) if view.media else _NOBODY)
     promise, spare = room.promise(target, view)
     reservation = Reservation(
         target,
@@ -58,18 +59,31 @@ def reserve_pair(context: Context, prefills: Group, decodes: Group) -> tuple[Res
 def reserve_whole(context: Context, group: Group) -> Reservation:
     """Prompt and answer at one endpoint: union, or what is left of a pair."""
     tokens = context.view.prompt_tokens
-    target = _choose(context, group, context.avoid)
+    target = _choose(context, group)
     reservation = Reservation(target, tokens, tokens, answer_tokens=_expected_answer(context))
     context.answering = reservation
     return reservation
 
 
-def _choose(context: Context, group: Group, avoid: frozenset[str]) -> Target:
+def _choose(context: Context, group: Group, without_room: frozenset[str] = _NOBODY) -> Target:
     services = context.services
     if services.admission.limited:
         # The least loaded may have many small requests.
-        avoid |= services.admission.room.full(group)
-    return services.choose(group, avoid)
+        without_room |= services.admission.room.full(group)
+    failed = context.failed
+    return services.choose(group, to_avoid(group, failed, without_room) if failed else without_room)
+
+
+def to_avoid(group: Group, failed: Sequence[str], without_room: frozenset[str]) -> frozenset[str]:
+    """Whom to leave out: those of the group that have no room and those that `failed`, the newest failure last. Where
+    nobody would be left, of the latter only the newest: the others may be well again by now."""
+    ids = [target.endpoint_id for target in group.targets]
+    avoid = without_room.union(failed)
+    if not avoid.issuperset(ids):
+        return avoid
+    newest = [one for one in failed if one in ids][-1:]
+    avoid = without_room.union(newest)
+    return without_room if avoid.issuperset(ids) else avoid
 
 
 def _expected_answer(context: Context) -> int:

@@ -75,7 +75,7 @@ class Part:
             await run_way(piece, way, finish)
         except LegFailed as failure:
             doubt_encodings(piece, failure)
-            context.avoid |= piece.avoid | {failure.target.endpoint_id}
+            context.spare(*piece.failed, failure.target.endpoint_id)
             self._begun = self._begun or piece.committed
             if merged.is_whole(self._position):
                 context.services.instruments.carried_on.child("completed").value += 1
