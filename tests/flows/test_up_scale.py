@@ -132,6 +132,36 @@ def test_a_node_that_does_not_start_is_not_tried_for_ever(shell: Shell, tmp_path
     assert shell.ask().status_code == 200
 
 
+def test_wishes_that_change_before_they_are_fulfilled(shell: Shell, tmp_path: Path) -> None:
+    """Nodes that come too late end; what is there at last is what was wanted at last."""
+    assert shell.up(write_config(tmp_path / "config", e=0)).returncode == 0
+    for to in (4, 1, 3, 0):
+        assert shell.run("scale", "--role", "decode", "--to", str(to)).returncode == 0
+    scale(shell, "decode", 2)
+
+    def settled() -> bool:
+        nodes = {node["name"] for node in shell.status()["controller"]["nodes"] if node["role"] == "decode"}
+        ours = {name for name in running(shell) if name.startswith("node-decode-")}
+        return len(ours) == 2 and nodes == ours
+
+    wait_for(settled, "two nodes are left")
+    assert sorted(shell.states().values()) == ["active", "active", "active"]
+    assert shell.ask().status_code == 200
+
+
+def test_fewer_can_be_wanted_while_the_fleet_starts(shell: Shell, tmp_path: Path) -> None:
+    with shell.start_up(write_config(tmp_path / "config", e=0, d=3), "--json") as up:
+        assert up.stdout is not None
+        wait_for(lambda: shell.run("scale", "--role", "decode", "--to", "1").returncode == 0, "the Controller listens")
+        events = (json.loads(line) for line in up.stdout)
+        assert any(event["event"] == "ready" for event in events)
+        wait_for(lambda: set(shell.states()) == {"prefill-0", "decode-0"}, "one decode instance is left")
+        assert shell.ask().status_code == 200
+        up.send_signal(signal.SIGINT)
+        assert "failed" not in [event["event"] for event in events]
+    assert up.returncode == 0
+
+
 def test_operators_find_the_fleet_or_are_told(shell: Shell, tmp_path: Path) -> None:
     nothing = shell.run("scale")
     assert nothing.returncode == 1
