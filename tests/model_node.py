@@ -1,4 +1,4 @@
-"""A NodeManager as docs/fleet.md wants it, without processes: what it holds, runs and says."""
+"""A NodeManager without processes, network and time: what it decides is decided by the real one's functions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pymotor.fleet import (
     Role,
     ServerReport,
 )
+from pymotor.node_manager.following import HeldOrder, RunKey, Step, next_step
 
 
 class ModelNode:
-    """One node; `run` is what its server was started as."""
+    """One node; `run` is what its server was started as. A server that is ended is gone when its node has worked."""
 
     def __init__(self, name: str, role: Role = Role.UNION, size: int = 1, **facts: object) -> None:
         self.name = name
@@ -23,6 +24,8 @@ class ModelNode:
         self.size = size
         self.facts = facts
         self.start = 0
+        self.started: list[RunKey] = []
+        """All servers that its NodeManagers have started, one after the other."""
         self.begin()
 
     def begin(self) -> None:
@@ -30,13 +33,22 @@ class ModelNode:
         self.start += 1
         self.incarnation = f"{self.name}+{self.start}"
         self.sequence = 0
-        self.epoch = -1
-        self.held: NodeOrder | None = None
+        self.holds = HeldOrder()
         self.run: NodeOrder | None = None
+        self.stopping = False
         self.state = EndpointState.GONE
         self.leaving = False
         self.ended = False
         self.load = 0
+
+    @property
+    def held(self) -> NodeOrder | None:
+        """The newest order that it took over."""
+        return self.holds.order
+
+    @held.setter
+    def held(self, order: NodeOrder | None) -> None:
+        self.holds.order = order
 
     def report(self, wait_seconds: float = 0.0) -> NodeReport:
         """What it says now."""
@@ -76,24 +88,33 @@ class ModelNode:
 
     def take(self, reply: ReportReply) -> None:
         """Follow the order of a reply, unless it is older than what is known."""
-        if reply.epoch < self.epoch:
+        if not self.ended:
+            self.holds.take(reply)
+            self._follow()
+
+    def _follow(self) -> None:
+        if self.stopping:
             return
-        self.epoch = reply.epoch
-        order = reply.order
-        if order is None or (self.held is not None and order.age <= self.held.age):
-            return
-        self.held = order
-        if self.run is not None and _task(self.run) != _task(order):
-            self.run = None
-        if self.run is None and order.instance and order.master_address:
-            self.run, self.state = order, EndpointState.STARTING
-        self.ended = self.ended or order.released or (self.leaving and not order.instance)
+        runs = RunKey.of(self.run) if self.run is not None else None
+        step = next_step(self.held, runs, None, leaving=self.leaving)
+        if step is Step.START:
+            assert self.held is not None
+            self.run, self.state = self.held, EndpointState.STARTING
+            self.started.append(RunKey.of(self.held))
+        elif step is Step.STOP:
+            self.stopping, self.state = True, EndpointState.GONE
+        elif step is Step.END or (runs is None and self.leaving):
+            self.ended = True
 
     def work(self) -> None:
-        """Time passes for its server: one that starts is ready then, one that is gone starts where it may."""
+        """Time passes for its server: one that starts is ready then, one that is ended is no more, one that is gone
+        starts where it may."""
         if self.run is None:
             return
-        if self.state is EndpointState.STARTING:
+        if self.stopping:
+            self.run, self.stopping = None, False
+            self._follow()
+        elif self.state is EndpointState.STARTING:
             self.state = EndpointState.READY
         elif self.state is EndpointState.GONE and self.size == 1:
             self.state = EndpointState.STARTING
@@ -101,7 +122,3 @@ class ModelNode:
     def crash(self) -> None:
         """Its server ends by itself."""
         self.state = EndpointState.GONE
-
-
-def _task(order: NodeOrder) -> tuple[str, int, int]:
-    return order.instance, order.node_rank, order.generation

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import Enum
 
-from pymotor.fleet import NodeOrder
+from pymotor.fleet import NodeOrder, ReportReply
+
+logger = logging.getLogger(__name__)
 
 
 class Step(Enum):
@@ -39,6 +42,30 @@ def accepts(order: NodeOrder, held: NodeOrder | None, newest_epoch: int) -> bool
     """Whether an order takes the place of the one that is held. `newest_epoch`: the greatest that was seen, -1 when
     none was."""
     return order.epoch >= newest_epoch and (held is None or order.age > held.age)
+
+
+class HeldOrder:
+    """The order that a node follows, out of all that its reports are answered with."""
+
+    def __init__(self) -> None:
+        self.order: NodeOrder | None = None
+        """None: none yet."""
+        self._newest_epoch = -1
+
+    def take(self, reply: ReportReply) -> bool:
+        """Take the answer's order over, unless it is an older one; whether its order is now the one that is held."""
+        if reply.epoch < self._newest_epoch:
+            logger.warning("a reply of epoch %d is refused: %d was seen", reply.epoch, self._newest_epoch)
+            return False
+        order = reply.order
+        self._newest_epoch = max(reply.epoch, order.epoch if order is not None else -1)
+        if order is None or order == self.order:
+            return order is not None
+        if not accepts(order, self.order, self._newest_epoch):
+            logger.warning("an order of epoch %d, revision %d is refused: a newer one is held", *order.age)
+            return False
+        self.order = order
+        return True
 
 
 def next_step(order: NodeOrder | None, runs: RunKey | None, failed: RunKey | None, *, leaving: bool = False) -> Step:

@@ -14,7 +14,7 @@ from pymotor.engines.plan import new_id
 from pymotor.fleet import NodeOrder, NodeReport, ReportReply, Role
 from pymotor.node_manager.controllers import ControllerList
 from pymotor.node_manager.ending import EndRequests
-from pymotor.node_manager.following import RunKey, Step, accepts, next_step
+from pymotor.node_manager.following import HeldOrder, RunKey, Step, next_step
 from pymotor.node_manager.health import HealthWatch
 from pymotor.node_manager.loads import LoadReadings
 from pymotor.node_manager.planning import OrderError, OrderPlanner
@@ -40,8 +40,7 @@ class NodeManager:
         self._health_of = health_of
         self._incarnation = new_id()
         self._sequence = 0
-        self._held: NodeOrder | None = None
-        self._newest_epoch = -1
+        self._holds = HeldOrder()
         self._running: RunningOrder | None = None
         self._failed: RunKey | None = None
         self._problem = ""
@@ -124,27 +123,24 @@ class NodeManager:
 
     def _take(self, reply: ReportReply) -> bool:
         """Take the reply's order over; whether it is now the one that is held."""
-        if reply.epoch < self._newest_epoch:
-            logger.warning("a reply of epoch %d is refused: %d was seen", reply.epoch, self._newest_epoch)
-            return False
-        order = reply.order
-        self._newest_epoch = max(reply.epoch, order.epoch if order is not None else -1)
-        if order is None or order == self._held:
-            return order is not None
-        if not accepts(order, self._held, self._newest_epoch):
-            logger.warning("an order of epoch %d, revision %d is refused: a newer one is held", *order.age)
-            return False
-        logger.info("order %d.%d: %s", *order.age, _in_words(order))
-        self._held = order
-        if self._failed != RunKey.of(order):
-            self._failed, self._problem = None, ""
-        self._changed()
-        self._wake.set()
-        return True
+        before = self._held
+        taken = self._holds.take(reply)
+        order = self._held
+        if order is not None and order is not before:
+            logger.info("order %d.%d: %s", *order.age, _in_words(order))
+            if self._failed != RunKey.of(order):
+                self._failed, self._problem = None, ""
+            self._changed()
+            self._wake.set()
+        return taken
 
     def _changed(self) -> None:
         for tell in self._on_change:
             tell()
+
+    @property
+    def _held(self) -> NodeOrder | None:
+        return self._holds.order
 
     @property
     def _draining(self) -> bool:

@@ -1,9 +1,10 @@
 """Whatever is lost, late, doubled or reordered, and whoever starts anew: the fleet comes to rest with all active, and
-nothing is ever given twice."""
+nothing is ever given or run twice. The Controller's core and the NodeManager's decisions are the real ones."""
 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from pymotor.controller.settings import ControllerSettings
 from pymotor.fleet import FleetSnapshot, InstanceState, NodeReport, ReportReply, Role, decode_snapshot
 
 SETTINGS = ControllerSettings(gone_timeout=40.0, assemble_timeout=60.0, drain_limit=20.0)
+EITHER = (Role.PREFILL, Role.DECODE)
 
 any_node = st.integers(0, 5)
 any_message = st.integers(0, 10_000)
@@ -28,9 +30,9 @@ class Fleet(RuleBasedStateMachine):
     def begin(self) -> None:
         self.now = 100.0
         self.nodes = [
-            ModelNode("union-a"),
-            ModelNode("union-b"),
-            *(ModelNode(f"prefill-{number}", Role.PREFILL, 2) for number in range(4)),
+            ModelNode("union-a", preferred_number=0),
+            ModelNode("union-b", preferred_number=0),
+            *(ModelNode(f"prefill-{number}", Role.PREFILL, 2, roles=EITHER) for number in range(4)),
         ]
         self.reports: list[NodeReport] = []
         self.replies: list[tuple[str, ReportReply]] = []
@@ -107,6 +109,21 @@ class Fleet(RuleBasedStateMachine):
         except OperationRefused:
             pass
 
+    @rule(which=any_message, role=st.sampled_from(EITHER))
+    def an_operator_switches_a_role(self, which: int, role: Role) -> None:
+        names = sorted(self.core.book.groups)
+        if names:
+            with suppress(OperationRefused):
+                Operations(self.core).switch_role(names[which % len(names)], role, self.now, force=True)
+
+    @rule(which=any_message, hurt=st.booleans())
+    def faults_come_and_go(self, which: int, hurt: bool) -> None:
+        names = sorted(self.core.book.groups)
+        if names:
+            name, operations = names[which % len(names)], Operations(self.core)
+            with suppress(OperationRefused):
+                operations.separate(name, self.now, "broken") if hurt else operations.recover(name, self.now)
+
     @rule(seconds=st.sampled_from([0.5, 2.0, 11.0, 45.0]))
     def time_passes(self, seconds: float) -> None:
         ends = self.now + seconds
@@ -136,17 +153,18 @@ class Fleet(RuleBasedStateMachine):
             self.step()
             self.nothing_is_there_twice()
             if round_number == 150:
-                self.nobody_drains_any_more()
+                self.operators_and_faults_rest()
         groups = self.core.book.groups.values()
         states = {group.name: (group.state, group.fault, group.seats) for group in groups}
         assert all(group.state is InstanceState.ACTIVE for group in groups), states
         assert sorted(name for group in groups for name in group.seats) == sorted(node.name for node in self.nodes)
         assert self.core.book.snapshot().complete
         for instance in self.core.book.snapshot().instances:
-            assert len(instance.endpoints) == (2 if instance.role is Role.PREFILL else 1)
+            assert len(instance.endpoints) == (1 if instance.role is Role.UNION else 2)
 
-    def nobody_drains_any_more(self) -> None:
+    def operators_and_faults_rest(self) -> None:
         for name, group in self.core.book.groups.items():
+            Operations(self.core).recover(name, self.now)
             if group.drain is not None and group.drain.purpose is Purpose.STAY:
                 Operations(self.core).undrain(name, self.now)
 
@@ -171,6 +189,12 @@ class Fleet(RuleBasedStateMachine):
             assert all(book.nodes[name].instance == group.name for name in group.members)
         runs = Counter((node.run.instance, node.run.node_rank) for node in self.nodes if node.run is not None)
         assert all(count == 1 for count in runs.values()), runs
+
+    @invariant()
+    def no_identity_is_used_twice(self) -> None:
+        """Of several nodes: peers would take the new engine's memory for the old one's."""
+        started = Counter(key for node in self.nodes for key in node.started if key.nodes > 1)
+        assert all(count == 1 for count in started.values()), started
 
     @invariant()
     def snapshots_only_grow(self) -> None:
