@@ -29,9 +29,8 @@ class HostFile:
 
 
 _ASCEND_FILES = (
-    # The driver's directory holds hccn_tool too; the link to it on PATH is what scripts call.
+    # The driver's directory holds hccn_tool too, as driver/tools/hccn_tool.
     HostFile("ascend-driver", "/usr/local/Ascend/driver", "Directory"),
-    HostFile("hccn-tool", "/usr/bin/hccn_tool", "File"),
     HostFile("hccn-conf", "/etc/hccn.conf", "File"),
 )
 
