@@ -41,6 +41,8 @@ class Hardware:
 
     resource: str = ""
     """What a device is called among a node's resources; empty: there are none."""
+    per_node: int = 0
+    """Devices of a node; 0: nobody can tell."""
     scheduler: str = ""
     node_selector: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
@@ -69,6 +71,7 @@ def hardware_of(user: UserConfig) -> Hardware:
     if kind in _SCHEDULE_POLICIES:
         return Hardware(
             resource="huawei.com/npu",
+            per_node=16 if kind.endswith("-16") else 8,
             scheduler="volcano",
             node_selector={"accelerator": "huawei-npu", "accelerator-type": kind},
             labels=labels,
@@ -79,6 +82,7 @@ def hardware_of(user: UserConfig) -> Hardware:
     a2 = kind == "800I_A2"
     return Hardware(
         resource="huawei.com/Ascend910",
+        per_node=8 if a2 else 16,
         scheduler="volcano",
         node_selector=(
             {"accelerator": "huawei-Ascend910", "accelerator-type": "module-910b-8"}

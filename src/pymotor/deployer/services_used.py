@@ -47,6 +47,8 @@ def replicas_of(user: UserConfig, part: str) -> int:
     """Pods of one workload of a part."""
     if part in ENGINE_ROLES:
         return user.pods_per_instance(part)
-    sections = {CONTROLLER: user.motor_controller_config, COORDINATOR: user.motor_coordinator_config}
-    section = sections.get(part)
-    return 2 if section is not None and section.standby_config.enable_master_standby else 1
+    standby = {
+        CONTROLLER: user.motor_controller_config.standby_config,
+        COORDINATOR: user.motor_coordinator_config.standby_config,
+    }
+    return 2 if part in standby and standby[part].enable_master_standby else 1

@@ -18,7 +18,7 @@ _HEADER = "# Written by deploy.py; what is to be otherwise goes into yaml_templa
 class _Dumper(yaml.SafeDumper):
     """Texts of several lines as blocks; no anchors, which some readers of these files do not know."""
 
-    def ignore_aliases(self, data: object) -> bool:
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  as PyYAML calls it
         """Write everything out."""
         return True
 

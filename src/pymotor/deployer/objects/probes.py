@@ -20,7 +20,11 @@ def ports_of(user: UserConfig, part: str) -> dict[str, int]:
         if user.motor_controller_config.observability_config.observability_enable:
             ports["alarms"] = api.observability_api_port
         return ports
-    if part in (COORDINATOR, SINGLE):
+    if part == SINGLE:
+        # `pymotor up` counts its ports up from that of clients.
+        first = user.motor_coordinator_config.api_config.coordinator_api_infer_port
+        return {"management": first + 1, "infer": first, "metrics": first + 2}
+    if part == COORDINATOR:
         door = user.motor_coordinator_config.api_config
         return {
             "management": door.coordinator_api_mgmt_port,
