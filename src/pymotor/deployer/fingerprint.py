@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pymotor.config import EnvConfig, UserConfig
+from pymotor.config.env import environment_string
 from pymotor.deployer.config_text import user_content
+from pymotor.deployer.naming import KV_CONDUCTOR, KV_POOL, SINGLE
 from pymotor.deployer.options import RenderOptions
-from pymotor.deployer.services_used import parts_of
 
 NUMBERS = tuple(f"{letter}_instances_num" for letter in ("e", "p", "d", "hybrid"))
 """Keys of `motor_deploy_config` that say how many instances there are."""
@@ -35,16 +36,17 @@ def fingerprint(user: UserConfig, env: EnvConfig, options: RenderOptions, part: 
     content = user_content(user)
     for path in (*_TAKEN_UP, ("motor_deploy_config", "kubernetes_config")):
         _remove(content, path)
-    variables = env.variables(environment_role(part)) if part in set(parts_of(user)) else {}
-    seen = json.dumps([_without_empty(content), variables, options.boot_script], sort_keys=True, ensure_ascii=True)
+    seen = json.dumps(
+        [_without_empty(content), part_variables(env, part), options.boot_script], sort_keys=True, ensure_ascii=True
+    )
     return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
 
-def environment_role(part: str) -> str:
-    """The section of env.json that a part has: the common one alone for a container with all parts in it."""
-    return {"kv-pool": "kv_cache_pool", "kv-conductor": "kv_conductor", "single-container": "controller"}.get(
-        part, part
-    )
+def part_variables(env: EnvConfig, part: str) -> dict[str, str]:
+    """The variables of env.json that a part's container gets. One with all parts in it gives each process its own."""
+    if part == SINGLE:
+        return {name: environment_string(value) for name, value in env.motor_common_env.items()}
+    return env.variables({KV_POOL: "kv_cache_pool", KV_CONDUCTOR: "kv_conductor"}.get(part, part))
 
 
 def _remove(content: dict[str, Any], path: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pymotor.config import EnvConfig, UserConfig
 from pymotor.deployer.config_text import config_files
-from pymotor.deployer.fingerprint import environment_role
+from pymotor.deployer.fingerprint import part_variables
 from pymotor.deployer.naming import CONFIG_MAP, Manifest, Naming, environment_map
 from pymotor.deployer.options import RenderOptions
 
@@ -19,7 +19,7 @@ def motor_config(user: UserConfig, env: EnvConfig, naming: Naming, options: Rend
 def environments(env: EnvConfig, naming: Naming, parts: list[str]) -> Iterator[Manifest]:
     """The variables of env.json. They go into pods as they are: no shell reads them, nor does Kubernetes."""
     for part in parts:
-        yield _config_map(naming, environment_map(part), part, env.variables(environment_role(part)))
+        yield _config_map(naming, environment_map(part), part, part_variables(env, part))
 
 
 def _config_map(naming: Naming, name: str, part: str, data: dict[str, str]) -> Manifest:

@@ -59,6 +59,8 @@ def environment(
         variables.append(_value("KV_CONDUCTOR_SERVICE", naming.address(KV_CONDUCTOR, "conductor")))
     if part in ENGINE_ROLES:
         variables += _of_engine(user, hardware)
+    elif part == SINGLE:
+        variables.append(_value("PYMOTOR_HOME", SCRATCH))
     elif part == KV_POOL:
         variables += _of_pool(user)
     elif part == KV_CONDUCTOR:

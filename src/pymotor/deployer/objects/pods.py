@@ -97,7 +97,7 @@ def arguments(user: UserConfig, part: str) -> list[str]:
     if part in ENGINE_ROLES:
         return ["--config_dir", CONFIG_DIRECTORY, *grace]
     if part == SINGLE:
-        return ["--config_dir", CONFIG_DIRECTORY, "--port", _single_port(user)]
+        return ["--config_dir", CONFIG_DIRECTORY, "--host", _EVERYWHERE, "--port", _single_port(user)]
     if part == KV_POOL:
         return _pool_arguments(user)
     return []
