@@ -28,6 +28,7 @@ VERBS: dict[str, Verb] = {
     "logs": Verb("pymotor.local.logs", "show or follow the logs of a local fleet"),
     "validate": Verb("pymotor.engines.validate_command", "check user_config.json and env.json; print every problem"),
     "schema": Verb("pymotor.config.schema_command", "print the JSON schema of user_config.json or env.json"),
+    "deploy": Verb("pymotor.deployer.command", "deploy a fleet on Kubernetes, scale it, update its configuration"),
     "coordinator": Verb("pymotor.coordinator.command", "run the gateway: requests in, answers out"),
     "node-manager": Verb("pymotor.node_manager.command", "run one node's engines as the Controller orders"),
     "controller": Verb("pymotor.controller.command", "run the Controller: nodes report in, instances go out"),

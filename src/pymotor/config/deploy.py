@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pymotor.config.kubernetes import KubernetesConfig
 from pymotor.config.section import AtLeastOne, Count, Section, no_effect
 
 DeployMode = Literal["infer_service_set", "multi_deployment", "single_container"]
@@ -88,4 +89,7 @@ class DeployConfig(Section):
     pd_heterogeneous_prefill_label_value: str = Field("Ascend950PR", description="Its value for prefill.")
     pd_heterogeneous_decode_label_value: str = Field("Ascend950DT", description="Its value for decode.")
     tls_config: TLSConfig = Field(default_factory=TLSConfig, description="TLS of each plane.")
+    kubernetes_config: KubernetesConfig = Field(
+        default_factory=KubernetesConfig, description="What pods get beyond what engines need."
+    )
     engine_topology: Any = no_effect("instances, pods and devices are counted by the keys of this section")

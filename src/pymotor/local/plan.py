@@ -16,9 +16,9 @@ from pymotor.engines.port_claims import PortClaims
 from pymotor.engines.vllm_python import NoVllmError, VllmPython, find_vllm_python
 from pymotor.fleet import Endpoint, Role
 from pymotor.local.accelerators import Accelerators
+from pymotor.local.request import LOOPBACK
 from pymotor.local.state import FleetDirectory, FleetError
 
-LOOPBACK = "127.0.0.1"
 CONTROLLER = "controller"
 COORDINATOR = "coordinator"
 COORDINATOR_GRACE = 5.0
@@ -33,6 +33,8 @@ class FleetPorts:
     other."""
 
     inference: int
+    host: str = LOOPBACK
+    """Where the Coordinator listens, as far as its three ports go; all others stay on loopback."""
 
     @property
     def management(self) -> int:
@@ -200,7 +202,7 @@ def _coordinator(env: EnvConfig, ports: FleetPorts, directory: FleetDirectory) -
         *(sys.executable, "-m", "pymotor", "coordinator"),
         *("--user_config_path", str(directory.config_file)),
         *("--controller", ports.url(ports.controller)),
-        *("--host", LOOPBACK),
+        *("--host", ports.host),
         *("--port", str(ports.inference)),
         *("--management-port", str(ports.management)),
         *("--observability-port", str(ports.observability)),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 31015
 
 LocalEngine = Literal["sim", "vllm-cpu"]
@@ -20,6 +21,8 @@ class UpRequest:
     engine: LocalEngine | None
     port: int
     """For clients' requests; the two after it are for management and metrics."""
+    host: str
+    """Where these three listen."""
     name: str
     start_deadline: float
     """Seconds for each process to become ready."""

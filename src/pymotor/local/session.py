@@ -85,7 +85,7 @@ class Session:
     async def _run(self, held: ExitStack) -> int:
         """What is taken for the fleet is given back by `held`. Raises `FleetError` when nothing could be started."""
         user, env = runnable_config(self._request, self._home, self._directory, self._show)
-        ports = FleetPorts(self._request.port)
+        ports = FleetPorts(self._request.port, self._request.host)
         held.enter_context(self._directory.locked())
         claims = held.enter_context(contextlib.closing(PortClaims()))
         self._end_remains()

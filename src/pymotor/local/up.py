@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pymotor.local.console import make_console
 from pymotor.local.events import Failed
-from pymotor.local.request import DEFAULT_PORT, UpRequest
+from pymotor.local.request import DEFAULT_PORT, LOOPBACK, UpRequest
 from pymotor.local.state import FleetError, state_home
 
 _EPILOG = """\
@@ -55,8 +55,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=DEFAULT_PORT,
         metavar="N",
-        help="clients' requests on N, management on N+1, metrics on N+2, the Controller on N+3, all on 127.0.0.1 "
-        "(default: %(default)s)",
+        help="clients' requests on N, management on N+1, metrics on N+2, the Controller on N+3 (default: %(default)s)",
+    )
+    where.add_argument(
+        "--host",
+        default=LOOPBACK,
+        metavar="ADDRESS",
+        help="where the first three of them listen, 0.0.0.0 in a container that others are to reach (default: "
+        "%(default)s)",
     )
     where.add_argument("--name", help="what the fleet is called in down, status and logs (default: its port)")
     how = parser.add_argument_group("how")
@@ -128,6 +134,7 @@ def _request(arguments: argparse.Namespace) -> UpRequest:
         env_config_path=env,
         engine=arguments.engine,
         port=arguments.port,
+        host=arguments.host,
         name=arguments.name or str(arguments.port),
         start_deadline=arguments.start_timeout,
         first_request=arguments.first_request,
@@ -150,7 +157,7 @@ def _background_words(arguments: argparse.Namespace) -> list[str]:
     words = ["--background", "--user_config_path", str(user)]
     words += ["--env_config_path", str(env)] if env else []
     words += ["--engine", arguments.engine] if arguments.engine else []
-    words += ["--port", str(arguments.port), "--start-timeout", str(arguments.start_timeout)]
+    words += ["--host", arguments.host, "--port", str(arguments.port), "--start-timeout", str(arguments.start_timeout)]
     words += ["--name", arguments.name] if arguments.name else []
     words += ["--first-request"] if arguments.first_request else []
     return words

@@ -1,0 +1,377 @@
+"""What a configuration may not say when pods are made of it, beyond what is wrong everywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from pymotor.config import EnvConfig, Problem, UserConfig, json_path
+from pymotor.config.env import environment_string
+from pymotor.config.user import DEPLOY_LETTER
+from pymotor.control_plane import is_loopback
+from pymotor.deployer.check_pods import refused_path
+from pymotor.deployer.hardware import hardware_of
+from pymotor.deployer.naming import ENGINE_ROLES
+from pymotor.deployer.services_used import needs_pool, uses_pool
+from pymotor.deployer.storage import clean, named_paths, shared_on_hosts
+
+Check = Callable[[UserConfig, str], Iterator[Problem]]
+
+DEPLOY = "$.motor_deploy_config"
+_KUBERNETES = f"{DEPLOY}.kubernetes_config"
+_IMAGE = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+)?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]{1,128})?(@sha256:[0-9a-f]{64})?"
+)
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LONGEST_JOB = 40
+"""Names such as `<job_id>-coordinator-service` have to fit into 63 characters."""
+_SHELL = re.compile(r"\$\(|`|\$\{?[A-Za-z_]")
+_SET_BY_DEPLOYER = frozenset(
+    {
+        "ROLE",
+        "JOB_NAME",
+        "POD_NAME",
+        "POD_NAMESPACE",
+        "POD_IP",
+        "HOST_IP",
+        "NODE_NAME",
+        "CONFIG_PATH",
+        "CONFIGMAP_PATH",
+        "TMPDIR",
+        "CONTROLLER_SERVICE",
+        "COORDINATOR_SERVICE",
+        "COORDINATOR_INFER_SERVICE",
+        "COORDINATOR_OBS_SERVICE",
+        "KVP_MASTER_SERVICE",
+        "KV_CONDUCTOR_SERVICE",
+        "PYMOTOR_CLUSTER_TOKEN_FILE",
+        "HCCL_PATH",
+        "RANKTABLE_PATH",
+        "MOONCAKE_CONFIG_PATH",
+        "CONDUCTOR_CONFIG_PATH",
+    }
+)
+_SECRET = "PYMOTOR_CLUSTER_TOKEN"  # noqa: S105  the name of a variable
+
+
+def check_inputs(user: UserConfig, env: EnvConfig, user_file: str, env_file: str, *, dry_run: bool) -> list[Problem]:
+    """Every problem of the two files that only pods have. Without an image they can be looked at, not started."""
+    problems = [problem for check in CHECKS for problem in check(user, user_file)]
+    problems += image_present(user, user_file, dry_run=dry_run)
+    return [*problems, *env_values(env, env_file)]
+
+
+def image_present(user: UserConfig, file: str, *, dry_run: bool) -> Iterator[Problem]:
+    """Pods without an image are good for looking at only."""
+    name = user.motor_deploy_config.image_name
+    if name:
+        if not _IMAGE.fullmatch(name):
+            yield Problem.error(
+                file,
+                f"{DEPLOY}.image_name",
+                "no reference to an image",
+                value=name,
+                allowed="registry/name:tag",
+                suggestion="write the name by which nodes pull it",
+            )
+        return
+    make = Problem.warning if dry_run else Problem.error
+    yield make(
+        file,
+        f"{DEPLOY}.image_name",
+        "empty: pods cannot start without an image",
+        value=name,
+        suggestion="name an image that every node has or can pull",
+    )
+
+
+def job(user: UserConfig, file: str) -> Iterator[Problem]:
+    """The namespace is a deployment's own."""
+    name = user.motor_deploy_config.job_id
+    if name == "default" or name.startswith("kube-"):
+        yield Problem.error(
+            file,
+            f"{DEPLOY}.job_id",
+            "a namespace that belongs to Kubernetes",
+            value=name,
+            suggestion="choose a namespace of its own, as mindie-motor",
+        )
+    elif len(name) > _LONGEST_JOB:
+        yield Problem.error(
+            file,
+            f"{DEPLOY}.job_id",
+            "too long: other names are made of it",
+            value=name,
+            allowed=f"at most {_LONGEST_JOB} characters",
+            suggestion="choose a shorter one",
+        )
+
+
+def paths(user: UserConfig, file: str) -> Iterator[Problem]:
+    """Directories of the host are named plainly, and are none that the host itself lives on."""
+    named = []
+    if "weight_mount_path" in user.motor_deploy_config.model_fields_set:
+        named.append((f"{DEPLOY}.weight_mount_path", user.motor_deploy_config.weight_mount_path))
+    for role in ENGINE_ROLES:
+        section = user.engine_section(role)
+        if section is not None:
+            stem = f"$.motor_engine_{role}_config.engine_config"
+            named += [(f"{stem}.{one.key}", one.path) for one in named_paths(section)]
+    named += [
+        (json_path(("motor_deploy_config", "kubernetes_config", "persistent_volume_claims", path)), path)
+        for path in user.motor_deploy_config.kubernetes_config.persistent_volume_claims
+    ]
+    for where, path in named:
+        why = refused_path(path)
+        if why:
+            yield Problem.error(
+                file,
+                where,
+                why,
+                value=path,
+                allowed="an absolute path without .., as /mnt/weight",
+                suggestion="name a directory for this alone",
+            )
+
+
+def relative_models(user: UserConfig, file: str) -> Iterator[Problem]:
+    """A path that begins where somebody stands means nothing in a pod."""
+    for role in ENGINE_ROLES:
+        section = user.engine_section(role)
+        if section is None or not user.instance_count(role):
+            continue
+        for option in ("model", "model_path", "tokenizer"):
+            value = section.options.get(option)
+            if isinstance(value, str) and value.startswith(("./", "../", "~")):
+                yield Problem.error(
+                    file,
+                    f"$.motor_engine_{role}_config.engine_config.{section.written(option)}",
+                    "a path that begins where somebody stands means nothing in a pod",
+                    value=value,
+                    allowed="an absolute path, or the name of a model in a hub",
+                    suggestion="write the path under weight_mount_path",
+                )
+
+
+def devices(user: UserConfig, file: str) -> Iterator[Problem]:
+    """A pod is on one node, so it has no more devices than a node."""
+    most = hardware_of(user).per_node
+    for role in ENGINE_ROLES:
+        count = user.devices_per_pod(role)
+        if most and user.instance_count(role) and count > most:
+            yield Problem.error(
+                file,
+                f"{DEPLOY}.{DEPLOY_LETTER[role]}_pod_npu_num",
+                f"a node of {user.motor_deploy_config.hardware_type} has {most} devices, and a pod is on one node",
+                value=count,
+                allowed=f"at most {most}",
+                suggestion=f"spread the instance over several pods: single_{DEPLOY_LETTER[role]}_instance_pod_num",
+            )
+
+
+def pool(user: UserConfig, file: str) -> Iterator[Problem]:
+    """Engines that store KV in a pool need its master."""
+    if uses_pool(user):
+        return
+    for role in needs_pool(user):
+        yield Problem.error(
+            file,
+            "$.kv_cache_pool_config",
+            f"missing, and the engines of {role} store KV in a pool",
+            suggestion='add the section with "eviction_high_watermark_ratio" and "eviction_ratio"',
+        )
+        return
+
+
+def conductor(user: UserConfig, file: str) -> Iterator[Problem]:
+    """A conductor has to be told of what is cached; without anybody who tells, it is idle."""
+    section = user.kv_conductor_config
+    if (
+        section is not None
+        and section.http_server_port
+        and not any(
+            "kv_events_config" in engine.options
+            for role in ENGINE_ROLES
+            if user.instance_count(role) and (engine := user.engine_section(role)) is not None
+        )
+    ):
+        yield Problem.warning(
+            file,
+            "$.kv_conductor_config.http_server_port",
+            "a conductor is deployed, and no engine tells it what it caches",
+            value=section.http_server_port,
+            suggestion="add kv-events-config to the engine sections, or write 0",
+        )
+
+
+def node_ports(user: UserConfig, file: str) -> Iterator[Problem]:
+    """Ports of the nodes are told apart."""
+    config = user.motor_deploy_config.kubernetes_config
+    seen: dict[int, str] = {}
+    for key in ("coordinator_node_port", "observability_node_port", "alarm_node_port"):
+        number: int = getattr(config, key)
+        if number and number in seen:
+            yield Problem.error(
+                file,
+                f"{_KUBERNETES}.{key}",
+                f"{seen[number]} is the same port",
+                value=number,
+                allowed="30000 to 32767, or 0 for any free one",
+                suggestion="choose another one",
+            )
+        seen.setdefault(number, key)
+
+
+def hosts(user: UserConfig, file: str) -> Iterator[Problem]:
+    """What listens on loopback is reached by no other pod."""
+    doors = {
+        "$.motor_controller_config.api_config.controller_api_host": (
+            user.motor_controller_config.api_config.controller_api_host
+        ),
+        "$.motor_coordinator_config.api_config.coordinator_api_host": (
+            user.motor_coordinator_config.api_config.coordinator_api_host
+        ),
+    }
+    if user.motor_deploy_config.deploy_mode == "single_container":
+        return
+    for path, host in doors.items():
+        if host and is_loopback(host):
+            yield Problem.error(
+                file,
+                path,
+                "no other pod reaches what listens on loopback",
+                value=host,
+                suggestion="remove it: pods listen on all their addresses",
+            )
+
+
+def resources(user: UserConfig, file: str) -> Iterator[Problem]:
+    """Devices are counted by the keys of roles, so that engines and pods agree on them."""
+    config = user.motor_deploy_config.kubernetes_config.resources
+    for part in type(config).model_fields:
+        stated = getattr(config, part)
+        for key in ("requests", "limits"):
+            for name in getattr(stated, key, {}):
+                if "/" in name:
+                    yield Problem.error(
+                        file,
+                        json_path(("motor_deploy_config", "kubernetes_config", "resources", part, key, name)),
+                        "devices are not counted here",
+                        suggestion="write the number as e_pod_npu_num, p_pod_npu_num, d_pod_npu_num or"
+                        " hybrid_pod_npu_num; an RDMA device as rdma_resource",
+                    )
+
+
+def labels(user: UserConfig, file: str) -> Iterator[Problem]:
+    """Labels of nodes are short words."""
+    deploy = user.motor_deploy_config
+    pairs = [
+        (json_path(("motor_deploy_config", "kubernetes_config", "node_selector", key)), key, value)
+        for key, value in deploy.kubernetes_config.node_selector.items()
+    ]
+    if deploy.enable_pd_heterogeneous:
+        key = deploy.pd_heterogeneous_label_key
+        for role in ("prefill", "decode"):
+            name = f"pd_heterogeneous_{role}_label_value"
+            pairs.append((f"{DEPLOY}.{name}", key, getattr(deploy, name)))
+    for path, key, value in pairs:
+        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+            yield Problem.error(
+                file,
+                path,
+                f"{key}={value} is no label that a node can have",
+                value=value,
+                allowed="letters, digits, -, _ and ., at most 63",
+                suggestion="look with kubectl get nodes --show-labels",
+            )
+
+
+def single_container(user: UserConfig, file: str) -> Iterator[Problem]:
+    """One container is one node."""
+    deploy = user.motor_deploy_config
+    if deploy.deploy_mode != "single_container":
+        return
+    for role in ENGINE_ROLES:
+        if user.instance_count(role) and user.pods_per_instance(role) > 1:
+            yield Problem.error(
+                file,
+                f"{DEPLOY}.single_{DEPLOY_LETTER[role]}_instance_pod_num",
+                "one container is one node",
+                value=user.pods_per_instance(role),
+                allowed="1",
+                suggestion="write 1, or another deploy_mode",
+            )
+    for name, section in (("controller", user.motor_controller_config), ("coordinator", user.motor_coordinator_config)):
+        if section.standby_config.enable_master_standby:
+            yield Problem.warning(
+                file,
+                f"$.motor_{name}_config.standby_config.enable_master_standby",
+                "no effect: a single container has one of each",
+                value=True,
+                suggestion="remove it, or choose another deploy_mode",
+            )
+
+
+def shared_stores(user: UserConfig, file: str) -> Iterator[Problem]:
+    """A directory of the host is another one on each node."""
+    pods = sum(user.instance_count(role) * user.pods_per_instance(role) for role in ENGINE_ROLES)
+    if user.motor_deploy_config.deploy_mode == "single_container" or pods < 2:
+        return
+    for path, roles in shared_on_hosts(user).items():
+        for role in roles:
+            section = user.engine_section(role)
+            assert section is not None
+            for named in named_paths(section):
+                if named.writable and clean(named.path) == path:
+                    yield Problem.warning(
+                        file,
+                        f"$.motor_engine_{role}_config.engine_config.{named.key}",
+                        "a directory of the host: pods on several nodes do not find what the others left there",
+                        value=named.path,
+                        suggestion="mount one shared file system there on all nodes, or name a claim in"
+                        " kubernetes_config.persistent_volume_claims",
+                    )
+
+
+def env_values(env: EnvConfig, file: str) -> Iterator[Problem]:
+    """Values go into pods as they are: what only a shell would read is a mistake."""
+    for section, variables in env.sections():
+        for name, value in variables.items():
+            path = json_path((section, name))
+            if name in _SET_BY_DEPLOYER:
+                yield Problem.error(
+                    file, path, "the deployer sets this variable itself", suggestion="remove it from env.json"
+                )
+            elif name == _SECRET:
+                yield Problem.error(
+                    file,
+                    path,
+                    "a secret does not belong in env.json, which becomes a ConfigMap",
+                    suggestion="remove it: the deployer makes a Secret with the token",
+                )
+            elif isinstance(value, str) and _SHELL.search(environment_string(value)):
+                yield Problem.error(
+                    file,
+                    path,
+                    "no shell reads this value: it would stay as it is written",
+                    value=value,
+                    allowed="text without $(…), `…` and $NAME",
+                    suggestion="write out what it stands for",
+                )
+
+
+CHECKS: tuple[Check, ...] = (
+    job,
+    paths,
+    relative_models,
+    devices,
+    pool,
+    conductor,
+    node_ports,
+    hosts,
+    resources,
+    labels,
+    single_container,
+    shared_stores,
+)

@@ -1,0 +1,1 @@
+"""Functions that build Kubernetes objects: plain dictionaries, nothing read and nothing sent."""
