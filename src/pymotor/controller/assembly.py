@@ -151,12 +151,13 @@ def _sit(book: FleetBook, group: Group, node: KnownNode, rank: int, now: float, 
 
 
 def withdraw(book: FleetBook, group: Group, now: float) -> None:
-    """Its missing nodes did not come: those that are there wait until enough are."""
+    """Its missing nodes did not come: those that are there wait until enough are, in the role they were set up for."""
     members = group.members
     lacking = len(group.seats) - len(members)
     book.dissolve(group, now, f"{lacking} of {len(group.seats)} nodes did not come; the others wait")
     for name in members:
-        book.nodes[name].withdrawn = True
+        node = book.nodes[name]
+        node.withdrawn, node.assigned_role = True, None
 
 
 def has_place(book: FleetBook, role: Role) -> bool:

@@ -122,6 +122,7 @@ class FleetBook:
             return NodeOrder(
                 epoch=0,
                 revision=0,
+                role=node.assigned_role,
                 released=node.released,
                 targets=dict(self.targets),
                 targets_revision=self.targets_revision,

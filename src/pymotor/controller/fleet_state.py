@@ -91,6 +91,8 @@ class FleetState:
         if node is None:
             node = book.nodes[report.node] = KnownNode(report, now)
             node.released = held is not None and held.released
+            if held is not None and not held.instance and held.role in report.roles:
+                node.assigned_role = held.role  # by a former leader
             book.say(now, "node_joined", f"{report.node} reports for job {report.job}", node=report.node)
         else:
             leaving = node.report.leaving

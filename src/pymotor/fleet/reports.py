@@ -34,7 +34,7 @@ class NodeOrder(msgspec.Struct, frozen=True, kw_only=True):
     instance: str = ""
     """`<role>-<number>`; empty: run nothing, and end what runs."""
     role: Role | None = None
-    """What the instance is; None where there is none."""
+    """What the instance is; without an instance what the node was switched to, None where it was not."""
     number: Whole = 0
     generation: Whole = 0
     """Of the instance: when it grows, the node ends its servers, sees them gone and starts them anew."""

@@ -23,6 +23,7 @@ EITHER = (Role.PREFILL, Role.DECODE)
 
 any_node = st.integers(0, 5)
 any_message = st.integers(0, 10_000)
+some_rounds = st.integers(0, 10)
 
 
 class Fleet(RuleBasedStateMachine):
@@ -39,6 +40,7 @@ class Fleet(RuleBasedStateMachine):
         self.core = FleetState(1, SETTINGS, self.now, listens=False)
         self.seen = (0, -1)
         self.known: dict[tuple[int, int], FleetSnapshot] = {}
+        self.pass_rounds(6)
 
     def step(self) -> None:
         self.core.tick(self.now)
@@ -53,6 +55,25 @@ class Fleet(RuleBasedStateMachine):
         self.replies.extend(self.deliver(node.report()))
         if self.replies:
             self.arrive(*self.replies[-1])
+
+    @rule(rounds=some_rounds, again=st.lists(any_message, max_size=6))
+    def all_goes_well_for_a_while(self, rounds: int, again: list[int]) -> None:
+        """But what was answered before may come once more."""
+        self.pass_rounds(rounds)
+        for which in again:
+            if self.replies:
+                self.arrive(*self.replies[which % len(self.replies)])
+                self.nothing_is_there_twice()
+
+    def pass_rounds(self, rounds: int) -> None:
+        for _ in range(rounds):
+            self.now += 0.5
+            for node in self.nodes:
+                for to, reply in self.deliver(node.report()):
+                    self.replies.append((to, reply))
+                    self.arrive(to, reply)
+                node.work()
+            self.step()
 
     @precondition(lambda self: self.reports)
     @rule(which=any_message, again=st.booleans())
@@ -109,12 +130,13 @@ class Fleet(RuleBasedStateMachine):
         except OperationRefused:
             pass
 
-    @rule(which=any_message, role=st.sampled_from(EITHER))
-    def an_operator_switches_a_role(self, which: int, role: Role) -> None:
+    @rule(which=any_message, role=st.sampled_from(EITHER), rounds=some_rounds)
+    def an_operator_switches_a_role(self, which: int, role: Role, rounds: int) -> None:
         names = sorted(self.core.book.groups)
         if names:
             with suppress(OperationRefused):
                 Operations(self.core).switch_role(names[which % len(names)], role, self.now, force=True)
+        self.pass_rounds(rounds)
 
     @rule(which=any_message, hurt=st.booleans())
     def faults_come_and_go(self, which: int, hurt: bool) -> None:
@@ -137,9 +159,10 @@ class Fleet(RuleBasedStateMachine):
         for number in heard:
             self.replies.extend(self.deliver(self.nodes[number].report()))
 
-    @rule()
-    def all_comes_to_rest(self) -> None:
-        """Everybody who was to end starts anew, and nothing goes wrong for long enough."""
+    def teardown(self) -> None:
+        """Everybody who was to end starts anew, and nothing goes wrong for long enough: all comes to rest."""
+        if not hasattr(self, "core"):
+            return  # it has not begun
         self.all_under_way_is_lost()
         for node in self.nodes:
             if node.leaving or node.ended:
@@ -152,6 +175,7 @@ class Fleet(RuleBasedStateMachine):
                 node.work()
             self.step()
             self.nothing_is_there_twice()
+            self.no_identity_is_used_twice()
             if round_number == 150:
                 self.operators_and_faults_rest()
         groups = self.core.book.groups.values()

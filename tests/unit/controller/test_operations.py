@@ -156,6 +156,30 @@ def test_a_switch_changes_what_is_wanted_unless_it_is_borrowed() -> None:
     assert fleet.core.book.targets == {"prefill": 2, "decode": 1}
 
 
+def test_a_switch_goes_on_under_a_new_leader_that_finds_the_node_between_two_roles() -> None:
+    fleet = either(("a", Role.PREFILL), ("b", Role.PREFILL))
+    fleet.operations.switch_role("prefill-1", Role.DECODE, fleet.now)
+    while fleet.nodes[1].held is None or fleet.nodes[1].held.instance:
+        fleet.rounds(1)
+    fleet.new_leader()
+    fleet.rounds(14)
+    assert fleet.states == {"prefill-0": "active", "decode-0": "active"}
+
+
+def test_a_switched_node_without_its_fellow_goes_back_to_its_role() -> None:
+    roles = (Role.PREFILL, Role.DECODE)
+    fleet = FleetInMemory(*(ModelNode(name, Role.PREFILL, 2, roles=roles) for name in "ab"), assemble_timeout=20.0)
+    fleet.rounds()
+    fleet.operations.switch_role("prefill-0", Role.DECODE, fleet.now, force=True)
+    fleet.rounds(6)
+    assert fleet.states == {"decode-0": "active"}
+    fleet.nodes[1].begin()
+    fleet.new_leader()
+    fleet.rounds(400)
+    assert list(fleet.states.values()) == ["active"]
+    assert fleet.group("prefill-0" if "prefill-0" in fleet.seats else "prefill-1").members == ["a", "b"]
+
+
 def test_a_switch_that_is_undone_stays_undone() -> None:
     fleet = either(("a", Role.PREFILL), ("b", Role.PREFILL), wanted={Role.PREFILL: 2})
     fleet.nodes[1].load = 1
