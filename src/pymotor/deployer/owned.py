@@ -1,0 +1,160 @@
+"""Which objects of a cluster belong to a deployment: each one that is applied gets labels that say so."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pymotor.deployer.kubectl import Kubectl, Manifest, kind_with_group, named
+from pymotor.deployer.kubectl_errors import ForbiddenError, KindMissingError
+
+INSTANCE_LABEL = "app.kubernetes.io/instance"
+MANAGER_LABEL = "app.kubernetes.io/managed-by"
+MANAGER = "pymotor"
+CREATE_ONLY = "pymotor/create-only"
+"""Annotation of what is created where it is missing and then left alone, as the cluster's token."""
+TEMPLATE_ANNOTATION = "pymotor/pod-template"
+SET_KIND = "InferServiceSet"
+_SETS = "inferservicesets.mindcluster.huawei.com"
+_LEASE_PREFIX = "pymotor-controller-"
+
+KINDS: tuple[str, ...] = (
+    "deployments.apps",
+    "statefulsets.apps",
+    "daemonsets.apps",
+    "jobs.batch",
+    "poddisruptionbudgets.policy",
+    "services",
+    "networkpolicies.networking.k8s.io",
+    "rolebindings.rbac.authorization.k8s.io",
+    "roles.rbac.authorization.k8s.io",
+    "serviceaccounts",
+    "secrets",
+    "configmaps",
+)
+"""Kinds that a deployment may consist of, in the order in which they are deleted. Claims of volumes are not among
+them: what users stored is not deleted with the engines."""
+CLUSTER_KINDS: tuple[str, ...] = (
+    "clusterrolebindings.rbac.authorization.k8s.io",
+    "clusterroles.rbac.authorization.k8s.io",
+)
+
+_APPLY_ORDER = (
+    "Namespace",
+    "ConfigMap",
+    "Secret",
+    "ServiceAccount",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Role",
+    "RoleBinding",
+    "PersistentVolumeClaim",
+    "NetworkPolicy",
+    "Service",
+    "PodDisruptionBudget",
+)
+"""What others need comes first; kinds that are not named are last, in the order given."""
+
+
+def in_apply_order(manifests: Sequence[Manifest]) -> list[Manifest]:
+    """Namespace, ConfigMaps, Secrets, then the rest so that what is referred to is there before who refers to it."""
+    places = {kind: place for place, kind in enumerate(_APPLY_ORDER)}
+    return sorted(manifests, key=lambda manifest: places.get(str(manifest.get("kind")), len(places)))
+
+
+def stamped(manifest: Manifest, deployment: str) -> Manifest:
+    """A copy with the deployment's labels, and in an InferServiceSet each pod template with its own digest.
+
+    The digest is what tells pods of an old template from new ones: the operator of InferServiceSet leaves workloads
+    that exist as they are.
+    """
+    result = copy.deepcopy(manifest)
+    # A namespace may hold what is not ours, and is never deleted with a deployment.
+    if result.get("kind") != "Namespace":
+        _section(result, "metadata", "labels").update({INSTANCE_LABEL: deployment, MANAGER_LABEL: MANAGER})
+    if result.get("kind") == SET_KIND:
+        for role in set_roles(result):
+            template = _section(role, "spec", "template")
+            _section(template, "metadata", "annotations")[TEMPLATE_ANNOTATION] = _digest(template)
+    return result
+
+
+def set_roles(infer_service_set: Manifest) -> list[dict[str, Any]]:
+    """The roles of an InferServiceSet."""
+    roles = infer_service_set.get("spec", {}).get("template", {}).get("roles", [])
+    return roles if isinstance(roles, list) else []
+
+
+def owned_objects(kubectl: Kubectl, deployment: str) -> tuple[list[Manifest], list[str]]:
+    """The objects that carry the deployment's labels, sets and workloads first, and what could not be looked at.
+
+    Raises `KubectlError` where the namespace itself cannot be looked at.
+    """
+    selector = f"{MANAGER_LABEL}={MANAGER},{INSTANCE_LABEL}={deployment}"
+    unseen: list[str] = []
+    try:
+        found = kubectl.listed([_SETS], selector=selector)
+    except KindMissingError:
+        found = []
+    found += [one for one in kubectl.listed(KINDS, selector=selector) if not _is_made_by_another(one)]
+    try:
+        found += kubectl.listed(CLUSTER_KINDS, selector=selector, namespaced=False)
+    except ForbiddenError as error:
+        unseen.append(f"ClusterRoles and ClusterRoleBindings ({error.said.splitlines()[0]})")
+    return found, unseen
+
+
+def controller_leases(kubectl: Kubectl) -> list[Manifest]:
+    """The Leases that Controllers made: no object of the deployer's, so without a label. Raises `KubectlError`."""
+    leases = kubectl.listed(["leases.coordination.k8s.io"])
+    return [lease for lease in leases if str(lease["metadata"]["name"]).startswith(_LEASE_PREFIX)]
+
+
+def without(objects: Iterable[Manifest], others: Iterable[Manifest]) -> list[Manifest]:
+    """Those objects that the others do not have by kind and name."""
+    names = {(kind_with_group(other), other["metadata"]["name"]) for other in others}
+    return [one for one in objects if (kind_with_group(one), one["metadata"]["name"]) not in names]
+
+
+def find(manifests: Iterable[Manifest], kind: str, name: str) -> Manifest | None:
+    """The object of that kind and name."""
+    return next((one for one in manifests if named(one) == f"{kind} {name}"), None)
+
+
+def changed_templates(live: Manifest, wanted: Manifest) -> list[str]:
+    """The roles that both InferServiceSets have, with another pod template in each; both are stamped."""
+    before, after = _role_digests(live), _role_digests(wanted)
+    return sorted(role for role in before.keys() & after.keys() if before[role] != after[role])
+
+
+def created_only(manifest: Manifest) -> bool:
+    """Whether the object is made where it is missing and then left alone."""
+    return CREATE_ONLY in (manifest["metadata"].get("annotations") or {})
+
+
+def _is_made_by_another(manifest: Manifest) -> bool:
+    # Workloads of a set may have taken over its labels; they end with their owner.
+    return any(owner.get("controller") for owner in manifest["metadata"].get("ownerReferences", []))
+
+
+def _section(value: dict[str, Any], *keys: str) -> dict[str, Any]:
+    for key in keys:
+        if value.get(key) is None:
+            value[key] = {}
+        value = value[key]
+    return value
+
+
+def _digest(template: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _role_digests(infer_service_set: Manifest) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for role in set_roles(infer_service_set):
+        metadata = role.get("spec", {}).get("template", {}).get("metadata") or {}
+        found[role["name"]] = str((metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""))
+    return found
