@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pymotor.deployer.kubectl import Kubectl, Manifest, kind_with_group, named
-from pymotor.deployer.kubectl_errors import ForbiddenError, KindMissingError
+from pymotor.deployer.kubectl_errors import AlreadyThereError, ForbiddenError, KindMissingError
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
+PART_LABEL = "app.kubernetes.io/component"
 MANAGER_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "pymotor"
 CREATE_ONLY = "pymotor/create-only"
@@ -86,6 +87,18 @@ def set_roles(infer_service_set: Manifest) -> list[dict[str, Any]]:
     """The roles of an InferServiceSet."""
     roles = infer_service_set.get("spec", {}).get("template", {}).get("roles", [])
     return roles if isinstance(roles, list) else []
+
+
+def put(kubectl: Kubectl, manifest: Manifest) -> str:
+    """Apply an object, or create one that is left alone once it is there; what came of it. Raises `KubectlError`."""
+    own = stamped(manifest, kubectl.namespace)
+    if not created_only(manifest):
+        return kubectl.apply(own)
+    try:
+        kubectl.create(own)
+    except AlreadyThereError:
+        return f"{named(manifest)} is there and stays as it is"
+    return f"{named(manifest)} created"
 
 
 def owned_objects(kubectl: Kubectl, deployment: str) -> tuple[list[Manifest], list[str]]:

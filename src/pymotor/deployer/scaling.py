@@ -14,6 +14,7 @@ from pymotor.deployer.owned import (
     find,
     in_apply_order,
     owned_objects,
+    put,
     set_roles,
     stamped,
     without,
@@ -54,7 +55,7 @@ def scale(kubectl: Kubectl, manifests: Sequence[Manifest], request: DeployReques
     # scaling is no reason to restart them. A set has its numbers inside.
     wanted = [one for one in manifests if one in missing or one is new_map or one["kind"] in (SET_KIND, _BUDGET)]
     for manifest in in_apply_order(wanted):
-        tell(kubectl.apply(stamped(manifest, request.namespace)))
+        tell(put(kubectl, manifest))
     for one in surplus:
         kubectl.delete(kind_with_group(one), name_of(one))
         tell(f"{named(one)} removed")

@@ -11,7 +11,7 @@ from pymotor.config import json_path
 from pymotor.deployer.changes import CONFIG_KEY, CONFIG_MAP, check_live_update, config_of
 from pymotor.deployer.first_answer import wait_answered
 from pymotor.deployer.kubectl import Kubectl, Manifest, kind_with_group, named
-from pymotor.deployer.kubectl_errors import AlreadyThereError, KubectlError
+from pymotor.deployer.kubectl_errors import KubectlError
 from pymotor.deployer.owned import (
     SET_KIND,
     changed_templates,
@@ -19,6 +19,7 @@ from pymotor.deployer.owned import (
     find,
     in_apply_order,
     owned_objects,
+    put,
     stamped,
     without,
 )
@@ -75,14 +76,7 @@ def _apply_all(kubectl: Kubectl, manifests: Sequence[Manifest], request: DeployR
     check_secrets(kubectl, manifests)
     check_accepted(kubectl, manifests)
     for manifest in in_apply_order(manifests):
-        if created_only(manifest):
-            try:
-                kubectl.create(stamped(manifest, request.namespace))
-                tell(f"{named(manifest)} created")
-            except AlreadyThereError:
-                tell(f"{named(manifest)} is there and stays as it is")
-        else:
-            tell(kubectl.apply(stamped(manifest, request.namespace)))
+        tell(put(kubectl, manifest))
     there, _ = owned_objects(kubectl, request.namespace)
     for one in without(there, manifests):
         kubectl.delete(kind_with_group(one), name_of(one))
