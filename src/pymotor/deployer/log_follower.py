@@ -60,6 +60,9 @@ class LogFollower:
         self._streams: dict[PodRun, threading.Thread] = {}
         self._ended: set[PodRun] = set()
         self._processes: dict[PodRun, subprocess.Popen[str]] = {}
+        # A stream that starts while it ends would be ended by nobody.
+        self._lock = threading.Lock()
+        self._ending = False
 
     def follow(self, stopped: threading.Event, tell: Callable[[str], None]) -> None:
         """Until `stopped`, or no pod was there for a while. All streams have ended when it returns."""
@@ -81,8 +84,10 @@ class LogFollower:
                         return
                 stopped.wait(self._poll_seconds)
         finally:
-            for process in list(self._processes.values()):
-                process.terminate()
+            with self._lock:
+                self._ending = True
+                for process in self._processes.values():
+                    process.terminate()
             for thread in self._streams.values():
                 thread.join()
 
@@ -115,12 +120,16 @@ class LogFollower:
                 RotatingFile(path, self._settings.max_log_size, self._settings.backup_count) as file,
                 self._kubectl.started(f"follow the log of {run.pod}", *words) as process,
             ):
-                self._processes[run] = process
+                with self._lock:
+                    if self._ending:
+                        return
+                    self._processes[run] = process
                 try:
                     for line in process.stdout or ():
                         file.write(line.encode("utf-8", "replace"))
                 finally:
-                    del self._processes[run]
+                    with self._lock:
+                        del self._processes[run]
         except (OSError, KubectlError) as error:
             logger.warning("the log of %s cannot be followed: %s", run.pod, error)
 
