@@ -118,9 +118,24 @@ class Kubectl:
             return None
         return self._parsed(f"get {kind} {name}", ran.out)
 
-    def listed(self, kinds: Sequence[str], *, selector: str = "", namespaced: bool = True) -> list[Manifest]:
-        """All objects of these kinds that the selector takes. Raises `KubectlError`."""
-        words = ["get", ",".join(kinds), "-o", "json", *self._where(namespaced)]
+    def live(self, manifest: Manifest) -> Manifest | None:
+        """The object of the same kind and name as it is in the cluster, or None. Raises `KubectlError`."""
+        doing = f"get {named(manifest)}"
+        words = ("get", kind_with_group(manifest), str(manifest["metadata"]["name"]), "-o", "json")
+        try:
+            return self._parsed(doing, self.run(doing, *words, *self._where_of(manifest)).out)
+        except NotThereError:
+            return None
+
+    def listed(
+        self, kinds: Sequence[str], *, selector: str = "", namespaced: bool = True, everywhere: bool = False
+    ) -> list[Manifest]:
+        """All objects of these kinds that the selector takes; `everywhere`: of all namespaces.
+
+        Raises `KubectlError`.
+        """
+        where = ("--all-namespaces",) if everywhere else self._where(namespaced)
+        words = ["get", ",".join(kinds), "-o", "json", *where]
         if selector:
             words += ["-l", selector]
         doing = f"list {', '.join(kinds)}"
@@ -137,7 +152,7 @@ class Kubectl:
             f"apply {named(manifest)}",
             *("apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "-f", "-"),
             *(("--dry-run=server",) if dry_run else ()),
-            *self._where(is_namespaced(manifest)),
+            *self._where_of(manifest),
             text=json.dumps(manifest),
         )
         return ran.out.strip()
@@ -147,7 +162,7 @@ class Kubectl:
         self.run(
             f"create {named(manifest)}",
             *("create", f"--field-manager={FIELD_MANAGER}", "-f", "-"),
-            *self._where(is_namespaced(manifest)),
+            *self._where_of(manifest),
             text=json.dumps(manifest),
         )
 
@@ -159,7 +174,7 @@ class Kubectl:
         ran = self.run(
             f"compare {named(manifest)}",
             *("diff", "--server-side", f"--field-manager={FIELD_MANAGER}", "-f", "-"),
-            *self._where(is_namespaced(manifest)),
+            *self._where_of(manifest),
             text=json.dumps(manifest),
             good=(0, 1),
         )
@@ -168,12 +183,13 @@ class Kubectl:
             raise error_of(f"compare {named(manifest)}", ran.said)
         return ran.out
 
-    def delete(self, kind: str, name: str, *, namespaced: bool = True) -> None:
-        """Ask for the end of one object; not to be there is good. Raises `KubectlError`."""
+    def delete(self, manifest: Manifest) -> None:
+        """Ask for the end of an object; not to be there is good. Raises `KubectlError`."""
         self.run(
-            f"delete {kind} {name}",
-            *("delete", kind, name, "--ignore-not-found", "--wait=false"),
-            *self._where(namespaced),
+            f"delete {named(manifest)}",
+            *("delete", kind_with_group(manifest), str(manifest["metadata"]["name"])),
+            *("--ignore-not-found", "--wait=false"),
+            *self._where_of(manifest),
         )
 
     def execute(self, pod: str, container: str, *words: str, timeout: float) -> str:
@@ -184,6 +200,10 @@ class Kubectl:
             *("exec", "-n", self.namespace, pod, *chosen, "--", *words),
             timeout=timeout,
         ).out
+
+    def _where_of(self, manifest: Manifest) -> tuple[str, ...]:
+        """A few objects, as rights to read what others write, belong into a namespace of others."""
+        return ("-n", namespace_of(manifest) or self.namespace) if is_namespaced(manifest) else ()
 
     def _where(self, namespaced: bool) -> tuple[str, ...]:
         return ("-n", self.namespace) if namespaced else ()
@@ -207,6 +227,11 @@ CLUSTER_KINDS = frozenset(
 def is_namespaced(manifest: Manifest) -> bool:
     """Whether an object of this kind lives in a namespace."""
     return manifest.get("kind") not in CLUSTER_KINDS
+
+
+def namespace_of(manifest: Manifest) -> str:
+    """The namespace that the object itself names; empty: none."""
+    return str(manifest.get("metadata", {}).get("namespace") or "")
 
 
 def named(manifest: Manifest) -> str:

@@ -30,14 +30,14 @@ KINDS: tuple[str, ...] = (
     "poddisruptionbudgets.policy",
     "services",
     "networkpolicies.networking.k8s.io",
-    "rolebindings.rbac.authorization.k8s.io",
-    "roles.rbac.authorization.k8s.io",
     "serviceaccounts",
     "secrets",
     "configmaps",
 )
 """Kinds that a deployment may consist of, in the order in which they are deleted. Claims of volumes are not among
 them: what users stored is not deleted with the engines."""
+RIGHTS: tuple[str, ...] = ("rolebindings.rbac.authorization.k8s.io", "roles.rbac.authorization.k8s.io")
+"""Looked for in all namespaces: the Controller reads reports that others write into theirs."""
 CLUSTER_KINDS: tuple[str, ...] = (
     "clusterrolebindings.rbac.authorization.k8s.io",
     "clusterroles.rbac.authorization.k8s.io",
@@ -107,17 +107,14 @@ def owned_objects(kubectl: Kubectl, deployment: str) -> tuple[list[Manifest], li
     Raises `KubectlError` where the namespace itself cannot be looked at.
     """
     selector = f"{MANAGER_LABEL}={MANAGER},{INSTANCE_LABEL}={deployment}"
-    unseen: list[str] = []
     try:
         found = kubectl.listed([_SETS], selector=selector)
     except KindMissingError:
         found = []
     found += [one for one in kubectl.listed(KINDS, selector=selector) if not _is_made_by_another(one)]
-    try:
-        found += kubectl.listed(CLUSTER_KINDS, selector=selector, namespaced=False)
-    except ForbiddenError as error:
-        unseen.append(f"ClusterRoles and ClusterRoleBindings ({error.said.splitlines()[0]})")
-    return found, unseen
+    rights, without_rights = _outside(kubectl, RIGHTS, selector, everywhere=True)
+    of_cluster, without_cluster = _outside(kubectl, CLUSTER_KINDS, selector, everywhere=False)
+    return found + rights + of_cluster, without_rights + without_cluster
 
 
 def controller_leases(kubectl: Kubectl) -> list[Manifest]:
@@ -128,8 +125,8 @@ def controller_leases(kubectl: Kubectl) -> list[Manifest]:
 
 def without(objects: Iterable[Manifest], others: Iterable[Manifest]) -> list[Manifest]:
     """Those objects that the others do not have by kind and name."""
-    names = {(kind_with_group(other), other["metadata"]["name"]) for other in others}
-    return [one for one in objects if (kind_with_group(one), one["metadata"]["name"]) not in names]
+    names = {_identity(other) for other in others}
+    return [one for one in objects if _identity(one) not in names]
 
 
 def find(manifests: Iterable[Manifest], kind: str, name: str) -> Manifest | None:
@@ -146,6 +143,23 @@ def changed_templates(live: Manifest, wanted: Manifest) -> list[str]:
 def created_only(manifest: Manifest) -> bool:
     """Whether the object is made where it is missing and then left alone."""
     return CREATE_ONLY in (manifest["metadata"].get("annotations") or {})
+
+
+def _outside(
+    kubectl: Kubectl, kinds: Sequence[str], selector: str, *, everywhere: bool
+) -> tuple[list[Manifest], list[str]]:
+    """Objects outside of the namespace, which not everybody may look at."""
+    try:
+        return kubectl.listed(kinds, selector=selector, namespaced=False, everywhere=everywhere), []
+    except ForbiddenError as error:
+        words = " and ".join(kind.split(".")[0] for kind in kinds)
+        return [], [f"perhaps {words}, which this user may not look at: {error.said.splitlines()[0]}"]
+
+
+def _identity(manifest: Manifest) -> tuple[str, str]:
+    # The namespace does not count: an object that names none is in the deployment's, and no two of one deployment
+    # have a kind and a name in common.
+    return kind_with_group(manifest), str(manifest["metadata"]["name"])
 
 
 def _is_made_by_another(manifest: Manifest) -> bool:

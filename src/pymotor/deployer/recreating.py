@@ -52,7 +52,7 @@ def _recreate_one(
     tell(f"making {role} {index} anew")
     for workload in kubectl.listed([_KINDS[kind]], selector=f"{ROLE_LABEL}={role},{INDEX_LABEL}={index}"):
         if labels_of(workload).get(SERVICE_LABEL, "").rpartition("-")[0] == set_name:
-            kubectl.delete(_KINDS[kind], name_of(workload))
+            kubectl.delete(workload)
     while not _is_new(kubectl, manifests, set_name, request, which):
         if time.monotonic() > ends:
             raise DeployError(

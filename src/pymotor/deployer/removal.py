@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from pymotor.deployer.kubectl import Kubectl, Manifest, is_namespaced, kind_with_group, named
+from pymotor.deployer.kubectl import Kubectl, Manifest, named
 from pymotor.deployer.kubectl_errors import ForbiddenError, KubectlError
 from pymotor.deployer.owned import INSTANCE_LABEL, controller_leases, owned_objects
 from pymotor.deployer.pods import SERVICE_LABEL, labels_of, name_of
@@ -65,7 +65,7 @@ def remove(
 
 def _delete(kubectl: Kubectl, one: Manifest, tell: Callable[[str], None]) -> list[str]:
     try:
-        kubectl.delete(kind_with_group(one), name_of(one), namespaced=is_namespaced(one))
+        kubectl.delete(one)
     except ForbiddenError as error:
         # The rest can still go, and who may delete it has to know of it.
         return [f"{named(one)}: {error.said}"]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pymotor.deployer.kubectl import Kubectl, Manifest, kind_with_group, named
+from pymotor.deployer.kubectl import Kubectl, Manifest, named
 from pymotor.deployer.kubectl_errors import NoClusterError, TimedOutError
 from pymotor.deployer.owned import PART_LABEL, SET_KIND, TEMPLATE_ANNOTATION, set_roles, stamped
 from pymotor.deployer.pods import labels_of, name_of, pods_of_set, pods_of_workload, trouble_of
@@ -99,7 +99,7 @@ def wait_ready(
 def _look(kubectl: Kubectl, workloads: Sequence[Manifest]) -> dict[str, str]:
     try:
         pods = kubectl.listed(["pods"])
-        lives = [(workload, kubectl.get(kind_with_group(workload), name_of(workload))) for workload in workloads]
+        lives = [(workload, kubectl.live(workload)) for workload in workloads]
     except (TimedOutError, NoClusterError) as error:
         return {"the API server": str(error).splitlines()[0]}
     lines: dict[str, str] = {}

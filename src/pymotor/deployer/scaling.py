@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pymotor.config import json_path
 from pymotor.deployer.changes import CONFIG_MAP, check_scaling, config_of
 from pymotor.deployer.draining import drain_pods
-from pymotor.deployer.kubectl import Kubectl, Manifest, kind_with_group, named
+from pymotor.deployer.kubectl import Kubectl, Manifest, named
 from pymotor.deployer.owned import (
     SET_KIND,
     changed_templates,
@@ -57,7 +57,7 @@ def scale(kubectl: Kubectl, manifests: Sequence[Manifest], request: DeployReques
     for manifest in in_apply_order(wanted):
         tell(put(kubectl, manifest))
     for one in surplus:
-        kubectl.delete(kind_with_group(one), name_of(one))
+        kubectl.delete(one)
         tell(f"{named(one)} removed")
 
 
@@ -65,7 +65,7 @@ def _pods_beyond(kubectl: Kubectl, manifest: Manifest, pods: list[Manifest]) -> 
     """Pods of instances that an InferServiceSet will no longer have: its operator removes the highest numbers."""
     if manifest["kind"] != SET_KIND:
         return []
-    live = kubectl.get(kind_with_group(manifest), name_of(manifest))
+    live = kubectl.live(manifest)
     if live is None:
         return []
     return [
@@ -81,7 +81,7 @@ def _check_templates(kubectl: Kubectl, manifest: Manifest, request: DeployReques
     """Raises `DeployError` where more than numbers would change in an InferServiceSet."""
     if manifest["kind"] != SET_KIND:
         return
-    live = kubectl.get(kind_with_group(manifest), name_of(manifest))
+    live = kubectl.live(manifest)
     others = changed_templates(live, stamped(manifest, request.namespace)) if live is not None else []
     if others:
         raise DeployError(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pymotor.config import json_path
 from pymotor.deployer.changes import CONFIG_KEY, CONFIG_MAP, check_live_update, config_of
 from pymotor.deployer.first_answer import wait_answered
-from pymotor.deployer.kubectl import Kubectl, Manifest, kind_with_group, named
+from pymotor.deployer.kubectl import Kubectl, Manifest, named
 from pymotor.deployer.kubectl_errors import KubectlError
 from pymotor.deployer.owned import (
     SET_KIND,
@@ -23,7 +23,6 @@ from pymotor.deployer.owned import (
     stamped,
     without,
 )
-from pymotor.deployer.pods import name_of
 from pymotor.deployer.preparation import (
     check_accepted,
     check_mode,
@@ -79,7 +78,7 @@ def _apply_all(kubectl: Kubectl, manifests: Sequence[Manifest], request: DeployR
         tell(put(kubectl, manifest))
     there, _ = owned_objects(kubectl, request.namespace)
     for one in without(there, manifests):
-        kubectl.delete(kind_with_group(one), name_of(one))
+        kubectl.delete(one)
         tell(f"{named(one)} removed: it is no longer configured")
     if request.recreate:
         recreate(kubectl, manifests, request, tell)
@@ -116,7 +115,7 @@ def _show_differences(kubectl: Kubectl, manifests: Sequence[Manifest], request: 
     there, _ = owned_objects(kubectl, request.namespace)
     changes = 0
     for manifest in in_apply_order(manifests):
-        live = kubectl.get(kind_with_group(manifest), name_of(manifest))
+        live = kubectl.live(manifest)
         if live is None:
             tell(f"{named(manifest)} would be created")
             changes += 1

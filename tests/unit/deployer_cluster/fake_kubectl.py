@@ -221,6 +221,12 @@ def taken_from_input(namespace):
             f'error: resource mapping not found for name: "{metadata["name"]}" namespace: "{namespace}" from "STDIN": '
             f'no matches for kind "{kind}" in version "{manifest["apiVersion"]}"\nensure CRDs are installed first'
         )
+    stated = metadata.get("namespace")
+    if stated and kind not in CLUSTER_KINDS and stated != namespace:
+        fail(
+            f'error: the namespace from the provided object "{stated}" does not match the namespace "{namespace}". You '
+            f"must pass '--namespace={stated}' to perform this operation."
+        )
     if kind not in CLUSTER_KINDS and not place("Namespace", "", namespace).exists():
         fail(f'Error from server (NotFound): namespaces "{namespace}" not found')
     return manifest, place(kind, namespace, metadata["name"]), named
@@ -265,10 +271,11 @@ def get(words, options, namespace):
         print(json.dumps(found))
         return
     selector = dict(pair.split("=") for pair in options.get("-l", "").split(",") if pair)
+    where = "*" if "--all-namespaces" in options else namespace
     items = [
         one
         for kind in kinds
-        for file in sorted((OBJECTS / kind / ("_" if kind in CLUSTER_KINDS else namespace)).glob("*.json"))
+        for file in sorted((OBJECTS / kind).glob(f"{'_' if kind in CLUSTER_KINDS else where}/*.json"))
         if selector.items() <= ((one := read(file))["metadata"].get("labels") or {}).items()
     ]
     print(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))

@@ -39,6 +39,17 @@ def test_all_that_was_deployed_goes(cluster: Cluster, make: type) -> None:
     assert delete(cluster, "mindie-motor").returncode == 0, "nothing to delete is good"
 
 
+def test_rights_in_the_namespace_of_others(cluster: Cluster) -> None:
+    cluster.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mindx-dl"}})
+    metadata = {"name": "mindie-motor-controller-mindie-motor", "namespace": "mindx-dl"}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": []}
+    assert cluster.deploy([*separate(), role]) == 0
+    assert cluster.deploy([*separate(), role]) == 0
+    assert "Role/mindie-motor-controller-mindie-motor" in cluster.names()
+    assert delete(cluster, "mindie-motor").returncode == 0
+    assert cluster.names() == set()
+
+
 def test_half_a_deployment(cluster: Cluster) -> None:
     cluster.play("-f - -n mindie-motor deployment/vllm-d0", "Error from server (Timeout): the server was unable")
     assert cluster.deploy(separate()) == 1

@@ -114,7 +114,7 @@ def test_it_ends_when_no_pod_is_left(shown: Shown) -> None:
     shown.show("--quiet", "0.1")
     assert is_running(shown.processes[0])
     for name in ("vllm-d0", "mindie-motor-controller"):
-        shown.cluster.kubectl().delete("deployment.apps", name)
+        shown.cluster.kubectl().delete(shown.cluster.objects("Deployment")[name])
     until(lambda: not is_running(shown.processes[0]))
 
 
