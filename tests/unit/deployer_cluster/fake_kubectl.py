@@ -134,6 +134,7 @@ def operate(infer_service_set, namespace, stuck):
     for role in infer_service_set["spec"]["template"]["roles"]:
         kind = role["workload"]["kind"]
         stem = f"{name}-0-{role['name']}-"
+        offer(role, name, namespace, {"kind": "InstanceSet", "name": stem, "uid": name, "controller": True})
         for file in (OBJECTS / kind / namespace).glob(f"{stem}*.json"):
             if int(file.stem.removeprefix(stem)) >= role["replicas"]:
                 file.unlink()
@@ -158,6 +159,19 @@ def operate(infer_service_set, namespace, stuck):
                 "uid": os.urandom(4).hex(),
             }
             write(file, {"apiVersion": "apps/v1", "kind": kind, "metadata": metadata, "spec": spec})
+
+
+def offer(role, name, namespace, owner):
+    """The Services of a role, once for all its instances."""
+    for service in role.get("services", []):
+        metadata = {
+            **service.get("metadata", {}),
+            "name": f"{service['name']}-{name}-0-{role['name']}",
+            "namespace": namespace,
+            "ownerReferences": [owner],
+        }
+        content = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service["spec"]}
+        write(place("Service", namespace, metadata["name"]), content)
 
 
 def finish(workload, stuck):
@@ -242,7 +256,11 @@ def apply(options, namespace):
     print(f"{named} serverside-applied")
 
 
-def create(namespace):
+def create(words, namespace):
+    if words[:1] == ["namespace"]:
+        write(place("Namespace", "", words[1]), {"kind": "Namespace", "metadata": {"name": words[1], "uid": "0"}})
+        print(f"namespace/{words[1]} created")
+        return
     manifest, file, named = taken_from_input(namespace)
     if file.exists():
         resource = resource_of(manifest["kind"])
@@ -278,6 +296,9 @@ def get(words, options, namespace):
         for file in sorted((OBJECTS / kind).glob(f"{'_' if kind in CLUSTER_KINDS else where}/*.json"))
         if selector.items() <= ((one := read(file))["metadata"].get("labels") or {}).items()
     ]
+    if "-o" not in options:
+        print("\n".join(one["metadata"]["name"] for one in items))
+        return
     print(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
 
 
@@ -292,6 +313,9 @@ def delete(words, namespace):
         for its in ("Deployment", "StatefulSet"):
             for owned in (OBJECTS / its / namespace).glob(f"{content['metadata']['name']}-0-*.json"):
                 owned.unlink()
+        for service in (OBJECTS / "Service" / namespace).glob("*.json"):
+            if any(one["uid"] == words[1] for one in read(service)["metadata"].get("ownerReferences", [])):
+                service.unlink()
     reconcile(namespace)
     print(f'{kind.lower()} "{words[1]}" deleted')
 
@@ -342,7 +366,7 @@ def main():
         if verb == "apply":
             return apply(options, namespace)
         if verb == "create":
-            return create(namespace)
+            return create(words, namespace)
         if verb == "diff":
             return diff(namespace)
         if verb == "get":
