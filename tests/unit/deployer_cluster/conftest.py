@@ -12,5 +12,6 @@ from cluster_played import NAMESPACE, Cluster
 def cluster(tmp_path: Path) -> Cluster:
     """An empty cluster with the namespace."""
     made = Cluster(tmp_path / "cluster")
-    made.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    for name in (NAMESPACE, "kube-system"):
+        made.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     return made
