@@ -1,0 +1,105 @@
+"""What is looked at before anything is changed: namespace, kinds, Secrets, and each object by the API server itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pymotor.deployer.changes import CONFIG_MAP, config_of, mode_of
+from pymotor.deployer.kubectl import Kubectl, Manifest, kind_with_group, named
+from pymotor.deployer.kubectl_errors import ForbiddenError, KubectlError, NamespaceMissingError, NoClusterError
+from pymotor.deployer.owned import SET_KIND, created_only, find, stamped
+from pymotor.deployer.request import DeployError
+
+
+def make_namespace(kubectl: Kubectl, tell: Callable[[str], None]) -> None:
+    """Create the namespace where it is missing. Raises `KubectlError`."""
+    namespace = kubectl.namespace
+    if not namespace_is_there(kubectl):
+        try:
+            kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        except ForbiddenError as error:
+            raise NamespaceMissingError(
+                f"create the namespace {namespace}",
+                error.said,
+                f"ask an administrator of the cluster for it: kubectl create namespace {namespace}",
+            ) from error
+        tell(f"namespace {namespace} created")
+
+
+def namespace_is_there(kubectl: Kubectl) -> bool:
+    """Whether the namespace exists; who may not see it is taken to be one who was given it. Raises `KubectlError`."""
+    try:
+        found = kubectl.get("namespace", kubectl.namespace, namespaced=False)
+    except ForbiddenError:
+        return True
+    if found is not None and (found.get("status") or {}).get("phase") == "Terminating":
+        raise DeployError(
+            f"the namespace {kubectl.namespace} is being deleted\n"
+            f"    to do: wait for its end (kubectl get namespace {kubectl.namespace}), then run it again"
+        )
+    return found is not None
+
+
+def check_mode(kubectl: Kubectl, manifests: Sequence[Manifest]) -> None:
+    """Raises `DeployError` where the namespace has a deployment of the other mode: the ports of both would meet."""
+    live = kubectl.get("configmap", CONFIG_MAP)
+    new = find(manifests, "ConfigMap", CONFIG_MAP)
+    if live is None or new is None:
+        return
+    before = mode_of(config_of(live, where=f"the namespace {kubectl.namespace}"))
+    after = mode_of(config_of(new, where="what was made of the configuration"))
+    if before != after:
+        raise DeployError(
+            f"{kubectl.namespace} was deployed with deploy_mode {before}, and is to be {after} now\n"
+            f"    to do: bash delete.sh {kubectl.namespace}, then run deploy.py again"
+        )
+
+
+def check_secrets(kubectl: Kubectl, manifests: Sequence[Manifest]) -> None:
+    """Raises `DeployError` where a pod needs a Secret that is neither there nor about to be."""
+    made = {manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "Secret"}
+    for name, user in sorted(_secrets_used(manifests).items()):
+        if name not in made and kubectl.get("secret", name) is None:
+            raise DeployError(
+                f"the Secret {name}, which {user} uses, is not in the namespace {kubectl.namespace}\n"
+                f"    to do: create it: kubectl create secret generic {name} -n {kubectl.namespace} --from-file=..."
+            )
+
+
+def check_accepted(kubectl: Kubectl, manifests: Sequence[Manifest]) -> None:
+    """Ask the API server whether it would take each object. Raises `DeployError` with all that it refuses."""
+    if any(manifest["kind"] == SET_KIND for manifest in manifests):
+        # First, since without the definition there is no use in anything else.
+        kubectl.listed([kind_with_group(next(one for one in manifests if one["kind"] == SET_KIND))])
+    refused: list[str] = []
+    for manifest in manifests:
+        if created_only(manifest):
+            continue
+        try:
+            kubectl.apply(stamped(manifest, kubectl.namespace), dry_run=True)
+        except NoClusterError:
+            raise
+        except KubectlError as error:
+            refused.append(str(error))
+    if refused:
+        raise DeployError("\n".join(refused) + "\n    nothing was changed in the cluster")
+
+
+def _secrets_used(manifests: Sequence[Manifest]) -> dict[str, str]:
+    """Names of Secrets, each with an object that cannot start without it."""
+    return {name: named(manifest) for manifest in manifests for name in _secret_names(manifest)}
+
+
+def _secret_names(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for one in value:
+            yield from _secret_names(one)
+    if isinstance(value, dict):
+        for key, inside in value.items():
+            if isinstance(inside, dict) and not inside.get("optional"):
+                if key in ("secretKeyRef", "secretRef") and "name" in inside:
+                    yield str(inside["name"])
+                elif key == "secret" and "secretName" in inside:
+                    yield str(inside["secretName"])
+            yield from _secret_names(inside)
