@@ -132,3 +132,20 @@ def test_the_example_of_the_directory_itself(tmp_path):
         manifests, problems = patched(tmp_path, user, yaml.safe_load(block[1]))
         assert problems == check_manifests(manifests) == []
         assert "/mnt/traces" in yaml.safe_dump_all(manifests)
+
+
+def test_a_patch_that_puts_nonsense_anywhere_is_told_and_nothing_breaks(tmp_path):
+    before = rendered(tmp_path, deploying(hybrid_guide(), deploy_mode="multi_deployment"))
+    for place in (
+        {"spec": "x"},
+        {"spec": {"template": []}},
+        {"spec": {"template": {"spec": {"containers": "x", "volumes": [1]}}}},
+        {"spec": {"template": {"spec": {"containers": [{"name": "union", "ports": 1, "env": {}, "resources": []}]}}}},
+        {"metadata": {"labels": []}},
+    ):
+        patch = {"kind": "Deployment", "metadata": {"name": "vllm-u0"}, **place}
+        if "metadata" in place:
+            patch["metadata"] = {"name": "vllm-u0", **place["metadata"]}
+        after, problems = apply_patches(before, [Patch("x.yaml", patch)])
+        assert problems == []
+        assert "labels" in patch["metadata"] or check_manifests(after), place
