@@ -11,7 +11,7 @@ from typing import Any
 
 from pymotor.config import Problem
 from pymotor.deployer.naming import Manifest
-from pymotor.deployer.walk import Workload, mapping, workloads
+from pymotor.deployer.walk import Workload, items, mapping, workloads
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
@@ -66,7 +66,11 @@ _NEVER = (
 def containers(manifests: Sequence[Manifest]) -> Iterator[Problem]:
     """A pod has containers with names of their own."""
     for workload in workloads(manifests):
-        if not workload.pod.get("containers"):
+        for key in ("containers", "initContainers", "volumes"):
+            value = workload.pod.get(key)
+            if value is not None and items(value) != value:
+                yield _error(workload, f".{key}", "no list of objects", value=value, suggestion="correct the patch")
+        if not items(workload.pod.get("containers")):
             yield _error(workload, ".containers", "no container", suggestion="a template needs one")
         for index, container in enumerate(workload.containers):
             if not _LABEL.fullmatch(str(container.get("name", ""))):
@@ -102,7 +106,7 @@ def ports(manifests: Sequence[Manifest]) -> Iterator[Problem]:
     for workload in workloads(manifests):
         names, numbers = [], []
         for place, container in enumerate(workload.containers):
-            for index, port in enumerate(container.get("ports") or []):
+            for index, port in enumerate(items(container.get("ports"))):
                 path = f".containers[{place}].ports[{index}]"
                 number, name = port.get("containerPort"), port.get("name")
                 if not isinstance(number, int) or not 1 <= number <= 65535:
@@ -132,8 +136,8 @@ def ports(manifests: Sequence[Manifest]) -> Iterator[Problem]:
 def probes(manifests: Sequence[Manifest]) -> Iterator[Problem]:
     """Every container is asked how it is, at a port that it has."""
     for workload in workloads(manifests):
-        for place, container in enumerate(workload.pod.get("containers") or []):
-            known = container.get("ports") or []
+        for place, container in enumerate(items(workload.pod.get("containers"))):
+            known = items(container.get("ports"))
             reachable = {port.get("name") for port in known} | {port.get("containerPort") for port in known}
             for name in ("startupProbe", "readinessProbe", "livenessProbe"):
                 path = f".containers[{place}].{name}"
@@ -155,7 +159,7 @@ def environment(manifests: Sequence[Manifest]) -> Iterator[Problem]:
     """Variables have names, each once."""
     for workload in workloads(manifests):
         for place, container in enumerate(workload.containers):
-            names = [str(variable.get("name")) for variable in container.get("env") or []]
+            names = [str(variable.get("name")) for variable in items(container.get("env"))]
             yield from _repeated(workload, f".containers[{place}].env", names)
             for index, name in enumerate(names):
                 if not _VARIABLE.fullmatch(name):
@@ -172,12 +176,12 @@ def environment(manifests: Sequence[Manifest]) -> Iterator[Problem]:
 def mounts(manifests: Sequence[Manifest]) -> Iterator[Problem]:
     """What is mounted is a volume of the pod, each volume is mounted, and no mount hides another."""
     for workload in workloads(manifests):
-        volumes = [str(volume.get("name")) for volume in workload.pod.get("volumes") or []]
+        volumes = [str(volume.get("name")) for volume in items(workload.pod.get("volumes"))]
         yield from _repeated(workload, ".volumes", volumes)
         used = set()
         for place, container in enumerate(workload.containers):
             paths = []
-            for index, mount in enumerate(container.get("volumeMounts") or []):
+            for index, mount in enumerate(items(container.get("volumeMounts"))):
                 path = f".containers[{place}].volumeMounts[{index}]"
                 used.add(mount.get("name"))
                 paths.append(str(mount.get("mountPath")))
@@ -212,7 +216,7 @@ def mounts(manifests: Sequence[Manifest]) -> Iterator[Problem]:
 def host_paths(manifests: Sequence[Manifest]) -> Iterator[Problem]:
     """A pod gets directories of the host that are named plainly, and none that the host itself lives on."""
     for workload in workloads(manifests):
-        for index, volume in enumerate(workload.pod.get("volumes") or []):
+        for index, volume in enumerate(items(workload.pod.get("volumes"))):
             if "hostPath" not in volume:
                 continue
             path = str(mapping(volume["hostPath"]).get("path", ""))

@@ -7,7 +7,7 @@ from typing import Any
 
 from pymotor.config import Problem
 from pymotor.deployer.naming import TOKEN_SECRET, Manifest
-from pymotor.deployer.walk import Workload, identity, mapping, services, takes, workloads
+from pymotor.deployer.walk import Workload, identity, items, mapping, services, takes, workloads
 
 
 def selectors(manifests: Sequence[Manifest]) -> Iterator[Problem]:
@@ -47,7 +47,7 @@ def services_reach(manifests: Sequence[Manifest]) -> Iterator[Problem]:
                 f"no pod has these labels, so {service.name} leads nowhere",
                 suggestion="select the labels of a template",
             )
-        for index, port in enumerate(service.spec.get("ports") or []):
+        for index, port in enumerate(items(service.spec.get("ports"))):
             path = f"{service.path}.ports[{index}]"
             target = port.get("targetPort", port.get("port"))
             if not _is_port(port.get("port")):
@@ -67,7 +67,7 @@ def node_ports(manifests: Sequence[Manifest]) -> Iterator[Problem]:
     """A port of the nodes leads to one Service."""
     seen: dict[int, str] = {}
     for service in services(manifests):
-        for index, port in enumerate(service.spec.get("ports") or []):
+        for index, port in enumerate(items(service.spec.get("ports"))):
             number = port.get("nodePort")
             if number is None:
                 continue
@@ -118,7 +118,7 @@ def accounts(manifests: Sequence[Manifest]) -> Iterator[Problem]:
             continue
         role = mapping(manifest.get("roleRef"))
         named = [("$.roleRef", f"{role.get('kind')}/{role.get('name')}")]
-        for index, subject in enumerate(manifest.get("subjects") or []):
+        for index, subject in enumerate(items(manifest.get("subjects"))):
             named.append((f"$.subjects[{index}]", f"{subject.get('kind')}/{subject.get('name')}"))
         for path, name in named:
             if name not in known:
@@ -132,22 +132,22 @@ def _mentions(workload: Workload) -> Iterator[tuple[str, str]]:
     pod = workload.pod
     if pod.get("serviceAccountName"):
         yield ".serviceAccountName", f"ServiceAccount/{pod['serviceAccountName']}"
-    for index, volume in enumerate(pod.get("volumes") or []):
-        for source in [volume, *(mapping(volume.get("projected")).get("sources") or [])]:
+    for index, volume in enumerate(items(pod.get("volumes"))):
+        for source in [volume, *items(mapping(volume.get("projected")).get("sources"))]:
             if "configMap" in source:
                 yield f".volumes[{index}]", f"ConfigMap/{source['configMap'].get('name')}"
             if "secret" in source:
                 secret = source["secret"]
                 yield f".volumes[{index}]", f"Secret/{secret.get('secretName') or secret.get('name')}"
     for place, container in enumerate(workload.containers):
-        for index, source in enumerate(container.get("envFrom") or []):
+        for index, source in enumerate(items(container.get("envFrom"))):
             for key, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
                 if key in source and not source[key].get("optional"):
                     yield f".containers[{place}].envFrom[{index}]", f"{kind}/{source[key].get('name')}"
 
 
 def _ports_of(workload: Workload) -> set[Any]:
-    ports = [port for container in workload.containers for port in container.get("ports") or []]
+    ports = [port for container in workload.containers for port in items(container.get("ports"))]
     return {port.get("name") for port in ports} | {port.get("containerPort") for port in ports}
 
 

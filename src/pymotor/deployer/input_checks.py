@@ -6,14 +6,13 @@ import re
 from collections.abc import Callable, Iterator
 
 from pymotor.config import EnvConfig, Problem, UserConfig, json_path
-from pymotor.config.env import environment_string
 from pymotor.config.user import DEPLOY_LETTER
 from pymotor.control_plane import is_loopback
-from pymotor.deployer.check_pods import refused_path
 from pymotor.deployer.hardware import hardware_of
+from pymotor.deployer.input_directories import paths, relative_models, shared_stores
+from pymotor.deployer.input_variables import env_values
 from pymotor.deployer.naming import ENGINE_ROLES
 from pymotor.deployer.services_used import needs_pool, uses_pool
-from pymotor.deployer.storage import clean, named_paths, shared_on_hosts
 
 Check = Callable[[UserConfig, str], Iterator[Problem]]
 
@@ -26,33 +25,6 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LONGEST_JOB = 40
 """Names such as `<job_id>-coordinator-service` have to fit into 63 characters."""
-_SHELL = re.compile(r"\$\(|`|\$\{?[A-Za-z_]")
-_SET_BY_DEPLOYER = frozenset(
-    {
-        "ROLE",
-        "JOB_NAME",
-        "POD_NAME",
-        "POD_NAMESPACE",
-        "POD_IP",
-        "HOST_IP",
-        "NODE_NAME",
-        "CONFIG_PATH",
-        "CONFIGMAP_PATH",
-        "TMPDIR",
-        "CONTROLLER_SERVICE",
-        "COORDINATOR_SERVICE",
-        "COORDINATOR_INFER_SERVICE",
-        "COORDINATOR_OBS_SERVICE",
-        "KVP_MASTER_SERVICE",
-        "KV_CONDUCTOR_SERVICE",
-        "PYMOTOR_CLUSTER_TOKEN_FILE",
-        "HCCL_PATH",
-        "RANKTABLE_PATH",
-        "MOONCAKE_CONFIG_PATH",
-        "CONDUCTOR_CONFIG_PATH",
-    }
-)
-_SECRET = "PYMOTOR_CLUSTER_TOKEN"  # noqa: S105  the name of a variable
 
 
 def check_inputs(user: UserConfig, env: EnvConfig, user_file: str, env_file: str, *, dry_run: bool) -> list[Problem]:
@@ -106,52 +78,6 @@ def job(user: UserConfig, file: str) -> Iterator[Problem]:
             allowed=f"at most {_LONGEST_JOB} characters",
             suggestion="choose a shorter one",
         )
-
-
-def paths(user: UserConfig, file: str) -> Iterator[Problem]:
-    """Directories of the host are named plainly, and are none that the host itself lives on."""
-    named = []
-    if "weight_mount_path" in user.motor_deploy_config.model_fields_set:
-        named.append((f"{DEPLOY}.weight_mount_path", user.motor_deploy_config.weight_mount_path))
-    for role in ENGINE_ROLES:
-        section = user.engine_section(role)
-        if section is not None:
-            stem = f"$.motor_engine_{role}_config.engine_config"
-            named += [(f"{stem}.{one.key}", one.path) for one in named_paths(section)]
-    named += [
-        (json_path(("motor_deploy_config", "kubernetes_config", "persistent_volume_claims", path)), path)
-        for path in user.motor_deploy_config.kubernetes_config.persistent_volume_claims
-    ]
-    for where, path in named:
-        why = refused_path(path)
-        if why:
-            yield Problem.error(
-                file,
-                where,
-                why,
-                value=path,
-                allowed="an absolute path without .., as /mnt/weight",
-                suggestion="name a directory for this alone",
-            )
-
-
-def relative_models(user: UserConfig, file: str) -> Iterator[Problem]:
-    """A path that begins where somebody stands means nothing in a pod."""
-    for role in ENGINE_ROLES:
-        section = user.engine_section(role)
-        if section is None or not user.instance_count(role):
-            continue
-        for option in ("model", "model_path", "tokenizer"):
-            value = section.options.get(option)
-            if isinstance(value, str) and value.startswith(("./", "../", "~")):
-                yield Problem.error(
-                    file,
-                    f"$.motor_engine_{role}_config.engine_config.{section.written(option)}",
-                    "a path that begins where somebody stands means nothing in a pod",
-                    value=value,
-                    allowed="an absolute path, or the name of a model in a hub",
-                    suggestion="write the path under weight_mount_path",
-                )
 
 
 def devices(user: UserConfig, file: str) -> Iterator[Problem]:
@@ -302,6 +228,14 @@ def single_container(user: UserConfig, file: str) -> Iterator[Problem]:
                 allowed="1",
                 suggestion="write 1, or another deploy_mode",
             )
+    for part in ("kv_cache_pool_config", "kv_conductor_config"):
+        if getattr(user, part) is not None:
+            yield Problem.warning(
+                file,
+                f"$.{part}",
+                "not started in a single container",
+                suggestion="remove the section, or choose another deploy_mode",
+            )
     for name, section in (("controller", user.motor_controller_config), ("coordinator", user.motor_coordinator_config)):
         if section.standby_config.enable_master_standby:
             yield Problem.warning(
@@ -311,54 +245,6 @@ def single_container(user: UserConfig, file: str) -> Iterator[Problem]:
                 value=True,
                 suggestion="remove it, or choose another deploy_mode",
             )
-
-
-def shared_stores(user: UserConfig, file: str) -> Iterator[Problem]:
-    """A directory of the host is another one on each node."""
-    pods = sum(user.instance_count(role) * user.pods_per_instance(role) for role in ENGINE_ROLES)
-    if user.motor_deploy_config.deploy_mode == "single_container" or pods < 2:
-        return
-    for path, roles in shared_on_hosts(user).items():
-        for role in roles:
-            section = user.engine_section(role)
-            assert section is not None
-            for named in named_paths(section):
-                if named.writable and clean(named.path) == path:
-                    yield Problem.warning(
-                        file,
-                        f"$.motor_engine_{role}_config.engine_config.{named.key}",
-                        "a directory of the host: pods on several nodes do not find what the others left there",
-                        value=named.path,
-                        suggestion="mount one shared file system there on all nodes, or name a claim in"
-                        " kubernetes_config.persistent_volume_claims",
-                    )
-
-
-def env_values(env: EnvConfig, file: str) -> Iterator[Problem]:
-    """Values go into pods as they are: what only a shell would read is a mistake."""
-    for section, variables in env.sections():
-        for name, value in variables.items():
-            path = json_path((section, name))
-            if name in _SET_BY_DEPLOYER:
-                yield Problem.error(
-                    file, path, "the deployer sets this variable itself", suggestion="remove it from env.json"
-                )
-            elif name == _SECRET:
-                yield Problem.error(
-                    file,
-                    path,
-                    "a secret does not belong in env.json, which becomes a ConfigMap",
-                    suggestion="remove it: the deployer makes a Secret with the token",
-                )
-            elif isinstance(value, str) and _SHELL.search(environment_string(value)):
-                yield Problem.error(
-                    file,
-                    path,
-                    "no shell reads this value: it would stay as it is written",
-                    value=value,
-                    allowed="text without $(…), `…` and $NAME",
-                    suggestion="write out what it stands for",
-                )
 
 
 CHECKS: tuple[Check, ...] = (

@@ -98,7 +98,7 @@ def _targets(manifest: Manifest, patch: Patch) -> Iterator[tuple[dict[str, Any],
     if manifest.get("kind") == patch.kind and fits:
         yield manifest, change
     elif patch.kind == "Pod" and manifest.get("kind") in WORKLOAD_KINDS and fits:
-        yield mapping(manifest["spec"].get(_TEMPLATE)), change
+        yield mapping(mapping(manifest.get("spec")).get(_TEMPLATE)), change
     for role in roles(manifest):
         kind = mapping(role.get("workload")).get("kind")
         if (patch.part and patch.part != role.get("name")) or patch.name:

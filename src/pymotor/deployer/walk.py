@@ -43,7 +43,7 @@ class Workload:
     def containers(self) -> list[dict[str, Any]]:
         """All containers of a pod."""
         kinds = ("initContainers", "containers")
-        return [one for kind in kinds for one in self.pod.get(kind) or [] if isinstance(one, dict)]
+        return [one for kind in kinds for one in items(self.pod.get(kind))]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def services(manifests: Iterable[Manifest]) -> Iterator[Service]:
         if manifest.get("kind") == "Service":
             yield Service(identity(manifest), "$.spec", name, mapping(manifest.get("spec")))
         for index, role in enumerate(roles(manifest)):
-            for place, service in enumerate(role.get("services") or []):
+            for place, service in enumerate(items(role.get("services"))):
                 whole = f"{service.get('name')}-{name}-0-{role.get('name')}"
                 path = f"$.spec.template.roles[{index}].services[{place}].spec"
                 yield Service(identity(manifest), path, whole, mapping(service.get("spec")))
@@ -93,13 +93,17 @@ def roles(manifest: Manifest) -> list[dict[str, Any]]:
     """The roles of an InferServiceSet; none of any other object."""
     if manifest.get("kind") != "InferServiceSet":
         return []
-    found = mapping(mapping(manifest.get("spec")).get("template")).get("roles")
-    return [role for role in found if isinstance(role, dict)] if isinstance(found, list) else []
+    return items(mapping(mapping(manifest.get("spec")).get("template")).get("roles"))
 
 
 def takes(selector: Mapping[str, Any], labels: Mapping[str, Any]) -> bool:
     """Whether a selector by labels takes an object with these; an empty one takes nothing here."""
     return bool(selector) and all(labels.get(key) == value for key, value in selector.items())
+
+
+def items(value: object) -> list[dict[str, Any]]:
+    """The dictionaries of a list; none where it is no list. A patch may put anything anywhere."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def mapping(value: object) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
+import pytest
+from kubernetes_validate import utils
 
 from pymotor.deployer.naming import Manifest
 
@@ -15,13 +18,24 @@ VERSIONS = ("1.25", "1.37")
 _SET_SCHEMA = json.loads((Path(__file__).parent / "infer_service_set.schema.json").read_text(encoding="utf-8"))
 
 
+@functools.cache
+def _contents(name: str, version: str) -> object:
+    return _READ(name, version)
+
+
+_READ = utils.schema_contents
+
+
 def check_schemas(manifests: Iterable[Manifest], version: str) -> None:
     """Raises the validators' own errors."""
-    for manifest in manifests:
-        if manifest["kind"] == "InferServiceSet":
-            jsonschema.validate(manifest, _SET_SCHEMA)
-        for whole in become(manifest):
-            kubernetes_validate.validate(whole, version, strict=True)
+    with pytest.MonkeyPatch.context() as patch:
+        # It reads megabytes of schemas again for each object.
+        patch.setattr(utils, "schema_contents", _contents)
+        for manifest in manifests:
+            if manifest["kind"] == "InferServiceSet":
+                jsonschema.validate(manifest, _SET_SCHEMA)
+            for whole in become(manifest):
+                kubernetes_validate.validate(whole, version, strict=True)
 
 
 def become(manifest: Manifest) -> Iterator[Manifest]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import yaml
-from deployments import by_identity, container_of, deploying, hybrid_guide, rendered, role_of
+from deployments import REPOSITORY, by_identity, container_of, deploying, example, hybrid_guide, rendered, role_of
 
+from pymotor.deployer.checks import check_manifests
 from pymotor.deployer.command import main
 from pymotor.deployer.patches import Patch, apply_patches, read_patches
 
@@ -119,3 +121,31 @@ def test_what_a_patch_breaks_is_found(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "a directory of the host itself" in told
     assert "no container mounts it" in told
+
+
+def test_the_example_of_the_directory_itself(tmp_path):
+    page = (REPOSITORY / "examples" / "deployer" / "yaml_template" / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    for mode in ("infer_service_set", "multi_deployment"):
+        user = deploying(example("vllm"), deploy_mode=mode)
+        manifests, problems = patched(tmp_path, user, yaml.safe_load(block[1]))
+        assert problems == check_manifests(manifests) == []
+        assert "/mnt/traces" in yaml.safe_dump_all(manifests)
+
+
+def test_a_patch_that_puts_nonsense_anywhere_is_told_and_nothing_breaks(tmp_path):
+    before = rendered(tmp_path, deploying(hybrid_guide(), deploy_mode="multi_deployment"))
+    for place in (
+        {"spec": "x"},
+        {"spec": {"template": []}},
+        {"spec": {"template": {"spec": {"containers": "x", "volumes": [1]}}}},
+        {"spec": {"template": {"spec": {"containers": [{"name": "union", "ports": 1, "env": {}, "resources": []}]}}}},
+        {"metadata": {"labels": []}},
+    ):
+        patch = {"kind": "Deployment", "metadata": {"name": "vllm-u0"}, **place}
+        if "metadata" in place:
+            patch["metadata"] = {"name": "vllm-u0", **place["metadata"]}
+        after, problems = apply_patches(before, [Patch("x.yaml", patch)])
+        assert problems == []
+        assert "labels" in patch["metadata"] or check_manifests(after), place
