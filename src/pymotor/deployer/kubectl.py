@@ -15,6 +15,7 @@ from pymotor.deployer.kubectl_errors import KubectlError, KubectlMissingError, N
 FIELD_MANAGER = "pymotor"
 Manifest = dict[str, Any]
 _NONE_LEFT_SECONDS = 15.0
+_SECONDS_FOR_EACH = 5.0
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,25 @@ class Kubectl:
         self._environment = dict(environment)
 
     def run(
-        self, doing: str, *words: str, text: str | None = None, timeout: float | None = None, good: Sequence[int] = (0,)
+        self,
+        doing: str,
+        *words: str,
+        text: str | None = None,
+        timeout: float | None = None,
+        good: Sequence[int] = (0,),
+        objects: int = 1,
     ) -> Ran:
-        """Run it to its end. `doing` says in errors what was tried; `good` are exit statuses that are no failure.
+        """Run it to its end. `doing` says in errors what was tried; `good` are exit statuses that are no failure;
+        a call for several `objects` has more time.
 
         Raises `KubectlError`, or one of its kinds.
         """
-        limit = self._timeout if timeout is None else timeout
+        limit = self._timeout + _SECONDS_FOR_EACH * (objects - 1) if timeout is None else timeout
         argv = [self._program, *words]
         if timeout is None:
             # By itself kubectl waits for an API server that is silent as long as the system's TCP does. It comes
             # before a `--`, after which words are a pod's.
-            argv.insert(1, f"--request-timeout={max(1, int(limit) - 2)}s")
+            argv.insert(1, f"--request-timeout={max(1, int(self._timeout) - 2)}s")
         try:
             ended = subprocess.run(
                 argv,
@@ -156,6 +164,25 @@ class Kubectl:
             text=json.dumps(manifest),
         )
         return ran.out.strip()
+
+    def apply_all(self, manifests: Sequence[Manifest], *, dry_run: bool = False) -> str:
+        """Server-side apply of several objects by few calls; what kubectl printed.
+
+        kubectl goes on after an object that is refused, and then fails as a whole. Raises `KubectlError`.
+        """
+        printed = ""
+        # One call has one namespace; objects of the cluster as a whole go with any.
+        for namespace in sorted({namespace_of(manifest) or self.namespace for manifest in manifests}):
+            items = [one for one in manifests if (namespace_of(one) or self.namespace) == namespace]
+            printed += self.run(
+                f"apply {len(items)} objects in {namespace}",
+                *("apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "-f", "-"),
+                *(("--dry-run=server",) if dry_run else ()),
+                *("-n", namespace),
+                text=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}),
+                objects=len(items),
+            ).out
+        return printed.strip()
 
     def create(self, manifest: Manifest) -> None:
         """Create one object. Raises `AlreadyThereError` where it is, `KubectlError`."""

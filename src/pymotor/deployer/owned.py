@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pymotor.deployer.kubectl import Kubectl, Manifest, kind_with_group, named
-from pymotor.deployer.kubectl_errors import AlreadyThereError, ForbiddenError, KindMissingError
+from pymotor.deployer.kubectl_errors import AlreadyThereError, ForbiddenError, KindMissingError, KubectlError
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
 PART_LABEL = "app.kubernetes.io/component"
@@ -99,6 +99,21 @@ def put(kubectl: Kubectl, manifest: Manifest) -> str:
     except AlreadyThereError:
         return f"{named(manifest)} is there and stays as it is"
     return f"{named(manifest)} created"
+
+
+def put_all(kubectl: Kubectl, manifests: Sequence[Manifest], tell: Callable[[str], None]) -> None:
+    """Apply objects in the order in which they need each other. Raises `KubectlError` for the first that is refused."""
+    ordered = in_apply_order(manifests)
+    for manifest in ordered:
+        if created_only(manifest):
+            tell(put(kubectl, manifest))
+    applied = [manifest for manifest in ordered if not created_only(manifest)]
+    try:
+        tell(kubectl.apply_all([stamped(manifest, kubectl.namespace) for manifest in applied]))
+    except KubectlError:
+        # What can be applied is; one by one the error names its object, or it was a passing one.
+        for manifest in applied:
+            tell(put(kubectl, manifest))
 
 
 def owned_objects(kubectl: Kubectl, deployment: str) -> tuple[list[Manifest], list[str]]:

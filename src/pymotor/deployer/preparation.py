@@ -7,7 +7,13 @@ from typing import Any
 
 from pymotor.deployer.changes import CONFIG_MAP, config_of, mode_of
 from pymotor.deployer.kubectl import Kubectl, Manifest, kind_with_group, named
-from pymotor.deployer.kubectl_errors import ForbiddenError, KubectlError, NamespaceMissingError, NoClusterError
+from pymotor.deployer.kubectl_errors import (
+    ForbiddenError,
+    KubectlError,
+    KubectlMissingError,
+    NamespaceMissingError,
+    NoClusterError,
+)
 from pymotor.deployer.owned import SET_KIND, created_only, find, stamped
 from pymotor.deployer.request import DeployError
 
@@ -72,18 +78,26 @@ def check_accepted(kubectl: Kubectl, manifests: Sequence[Manifest]) -> None:
     if any(manifest["kind"] == SET_KIND for manifest in manifests):
         # First, since without the definition there is no use in anything else.
         kubectl.listed([kind_with_group(next(one for one in manifests if one["kind"] == SET_KIND))])
-    refused: list[str] = []
-    for manifest in manifests:
-        if created_only(manifest):
-            continue
-        try:
-            kubectl.apply(stamped(manifest, kubectl.namespace), dry_run=True)
-        except NoClusterError:
-            raise
-        except KubectlError as error:
-            refused.append(str(error))
-    if refused:
-        raise DeployError("\n".join(refused) + "\n    nothing was changed in the cluster")
+    wanted = [stamped(manifest, kubectl.namespace) for manifest in manifests if not created_only(manifest)]
+    try:
+        kubectl.apply_all(wanted, dry_run=True)
+    except (NoClusterError, KubectlMissingError):
+        raise
+    except KubectlError:
+        # Which of them it was, and each of them, say only calls for one object.
+        refused = [words for words in (_refusal(kubectl, one) for one in wanted) if words]
+        if refused:
+            raise DeployError("\n".join(refused) + "\n    nothing was changed in the cluster") from None
+
+
+def _refusal(kubectl: Kubectl, manifest: Manifest) -> str:
+    try:
+        kubectl.apply(manifest, dry_run=True)
+    except (NoClusterError, KubectlMissingError):
+        raise
+    except KubectlError as error:
+        return str(error)
+    return ""
 
 
 def _secrets_used(manifests: Sequence[Manifest]) -> dict[str, str]:

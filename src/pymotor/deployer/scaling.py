@@ -12,9 +12,8 @@ from pymotor.deployer.owned import (
     SET_KIND,
     changed_templates,
     find,
-    in_apply_order,
     owned_objects,
-    put,
+    put_all,
     set_roles,
     stamped,
     without,
@@ -54,8 +53,7 @@ def scale(kubectl: Kubectl, manifests: Sequence[Manifest], request: DeployReques
     # Workloads that stay are left as they are: a newer PyMotor may make other templates of the same configuration, and
     # scaling is no reason to restart them. A set has its numbers inside.
     wanted = [one for one in manifests if one in missing or one is new_map or one["kind"] in (SET_KIND, _BUDGET)]
-    for manifest in in_apply_order(wanted):
-        tell(put(kubectl, manifest))
+    put_all(kubectl, wanted, tell)
     for one in surplus:
         kubectl.delete(one)
         tell(f"{named(one)} removed")

@@ -19,7 +19,7 @@ from pymotor.deployer.owned import (
     find,
     in_apply_order,
     owned_objects,
-    put,
+    put_all,
     stamped,
     without,
 )
@@ -74,8 +74,7 @@ def _apply_all(kubectl: Kubectl, manifests: Sequence[Manifest], request: DeployR
     check_mode(kubectl, manifests)
     check_secrets(kubectl, manifests)
     check_accepted(kubectl, manifests)
-    for manifest in in_apply_order(manifests):
-        tell(put(kubectl, manifest))
+    put_all(kubectl, manifests, tell)
     there, _ = owned_objects(kubectl, request.namespace)
     for one in without(there, manifests):
         kubectl.delete(one)
@@ -115,7 +114,8 @@ def _show_differences(kubectl: Kubectl, manifests: Sequence[Manifest], request: 
     there, _ = owned_objects(kubectl, request.namespace)
     changes = 0
     for manifest in in_apply_order(manifests):
-        live = kubectl.live(manifest)
+        # What somebody else made under that name has no label.
+        live = find(there, manifest["kind"], manifest["metadata"]["name"]) or kubectl.live(manifest)
         if live is None:
             tell(f"{named(manifest)} would be created")
             changes += 1

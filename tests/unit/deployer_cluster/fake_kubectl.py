@@ -225,8 +225,7 @@ def merged(manifest, old):
     return new
 
 
-def taken_from_input(namespace):
-    manifest = json.load(sys.stdin)
+def taken(manifest, namespace):
     kind, metadata = manifest["kind"], manifest["metadata"]
     named = f"{kind.lower()}/{metadata['name']}"
     play(f"{' '.join(sys.argv[1:])} {named}")
@@ -247,12 +246,28 @@ def taken_from_input(namespace):
 
 
 def apply(options, namespace):
-    manifest, file, named = taken_from_input(namespace)
+    """kubectl goes on after an object that is refused, and then fails."""
+    content = json.load(sys.stdin)
+    items = content["items"] if content["kind"] == "List" else [content]
+    failed = [apply_or_say_why_not(manifest, options, namespace) for manifest in items]
+    reconcile(namespace)
+    sys.exit(max(failed, default=0))
+
+
+def apply_or_say_why_not(manifest, options, namespace):
+    try:
+        apply_one(manifest, options, namespace)
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+def apply_one(manifest, options, namespace):
+    manifest, file, named = taken(manifest, namespace)
     if "--dry-run=server" in options:
         print(f"{named} serverside-applied (server dry run)")
         return
     write(file, merged(manifest, read(file)))
-    reconcile(namespace)
     print(f"{named} serverside-applied")
 
 
@@ -261,7 +276,7 @@ def create(words, namespace):
         write(place("Namespace", "", words[1]), {"kind": "Namespace", "metadata": {"name": words[1], "uid": "0"}})
         print(f"namespace/{words[1]} created")
         return
-    manifest, file, named = taken_from_input(namespace)
+    manifest, file, named = taken(json.load(sys.stdin), namespace)
     if file.exists():
         resource = resource_of(manifest["kind"])
         fail(f'Error from server (AlreadyExists): error when creating "STDIN": {resource} "{file.stem}" already exists')
@@ -272,7 +287,7 @@ def create(words, namespace):
 def diff(namespace):
     import difflib
 
-    manifest, file, _ = taken_from_input(namespace)
+    manifest, file, _ = taken(json.load(sys.stdin), namespace)
     old = read(file)
     texts = [json.dumps(one, indent=1, sort_keys=True).splitlines() for one in (old or {}, merged(manifest, old))]
     lines = list(difflib.unified_diff(*texts, "LIVE", "MERGED", lineterm=""))

@@ -51,7 +51,9 @@ def test_rights_in_the_namespace_of_others(cluster: Cluster) -> None:
 
 
 def test_half_a_deployment(cluster: Cluster) -> None:
-    cluster.play("-f - -n mindie-motor deployment/vllm-d0", "Error from server (Timeout): the server was unable")
+    cluster.play(
+        "-f - -n mindie-motor deployment/vllm-d0", "Error from server (Timeout): the server was unable", times=2
+    )
     assert cluster.deploy(separate()) == 1
     assert cluster.names()
     assert delete(cluster, "mindie-motor").returncode == 0

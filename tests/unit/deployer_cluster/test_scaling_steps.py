@@ -68,7 +68,9 @@ def test_a_drain_that_fails_removes_nothing(cluster: Cluster, capsys: pytest.Cap
 
 def test_scaling_that_broke_off_is_finished_by_the_next(cluster: Cluster) -> None:
     assert cluster.deploy(separate(decode=1)) == 0
-    cluster.play("-f - -n mindie-motor deployment/vllm-d2", "Error from server (Timeout): the server was unable")
+    cluster.play(
+        "-f - -n mindie-motor deployment/vllm-d2", "Error from server (Timeout): the server was unable", times=2
+    )
     assert cluster.deploy(separate(decode=3), update_instance_num=True) == 1
     assert cluster.deploy(separate(decode=3), update_instance_num=True) == 0
     assert len(cluster.objects("Deployment")) == 4
