@@ -49,6 +49,10 @@ VERBS: dict[str, Verb] = {
     ),
 }
 
+_NAMES_ANYWHERE = ("instances",)
+"""Verbs whose second word may follow an option, as in `instances drain --wait decode-0`: argparse before Python 3.13
+takes optional words only where they stand together."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns its exit status (0 good, 1 failed, 2 wrong usage)."""
@@ -67,7 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if name == chosen:
             importlib.import_module(verb.module).configure(subparser)
-    arguments = parser.parse_args(words)
+    if chosen in _NAMES_ANYWHERE:
+        arguments = verbs.choices[chosen].parse_intermixed_args(
+            words[1:], argparse.Namespace(verb=chosen, version=False)
+        )
+    else:
+        arguments = parser.parse_args(words)
     if arguments.version:
         from importlib.metadata import version
 

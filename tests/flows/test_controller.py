@@ -130,12 +130,17 @@ def test_bad_messages_are_refused_with_a_reason(start: Start) -> None:
         (409, controller.post("/nodes/report", encode_message(early))),
         (404, controller.post("/instances/union-7/drain")),
         (422, controller.post("/scale", {"role": "union", "to": -1})),
+        (422, controller.post("/scale", b'{"role": "union"' + b" " * (1 << 20))),
         (404, controller.post("/nowhere")),
         (413, controller.post("/nodes/report", b" " * (9 << 20))),
     ]
     for status, response in refused:
         assert response.status_code == status, response.text
         assert decode_message(response.content, ControllerRefusal).error
+        assert len(response.content) < 1000, "it does not repeat what was sent"
+        assert ".py" not in response.text
+    asked = plain_http.post(controller.url + "/scale", content=b'{"role": "union", "to": 1}', timeout=30)
+    assert "Content-Type: application/json" in asked.text
 
 
 def test_a_node_whose_waiting_report_breaks_is_silent(start: Start) -> None:
@@ -241,8 +246,12 @@ def test_operators_restart_all_scale_and_read_what_happened(start: Start) -> Non
         refused = pymotor("instances", "restart", "union-0", url=controller.url)
         assert refused.returncode == 1
         assert "last active instance of union" in refused.stderr
-        assert pymotor("instances", "undrain", "union-1", "--wait", url=controller.url).returncode == 0
-        assert "generation: 2" in pymotor("instances", "show", "union-1", url=controller.url).stdout
+        assert pymotor("instances", "undrain", "--wait", "union-1", url=controller.url).returncode == 0
+        assert pymotor("instances", "cordon", "union-1", url=controller.url).returncode == 0
+        behind = pymotor("instances", "restart", "union-1", "--wait", "--timeout", "30", url=controller.url)
+        assert behind.returncode == 0, behind.stderr
+        assert pymotor("instances", "uncordon", "union-1", "--wait", url=controller.url).returncode == 0
+        assert "generation: 3" in pymotor("instances", "show", "union-1", url=controller.url).stdout
         scaled = pymotor("scale", "--role", "union", "--to", "1", "--wait", url=controller.url)
         assert scaled.returncode == 0, scaled.stderr
         assert _states(controller) == {"union-0": "active"}
@@ -255,6 +264,7 @@ def test_operators_restart_all_scale_and_read_what_happened(start: Start) -> Non
     for kind in ("leads", "node_joined", "drain_begins", "drained", "generation_raised", "instance_gone"):
         assert f"  {kind}  " in told.stdout
     assert pymotor("instances", "drain", url=controller.url).returncode == 2
+    assert pymotor("instances", "drain", "union-0", "--limit", "nan", url=controller.url).returncode == 2
     assert pymotor("instances", url="http://127.0.0.1:9").returncode == 1
 
 

@@ -178,11 +178,14 @@ class Leadership:
         """Yields the epoch each time this Controller becomes leader; whoever iterates goes on when it has ceased to be.
 
         `retry`: seconds between tries."""
+        said = ""
         while True:
             try:
                 leads = await self.try_to_lead()
+                said = ""
             except LeaseError as error:
-                logger.warning("%s", error)
+                if str(error) != said:  # tried several times a second: once is enough
+                    logger.warning("%s", said := str(error))
                 leads = False
             if leads and self._held is not None:
                 yield self._held.epoch

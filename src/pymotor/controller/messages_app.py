@@ -6,6 +6,7 @@ The two messages are plain routes decoded by msgspec: every node and every Coord
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -25,6 +26,9 @@ from pymotor.fleet import ControllerRefusal, FleetWatch, NodeReport, decode_mess
 
 LONGEST_BODY = 8 << 20
 """Bytes of one message."""
+
+_PROBLEMS_TOLD = 5
+"""Of a body that is not as it should be."""
 
 _PROBES = ("/startup", "/readiness", "/liveness")
 
@@ -116,6 +120,13 @@ def _add_probes(app: FastAPI, service: ControllerService) -> None:
         return refusal(503, why, service.leadership.other)
 
 
+def _in_words(problem: dict[str, Any]) -> str:
+    where = ".".join(map(str, problem["loc"]))
+    if problem["loc"] == ("body",):
+        return "the body is to be a JSON object, sent with the header Content-Type: application/json"
+    return f"{where}: {problem['msg']}"
+
+
 def _add_refusals(app: FastAPI) -> None:
     def refuse(kind: type[Exception], status: int) -> None:
         async def handler(_: Request, error: Exception) -> Response:
@@ -128,7 +139,11 @@ def _add_refusals(app: FastAPI) -> None:
     refuse(UnknownInstance, 404)
     refuse(msgspec.DecodeError, 400)
     refuse(LeaseError, 503)
-    refuse(RequestValidationError, 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def not_valid(_: Request, error: RequestValidationError) -> Response:
+        # Not its text: that repeats the whole body, and names our files.
+        return refusal(422, "; ".join(map(_in_words, error.errors()[:_PROBLEMS_TOLD])))
 
     @app.exception_handler(NotLeadingError)
     async def not_leading(_: Request, error: NotLeadingError) -> Response:

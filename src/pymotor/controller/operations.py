@@ -131,8 +131,14 @@ class Operations:
         self._book.order(known)
 
     def scale(self, role: Role, to: int, now: float) -> None:
-        """So many instances of the role are wanted: too many are drained and released, the newest first."""
+        """So many instances of the role are wanted: too many are drained and released, the newest first.
+
+        Refused for a role whose engines nothing describes: its nodes could not even start.
+        """
         self._refuse_listening()
+        configured = self._book.settings.configured
+        if to and configured is not None and role not in configured:
+            raise OperationRefused(f"the configuration has no motor_engine_{role.value}_config: nothing can run as it")
         set_target(self._book, role, to, now)
 
     def _cordon(self, group: Group, cordoned: bool, now: float, why: str) -> None:

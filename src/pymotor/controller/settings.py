@@ -31,6 +31,8 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long an instance waits for its missing nodes."""
     wanted: Mapping[Role, int] = {}
     """Not a time: instances of each role by the configuration, where it says so."""
+    configured: frozenset[Role] | None = None
+    """Nor this: the roles whose engines the configuration describes; None: it is not known."""
 
 
 def settings_from(user: UserConfig) -> ControllerSettings:
@@ -45,6 +47,7 @@ def settings_from(user: UserConfig) -> ControllerSettings:
         coordinator_timeout=float(instance.coordinator_timeout),
         assemble_timeout=float(instance.instance_assemble_timeout),
         wanted=wanted_instances(user),
+        configured=frozenset(role for role in Role if user.engine_section(role.value) is not None),
     )
 
 

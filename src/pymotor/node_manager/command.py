@@ -169,10 +169,16 @@ def _announce(url: str) -> None:
         logger.warning("standard output is closed, so nobody was told that it is ready: %s", error)
 
 
+_GREATEST_NUMBER = 2**31 - 1
+"""More than a report can say is refused by every Controller for ever."""
+
+
 def _whole(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is less than 0")
+    if number > _GREATEST_NUMBER:
+        raise argparse.ArgumentTypeError(f"{number} is more than {_GREATEST_NUMBER}")
     return number
 
 

@@ -16,6 +16,10 @@ class ControllerCallError(Exception):
     """The Controller refused or could not be asked; the message says what to do."""
 
 
+class ControllerAwayError(ControllerCallError):
+    """Nobody answers, or nobody leads; that may pass."""
+
+
 class ControllerClient:
     """Asks a Controller, and the leader that it names; use it as a context."""
 
@@ -43,9 +47,9 @@ class ControllerClient:
             try:
                 response = self._http.request(method, self._url + path, **what)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise ControllerCallError(
-                    f"no Controller answers at {self._url} ({error}); say where one is with --controller or "
-                    f"{URL_VARIABLE}"
+                raise ControllerAwayError(
+                    f"no Controller answers at {self._url} ({error}); try again if it is starting, or say where one "
+                    f"is with --controller or {URL_VARIABLE}"
                 ) from error
             answer = _json(response)
             if response.is_success:
@@ -55,7 +59,9 @@ class ControllerClient:
                 break
             self._url = leader
         said = answer.get("error") if isinstance(answer, dict) else None
-        words = said or f"{self._url} answers HTTP {response.status_code}"
+        words = said if isinstance(said, str) and said else f"{self._url} answers HTTP {response.status_code}"
+        if response.status_code == 503:
+            raise ControllerAwayError(f"{words}; try again in some seconds, or ask another Controller")
         if response.status_code == 401:
             words += ": set PYMOTOR_CLUSTER_TOKEN, or PYMOTOR_CLUSTER_TOKEN_FILE, to that of the fleet"
         raise ControllerCallError(words)

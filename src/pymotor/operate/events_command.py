@@ -9,7 +9,7 @@ import time
 from datetime import datetime
 from typing import Any
 
-from pymotor.operate.client import ControllerCallError, ControllerClient
+from pymotor.operate.client import ControllerAwayError, ControllerCallError, ControllerClient
 from pymotor.operate.target import TargetError, add_controller_options, controller_of
 
 _POLL_SECONDS = 0.5
@@ -27,10 +27,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print them; returns the exit status."""
     after = arguments.after
+    answer = None
+    away = False
     try:
         with ControllerClient(controller_of(arguments)) as client:
             while True:
-                answer = client.get("/events", after=after)
+                try:
+                    answer = client.get("/events", after=after)
+                    away = False
+                except ControllerAwayError as error:
+                    if not arguments.follow or answer is None:
+                        raise
+                    if not away:
+                        print(f"pymotor events: {error}; this goes on when one does", file=sys.stderr)
+                    away = True
+                    time.sleep(_POLL_SECONDS)
+                    continue
                 if answer["newest"] < after and arguments.follow:
                     after = 0  # another Controller leads, with a history of its own
                     continue

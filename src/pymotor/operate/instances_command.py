@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from pymotor.fleet import Role
 from pymotor.operate.client import ControllerCallError, ControllerClient
-from pymotor.operate.target import TargetError, add_controller_options, controller_of
+from pymotor.operate.target import TargetError, add_controller_options, controller_of, seconds
 
 DONE, FAILED, USAGE = 0, 1, 2
 _POLL_SECONDS = 0.3
@@ -30,9 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="with restart: one instance after the other")
     parser.add_argument("--force", action="store_true", help="with restart, switch-role: also the last of its role")
     parser.add_argument("--to", choices=[role.value for role in Role], help="with switch-role: what its nodes become")
-    parser.add_argument("--limit", type=float, metavar="SECONDS", help="how long running requests may take")
+    parser.add_argument("--limit", type=seconds, metavar="SECONDS", help="how long running requests may take")
     parser.add_argument("--reason", default="", help="why, for others to read")
-    parser.add_argument("--timeout", type=float, default=1800.0, metavar="SECONDS", help="of --wait (%(default)g)")
+    parser.add_argument("--timeout", type=seconds, default=1800.0, metavar="SECONDS", help="of --wait (%(default)g)")
     parser.epilog = "Exit status: 0 done, 1 refused or failed, 2 wrong usage."
 
 
@@ -68,25 +69,29 @@ def _act(client: ControllerClient, arguments: argparse.Namespace) -> int:
         print(json.dumps(fleet, indent=2) if arguments.json else as_table(fleet["instances"]))
         return DONE
     if arguments.action == "show":
-        instance = client.get(f"/instances/{arguments.name}")
+        instance = client.get(_path(arguments.name))
         print(json.dumps(instance, indent=2) if arguments.json else as_text(instance))
         return DONE
     names = [arguments.name]
     if arguments.all:
         names = [instance["name"] for instance in client.get("/instances")["instances"]]
-    instance = None
+    instances = []
     for number, name in enumerate(names, 1):
         if arguments.all and not arguments.json:
             print(f"{number} of {len(names)}: {name}", flush=True)
-        instance = _ask(client, arguments, name)
+        instances.append(_ask(client, arguments, name))
     if arguments.json:
-        print(json.dumps(instance, indent=2))
+        print(json.dumps({"instances": instances} if arguments.all else instances[0], indent=2))
     return DONE
+
+
+def _path(name: str) -> str:
+    return f"/instances/{quote(name, safe='')}"
 
 
 def _ask(client: ControllerClient, arguments: argparse.Namespace, name: str) -> dict[str, Any] | None:
     """Ask for the action, and wait for its end where that was asked for; the instance as it is then."""
-    path, action = f"/instances/{name}", arguments.action
+    path, action = _path(name), arguments.action
     before = client.get(path)
     if action in _DRAINING:
         body: dict[str, Any] = {"limit_seconds": arguments.limit, "reason": arguments.reason}
@@ -141,10 +146,18 @@ def _end_of(action: str, before: dict[str, Any]) -> Callable[[dict[str, Any] | N
         if action == "cordon":
             return bool(instance["cordoned"])
         if action == "restart":
-            return bool(instance["state"] == "active" and instance["generation"] > before["generation"])
-        return bool(action in ("undrain", "uncordon") and instance["state"] == "active")
+            return instance["generation"] > before["generation"] and _stands(instance)
+        return action in ("undrain", "uncordon") and _stands(instance)
 
     return done
+
+
+def _stands(instance: dict[str, Any]) -> bool:
+    """Whether it is all that it can be without somebody's doing: active, or ready behind a cordon."""
+    if instance["state"] == "active":
+        return True
+    states = {endpoint["state"] for endpoint in instance["endpoints"]}
+    return bool(instance["cordoned"] and instance["state"] == "inactive" and states == {"ready"})
 
 
 def _wait(

@@ -10,7 +10,7 @@ from typing import Any
 
 from pymotor.fleet import Role
 from pymotor.operate.client import ControllerCallError, ControllerClient
-from pymotor.operate.target import TargetError, add_controller_options, controller_of
+from pymotor.operate.target import TargetError, add_controller_options, controller_of, seconds
 
 DONE, FAILED, USAGE = 0, 1, 2
 _POLL_SECONDS = 0.3
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", type=int, metavar="N", help="how many instances of the role are wanted")
     parser.add_argument("--wait", action="store_true", help="return when so many are active and no more are there")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--timeout", type=float, default=1800.0, metavar="SECONDS", help="of --wait (%(default)g)")
+    parser.add_argument("--timeout", type=seconds, default=1800.0, metavar="SECONDS", help="of --wait (%(default)g)")
     parser.epilog = "Exit status: 0 done, 1 refused or failed, 2 wrong usage."
 
 

@@ -35,6 +35,17 @@ def add_controller_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def seconds(text: str) -> float:
+    """A length of time in an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
+
+
 def controller_of(arguments: argparse.Namespace, variables: Mapping[str, str] = os.environ) -> Target:
     """The Controller that a command line means: what an option says, else the environment, else the fleet that runs.
 

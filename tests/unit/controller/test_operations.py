@@ -41,6 +41,17 @@ def test_drained_when_every_coordinator_knows_and_nothing_is_in_flight() -> None
     assert active(fleet)
 
 
+def test_a_role_that_nothing_describes_is_not_scaled() -> None:
+    """Its NodeManagers would end at once, and be started again for ever."""
+    fleet = FleetInMemory(ModelNode("a"), configured=frozenset({Role.UNION}))
+    fleet.rounds()
+    with pytest.raises(OperationRefused, match="motor_engine_decode_config"):
+        fleet.operations.scale(Role.DECODE, 1, fleet.now)
+    fleet.operations.scale(Role.DECODE, 0, fleet.now)
+    fleet.operations.scale(Role.UNION, 2, fleet.now)
+    assert fleet.core.book.targets == {"decode": 0, "union": 2}
+
+
 def test_a_coordinator_that_is_not_heard_of_is_not_waited_for() -> None:
     fleet = running("a", "b")
     fleet.core.watch(FleetWatch(coordinator="gone", epoch=1, version=0), fleet.now)

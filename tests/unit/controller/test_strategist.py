@@ -32,11 +32,10 @@ BROKEN = HardwareFault(machine="m-d1", code=0x80CD8008, level=FaultLevel.L6, wor
 class Fleet:
     """A Controller that leads, its strategist, and nodes that do as they are told; time passes by `pass_time`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wanted: dict[Role, int]) -> None:
         self.now = 0.0
         self.faults = ClusterFaults(complete=True)
         self.leadership = Leadership(FileLease(folder), "test", "http://here", 1e6)
-        wanted = {Role.PREFILL: 2, Role.DECODE: 2}
         self.service = ControllerService(self.leadership, ControllerSettings(wanted=wanted), clock=lambda: self.now)
         self.log = AlarmLog(Origin(), lambda: self.now)
         self.strategist = Strategist(
@@ -96,8 +95,8 @@ class Fleet:
 
 
 @pytest.fixture
-async def fleet(tmp_path: Path) -> AsyncGenerator[Fleet, None]:
-    made = Fleet(tmp_path)
+async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Fleet, None]:
+    made = Fleet(tmp_path, getattr(request, "param", {Role.PREFILL: 2, Role.DECODE: 2}))
     assert await made.leadership.try_to_lead()
     leading = asyncio.create_task(made.service.lead(made.leadership.epoch))
     # It leads from its first step on.
@@ -163,6 +162,15 @@ async def test_what_operators_switch_is_not_taken_back(fleet):
     await fleet.pass_time(300.0)
     assert (fleet.active(Role.PREFILL), fleet.active(Role.DECODE)) == (1, 3)
     fleet.service.term().operations.switch_role("decode-2", Role.PREFILL, fleet.now)
+    await fleet.pass_time(300.0)
+    assert (fleet.active(Role.PREFILL), fleet.active(Role.DECODE)) == (2, 2)
+    assert fleet.events("roles_change") == []
+
+
+@pytest.mark.parametrize("fleet", [{}], indirect=True)
+async def test_where_nobody_said_how_much_decode_is_wanted_none_is_too_much(fleet):
+    """A Controller without configuration, of which more prefill is asked than there are nodes for."""
+    fleet.service.term().operations.scale(Role.PREFILL, 3, fleet.now)
     await fleet.pass_time(300.0)
     assert (fleet.active(Role.PREFILL), fleet.active(Role.DECODE)) == (2, 2)
     assert fleet.events("roles_change") == []

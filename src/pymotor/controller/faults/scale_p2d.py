@@ -108,6 +108,8 @@ def _give_up(view: FleetView, memory: Memory) -> tuple[ChangeRoles, ...]:
 
 
 def _give_back(view: FleetView, memory: Memory) -> tuple[ChangeRoles, ...]:
+    if Role.DECODE not in view.targets:
+        return ()  # nobody said how many are wanted, so none is one too many
     decodes, prefills = view.active(Role.DECODE), view.active(Role.PREFILL)
     wanted_decodes, wanted_prefills = view.targets.get(Role.DECODE, 0), view.targets.get(Role.PREFILL, 0)
     if prefills + _coming(view, Role.PREFILL, memory) >= wanted_prefills or not _may_grow(view, Role.PREFILL):
