@@ -64,9 +64,15 @@ class Operations:
             self._refuse_last(group)
         self._drain(group, Purpose.RESTART, now, limit, why)
 
-    def remove(self, instance: str, now: float, *, limit: float | None = None, why: str = "") -> None:
-        """Drain, then release its nodes: they are not used again until their NodeManagers start anew."""
-        self._drain(self._group(instance), Purpose.REMOVE, now, limit, why)
+    def remove(
+        self, instance: str, now: float, *, limit: float | None = None, why: str = "", force: bool = False
+    ) -> None:
+        """Drain, then release its nodes: they are not used again until their NodeManagers start anew. Refused for the
+        last active one of its role, unless `force`."""
+        group = self._group(instance)
+        if not force:
+            self._refuse_last(group)
+        self._drain(group, Purpose.REMOVE, now, limit, why)
 
     def switch_role(
         self,

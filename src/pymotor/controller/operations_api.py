@@ -43,14 +43,14 @@ class AskedDrain(AskedWhy):
     """How long running requests may take; None: as the configuration says."""
 
 
-class AskedRestart(AskedDrain):
-    """A restart."""
+class AskedForced(AskedDrain):
+    """A restart or a removal."""
 
     force: bool = False
     """Also of the last active instance of its role."""
 
 
-class AskedRole(AskedRestart):
+class AskedRole(AskedForced):
     """Another role for the instance's nodes."""
 
     role: Role
@@ -162,7 +162,7 @@ def _add_operations(router: APIRouter, service: ControllerService) -> None:
         return await operate(name, lambda operations, now: operations.uncordon(name, now))
 
     @router.post("/instances/{name}/restart")
-    async def restart(name: str, asked: AskedRestart) -> InstanceView:
+    async def restart(name: str, asked: AskedForced) -> InstanceView:
         return await operate(
             name,
             lambda operations, now: operations.restart(
@@ -171,9 +171,12 @@ def _add_operations(router: APIRouter, service: ControllerService) -> None:
         )
 
     @router.post("/instances/{name}/remove")
-    async def remove(name: str, asked: AskedDrain) -> InstanceView:
+    async def remove(name: str, asked: AskedForced) -> InstanceView:
         return await operate(
-            name, lambda operations, now: operations.remove(name, now, limit=asked.limit_seconds, why=asked.reason)
+            name,
+            lambda operations, now: operations.remove(
+                name, now, limit=asked.limit_seconds, why=asked.reason, force=asked.force
+            ),
         )
 
     @router.post("/instances/{name}/role")

@@ -18,7 +18,7 @@ DONE, FAILED, USAGE = 0, 1, 2
 _POLL_SECONDS = 0.3
 _ACTIONS = ("list", "show", "drain", "undrain", "cordon", "uncordon", "restart", "switch-role", "remove")
 _DRAINING = ("drain", "restart", "switch-role", "remove")
-_FORCED = ("restart", "switch-role")
+_FORCED = ("restart", "switch-role", "remove")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--wait", action="store_true", help="return when it is done, not when it has begun")
     parser.add_argument("--all", action="store_true", help="with restart: one instance after the other")
-    parser.add_argument("--force", action="store_true", help="with restart, switch-role: also the last of its role")
+    parser.add_argument(
+        "--force", action="store_true", help="with restart, switch-role, remove: also the last active one of its role"
+    )
     parser.add_argument("--to", choices=[role.value for role in Role], help="with switch-role: what its nodes become")
     parser.add_argument("--limit", type=seconds, metavar="SECONDS", help="how long running requests may take")
     parser.add_argument("--reason", default="", help="why, for others to read")

@@ -71,7 +71,7 @@ def test_a_preferred_number_is_given_where_nobody_has_it() -> None:
 def test_an_instance_that_is_put_together_again_is_another_generation() -> None:
     fleet = FleetInMemory(*pair("a", "b"))
     fleet.rounds()
-    fleet.operations.remove("prefill-0", fleet.now)
+    fleet.operations.remove("prefill-0", fleet.now, force=True)
     fleet.rounds()
     assert fleet.seats == {}
     for node in fleet.nodes:

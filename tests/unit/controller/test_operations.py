@@ -110,6 +110,8 @@ def test_remove_releases_the_node_until_its_node_manager_starts_anew() -> None:
     fleet.rounds()
     assert fleet.states == {"union-1": "active"}
     assert fleet.nodes[0].ended
+    with pytest.raises(OperationRefused, match="last active"):
+        fleet.operations.remove("union-1", fleet.now)
     fleet.rounds(5)
     assert fleet.seats == {"union-1": ["b"]}
     fleet.nodes[0].begin()
