@@ -18,6 +18,9 @@ def pytest_configure() -> None:
     settings.load_profile("without deadline")
 
 
+_OUT_OF_TURN = {"test_fleet_heals_with_vllm.py": -1, "test_handoffs.py": 1}
+
+
 @pytest.fixture(scope="session")
 def simulated_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnginesUnderTest]:
     """Encode, prefill, decode and a plain union: the simulated engine."""
@@ -39,7 +42,8 @@ def vllm_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnginesUn
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Real vLLM last and in one process: its four engines need most of the machine (`make test` runs it by itself). Of
-    its tests those of bad handoffs at the very end: an engine whose peer died can keep a processor busy until it is
+    its tests those with a fleet of their own first, before the four are started, and those of bad handoffs at the very
+    end: an engine whose peer died can keep a processor busy until it is
     restarted. All else a file at a time, since the tests of a file share engines. The groups are set before all other
     such functions, since one of them reads them; the order after them, since pytest's own puts tests with one fixture
     beside each other."""
@@ -47,4 +51,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         group = "vllm" if item.get_closest_marker("vllm") is not None else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
     yield
-    items.sort(key=lambda item: (item.get_closest_marker("vllm") is not None, "test_handoffs" in item.nodeid))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> tuple[bool, int]:
+    """By which tests are sorted."""
+    return item.get_closest_marker("vllm") is not None, _OUT_OF_TURN.get(item.path.name, 0)
