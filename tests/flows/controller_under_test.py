@@ -86,9 +86,15 @@ class ControllerUnderTest:
         self.say(node.report())
 
     @property
+    def leads(self) -> bool:
+        """Whether it leads, be it that it still listens."""
+        return plain_http.get(f"{self.url}/readiness", timeout=30).status_code == 200
+
+    @property
     def ready(self) -> bool:
         """Whether it leads and knows who is there."""
-        return plain_http.get(f"{self.url}/readiness", timeout=30).status_code == 200
+        reply = plain_http.get(f"{self.url}/readiness", timeout=30)
+        return reply.status_code == 200 and bool(reply.json()["complete"])
 
     def pause(self) -> None:
         os.kill(self.process.pid, signal.SIGSTOP)

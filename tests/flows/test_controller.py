@@ -97,12 +97,12 @@ def test_who_has_heard_of_a_newer_leader_is_refused_and_never_told_that_nothing_
     snapshot = watched(controller)
     newer = FleetWatch(coordinator="c", epoch=9, version=snapshot.version)
     assert controller.post("/fleet/watch", encode_message(newer)).status_code == 503
-    wait_until(lambda: controller.ready, "it leads again")
+    wait_until(lambda: controller.leads, "it leads again")
     assert watched(controller).epoch > 9
     assert node.held is not None
     node.held = replace(node.held, epoch=99)
     assert controller.post("/nodes/report", encode_message(node.report())).status_code == 503
-    wait_until(lambda: controller.ready, "it leads again")
+    wait_until(lambda: controller.leads, "it leads again")
     assert watched(controller).epoch > 99
 
 
@@ -160,7 +160,7 @@ def test_a_node_whose_waiting_report_breaks_is_silent(start: Start) -> None:
 def test_a_standby_refuses_names_the_leader_and_takes_over(start: Start, tmp_path: Path) -> None:
     config = str(user_config(tmp_path, standby=True))
     leader = start("--user_config_path", config)
-    wait_until(lambda: leader.ready, "the first leads")
+    wait_until(lambda: leader.leads, "the first leads")
     standby = start("--user_config_path", config)
     node = ModelNode("a")
     leader.serve_with(node)
@@ -168,7 +168,7 @@ def test_a_standby_refuses_names_the_leader_and_takes_over(start: Start, tmp_pat
     wait_until(lambda: _leader_named_by(standby, message) == leader.url, "the standby names the leader")
     assert pymotor("instances", url=standby.url).returncode == 0
     leader.end()
-    wait_until(lambda: standby.ready, "the standby leads")
+    wait_until(lambda: standby.leads, "the standby leads")
     assert leader.process.tail().count("Traceback") == 0
     reply = standby.say(node.report())
     assert reply.epoch == 2
@@ -183,7 +183,7 @@ def _leader_named_by(controller: ControllerUnderTest, message: bytes) -> str:
 def test_a_leader_that_was_paused_answers_nothing_when_it_goes_on(start: Start, tmp_path: Path) -> None:
     config = str(user_config(tmp_path, standby=True, lease=1.0))
     first = start("--user_config_path", config)
-    wait_until(lambda: first.ready, "the first leads")
+    wait_until(lambda: first.leads, "the first leads")
     second = start("--user_config_path", config)
     node = ModelNode("a")
     first.serve_with(node)
@@ -194,7 +194,7 @@ def test_a_leader_that_was_paused_answers_nothing_when_it_goes_on(start: Start, 
             threads.submit(first.post, "/fleet/watch", encode_message(FleetWatch(coordinator="c"))),
             threads.submit(first.post, "/scale", {"role": "union", "to": 0}),
         ]
-        wait_until(lambda: second.ready, "the second leads")
+        wait_until(lambda: second.leads, "the second leads")
         first.go_on()
         assert [one.result().status_code for one in asked] == [503, 503, 503]
     wait_until(lambda: _leader_named_by(first, encode_message(node.report())) == second.url, "the new one is named")

@@ -212,7 +212,7 @@ def test_the_controller_stopped(trials: Trials, number: int) -> None:
         trials.strike(
             "controller",
             signalled(controller, signal.SIGSTOP),
-            lambda pause=pause: _after(pause, controller),  # type: ignore[misc]
+            lambda pause=pause: _after(pause, controller.pid),  # type: ignore[misc]
         )
     trials.report("controller stopped")
 
@@ -243,6 +243,35 @@ def test_coordinators_killed(trials: Trials, number: int) -> None:
             excuse=lambda sent, url=url: sent.url == url,  # type: ignore[misc]
         )
     trials.report("coordinator killed")
+
+
+@times(2)
+def test_coordinator_workers_stopped(trials: Trials, number: int) -> None:
+    """For a while: what waits at them is answered when they go on."""
+    for _ in range(number):
+        at = trials.chance.randrange(2)
+        worker = trials.chance.choice(trials.cluster.worker_pids(at))
+        pause = trials.chance.uniform(1.0, 5.0)
+        trials.strike(
+            f"worker of coordinator-{at}",
+            lambda worker=worker: os.kill(worker, signal.SIGSTOP),  # type: ignore[misc]
+            lambda worker=worker, pause=pause: _after(pause, worker),  # type: ignore[misc]
+        )
+    trials.report("coordinator worker stopped")
+
+
+@times(2)
+def test_coordinators_stopped(trials: Trials, number: int) -> None:
+    """Supervisors: their workers go on answering."""
+    for _ in range(number):
+        part = trials.chance.choice(trials.cluster.coordinators)
+        pause = trials.chance.uniform(1.0, 5.0)
+        trials.strike(
+            part.name,
+            signalled(part, signal.SIGSTOP),
+            lambda part=part, pause=pause: _after(pause, part.pid),  # type: ignore[misc]
+        )
+    trials.report("coordinator stopped")
 
 
 @times(2)
@@ -300,9 +329,9 @@ def _leads_anew(cluster: Cluster) -> None:
     wait_until(leads, "a Controller leads and knows everybody", 60)
 
 
-def _after(seconds: float, part: Part) -> None:
+def _after(seconds: float, process: int) -> None:
     time.sleep(seconds)  # how long it is stopped, not a wait for something
-    part.signal(signal.SIGCONT)
+    os.kill(process, signal.SIGCONT)
 
 
 def _all_workers(cluster: Cluster, coordinator: int) -> bool:

@@ -142,8 +142,12 @@ def test_an_engine_lost_while_nobody_leads(cluster: Cluster, tmp_path: Path) -> 
             controller.signal(signal.SIGKILL)
         os.kill(lost, signal.SIGKILL)
         began = time.monotonic()
-        cluster.revive()
-        wait_until(lambda: _leads(cluster, -1, epoch), "a Controller leads", 60)
+
+        def leads() -> bool:
+            cluster.revive()
+            return _leads(cluster, -1, epoch)
+
+        wait_until(leads, "a Controller leads", 60)
         cluster.wait_whole()
         assert cluster.engine_pid("decode-0") != lost
     assert not sendings.lost(began), sendings.outcomes

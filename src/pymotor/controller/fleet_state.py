@@ -51,6 +51,7 @@ class FleetState:
         self.history = history if history is not None else History()
         self.book = FleetBook(epoch, settings, self.history, numbers or {}, listens)
         self._listens_until = now + settings.listen_seconds
+        self._listens_at_most_until = now + settings.gone_timeout
         self.book.doubt(now + settings.gone_timeout)
         words = f"listens for {settings.listen_seconds:g} s" if listens else "begins at once"
         self.book.say(now, "leads", f"this Controller leads with epoch {epoch} and {words}")
@@ -90,6 +91,7 @@ class FleetState:
         node = book.nodes.get(report.node)
         if node is None:
             node = book.nodes[report.node] = KnownNode(report, now)
+            self._heard_newcomer(now)
             node.released = held is not None and held.released
             if held is not None and not held.instance and held.role in report.roles:
                 node.assigned_role = held.role  # by a former leader
@@ -199,7 +201,7 @@ class FleetState:
     def tick(self, now: float) -> None:
         """What follows from time alone; to be called about twice a second."""
         book = self.book
-        if book.listening and now >= self._listens_until:
+        if book.listening and self._has_listened(now):
             self._begin(now)
         note_silence(book, now)
         self._forget(now)
@@ -210,6 +212,18 @@ class FleetState:
             keep_targets(book, now)
             for node in book.unseated():
                 place(book, node, now)
+
+    def _has_listened(self, now: float) -> bool:
+        """Whether it may begin: not while nodes are only just finding their way here, and not without any, since then
+        rather nobody has found it than that all are gone."""
+        if now < self._listens_until:
+            return False
+        return bool(self.book.nodes) or now >= self._listens_at_most_until
+
+    def _heard_newcomer(self, now: float) -> None:
+        """Where one comes others may still be on their way: they have another heartbeat."""
+        later = min(now + self.book.settings.listen_seconds / 3, self._listens_at_most_until)
+        self._listens_until = max(self._listens_until, later)
 
     def _begin(self, now: float) -> None:
         book = self.book

@@ -114,10 +114,10 @@ def _add_probes(app: FastAPI, service: ControllerService) -> None:
 
     @app.get("/readiness")
     async def ready() -> Response:
-        if service.ready:
-            return JSONResponse({"ready": True, "leader": service.leadership.url})
-        why = "it learns who is there" if service.leadership.leads else "it does not lead"
-        return refusal(503, why, service.leadership.other)
+        # Also while it listens: only those that can reach it are heard, and a Service passes on to who is ready.
+        if service.leads:
+            return JSONResponse({"ready": True, "leader": service.leadership.url, "complete": service.ready})
+        return refusal(503, "it does not lead", service.leadership.other)
 
 
 def _in_words(problem: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from pymotor.node_manager.controllers import ControllerList, Pauses
 logger = logging.getLogger(__name__)
 
 PATH = "/nodes/report"
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 3.0
 """What an answer may take beyond the time for which it was asked to be held back."""
 LAST_SECONDS = 2.0
 """What the last report may take."""

@@ -280,6 +280,29 @@ def test_while_it_listens_it_gives_nothing_that_is_not_asked_for() -> None:
     assert fleet.seats == {"union-0": ["a"], "union-1": ["b"]}
 
 
+def test_a_leader_that_hears_nobody_removes_nobody() -> None:
+    """Nodes that waited at a leader which hangs come late, one after the other."""
+    fleet = FleetInMemory(ModelNode("a"), ModelNode("b"))
+    fleet.rounds()
+    fleet.new_leader()
+    fleet.rounds(30, *fleet.nodes)
+    assert not fleet.snapshot.complete
+    fleet.rounds(2, fleet.nodes[1])
+    assert not fleet.snapshot.complete
+    fleet.rounds(5)
+    assert fleet.snapshot.complete
+    assert fleet.states == {"union-0": "active", "union-1": "active"}
+
+
+def test_a_leader_without_any_node_begins_in_the_end() -> None:
+    fleet = FleetInMemory()
+    fleet.new_leader()
+    fleet.rounds(int(fleet.settings.gone_timeout) - 1)
+    assert not fleet.snapshot.complete
+    fleet.rounds(2)
+    assert fleet.snapshot.complete
+
+
 def test_a_node_that_was_not_heard_of_while_the_leader_listened_keeps_its_seat() -> None:
     fleet = FleetInMemory(*pair("a", "b"))
     fleet.rounds()
