@@ -133,8 +133,11 @@ def test_without_a_controller_the_last_fleet_stands(
     controller.wait_asked(told(version), "what happened meanwhile is told")
     assert gateway.fleet()["fleet_source"]["connected"]
     log = gateway.log()
-    assert log.count("no Controller tells of the fleet") == 1, "once, however often it was tried"
-    assert log.count("tells of the fleet") == 3, "first heard, lost, heard again"
+    lost_for = [line.partition("no Controller tells of the fleet")[2] for line in log.splitlines()]
+    reasons = [reason for reason in lost_for if reason]
+    # The question under way may break in another way than those after it fail.
+    assert len(reasons) == len(set(reasons)) in (1, 2), "once for each reason, however often it was tried"
+    assert log.count("tells of the fleet") == 2 + len(reasons), "first heard, lost, heard again"
 
 
 def test_a_leader_of_an_older_epoch_is_left_for_the_next_controller(
