@@ -48,16 +48,25 @@ class ClusterToken:
         return cls(secret) if secret else None
 
     @property
+    def secret(self) -> str:
+        """What is shown where there is no header to show it in."""
+        return self._secret.decode()
+
+    @property
     def header(self) -> dict[str, str]:
         """The header that shows it."""
-        return {"Authorization": f"Bearer {self._secret.decode()}"}
+        return {"Authorization": f"Bearer {self.secret}"}
 
     def accepts(self, authorization: str | None) -> bool:
         """Whether the value of an `Authorization` header shows this token; compared in constant time."""
         shown = authorization or ""
         if not shown.lower().startswith(_SCHEME):
             return False
-        return hmac.compare_digest(shown[len(_SCHEME) :].strip().encode(), self._secret)
+        return self.is_shown(shown[len(_SCHEME) :].strip())
+
+    def is_shown(self, secret: str) -> bool:
+        """Whether this is the token; compared in constant time."""
+        return hmac.compare_digest(secret.encode(), self._secret)
 
     def __repr__(self) -> str:
         return "ClusterToken(…)"
