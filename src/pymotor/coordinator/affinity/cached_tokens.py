@@ -1,0 +1,58 @@
+"""What an engine's reply says it had of the prompt: `usage.prompt_tokens_details.cached_tokens`.
+
+vLLM says so with `--enable-prompt-tokens-details`, SGLang with `--enable-cache-report`; Anthropic's form has
+`cache_read_input_tokens`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pymotor.coordinator.api.errors import UNREADABLE
+from pymotor.coordinator.api.events import data_of, events_of
+
+_MARKS = (b"cached_tokens", b"cache_read_input_tokens")
+_IN_STREAMS = b'"cached_tokens":'
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    cache_read_input_tokens: int | None = None
+
+
+class _Reply(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+_decoder = msgspec.json.Decoder(_Reply)
+
+
+def cached_tokens(body: bytes) -> int | None:
+    """Tokens; None where the reply does not say."""
+    if not any(mark in body for mark in _MARKS):
+        return None
+    try:
+        usage = _decoder.decode(body).usage
+    except UNREADABLE:
+        return None
+    if usage is None:
+        return None
+    details = usage.prompt_tokens_details or usage.input_tokens_details
+    return details.cached_tokens if details is not None else usage.cache_read_input_tokens
+
+
+def says_cached_tokens(wire: bytes) -> bool:
+    """Whether these bytes of a stream of OpenAI's name the cached tokens; no text that is told can look so, since its
+    quotes are escaped."""
+    return _IN_STREAMS in wire
+
+
+def cached_tokens_in_events(events: bytes) -> int | None:
+    """Tokens, by the first of whole events that says so; None where none does."""
+    found = (cached_tokens(data_of(event)) for event in events_of(events) if _IN_STREAMS in event)
+    return next((tokens for tokens in found if tokens is not None), None)

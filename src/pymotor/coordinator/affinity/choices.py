@@ -1,0 +1,311 @@
+"""How the endpoints of one request are chosen where more than load decides; one object lives as long as its request.
+
+Each is a `Policy`, asked for each leg; what was found out before the first leg serves all tries. What was decided stays
+with it, as references only, for `explain`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pymotor.coordinator.affinity.cached_tokens import cached_tokens, cached_tokens_in_events
+from pymotor.coordinator.affinity.conductor_client import ConductorClient
+from pymotor.coordinator.affinity.instruments import AffinityInstruments
+from pymotor.coordinator.affinity.matches import Expected
+from pymotor.coordinator.affinity.text_prefixes import TextPrefixes, TextTrail
+from pymotor.coordinator.scheduling.key_choice import KeyChoice
+from pymotor.coordinator.scheduling.kv_affinity import (
+    AffinityRules,
+    choose_among_holders,
+    choose_by_affinity,
+    highest_load,
+    prefill_cost,
+)
+from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.scheduling.target import Group, Policy, Target
+from pymotor.fleet import Role
+
+_HISTORY = 8
+"""Decisions of one request that are kept: a few legs, a few tries."""
+
+Loads = npt.NDArray[np.int64]
+
+
+class Decision(NamedTuple):
+    """One endpoint chosen for one leg."""
+
+    group: Group
+    avoid: frozenset[str]
+    loads: Loads
+    """Of the group's endpoints at that moment, in tenths of a token."""
+    chosen: Target
+    by: str
+    """Which rule decided: `affinity`, `load`, `locality` or `key`."""
+    held: int | None = None
+    """Tokens of the prompt that the chosen one was expected to hold; None where nobody knew."""
+
+
+class Choice:
+    """A request's own policy."""
+
+    __slots__ = ("_base", "_ledger", "decisions", "leg_ids", "outcome", "prompt_tokens", "request_id")
+
+    def __init__(self, ledger: Ledger, base: Policy, prompt_tokens: int, outcome: str) -> None:
+        """`base` decides where nothing is known. `outcome` says how what is known came about, or why nothing is."""
+        self._ledger = ledger
+        self._base = base
+        self.prompt_tokens = prompt_tokens
+        self.outcome = outcome
+        self.request_id = b""
+        """What the client calls the request; empty: nothing."""
+        self.leg_ids: list[bytes] = []
+        """Under which engines got it."""
+        self.decisions: list[Decision] = []
+
+    def choose(self, group: Group, avoid: frozenset[str]) -> Target | None:
+        """See `Policy`."""
+        decision = self.look(group, avoid)
+        if decision is None:
+            return None
+        if len(self.decisions) >= _HISTORY:
+            del self.decisions[0]
+        self.decisions.append(decision)
+        self.decided(decision)
+        return decision.chosen
+
+    def look(self, group: Group, avoid: frozenset[str]) -> Decision | None:
+        """Whom `choose` would choose, and why; no leg begins."""
+        return self._by_load(group, avoid, self._ledger.loads(group.row_index))
+
+    def decided(self, decision: Decision) -> None:
+        """A leg goes there."""
+
+    def work(self, target: Target) -> int:  # noqa: ARG002  others know more
+        """Tokens of the prompt that are still to be computed at `target`, as far as is known."""
+        return self.prompt_tokens
+
+    def replied(self, target: Target, body: bytes) -> None:
+        """A whole reply of an endpoint, which may say what it had of the prompt."""
+
+    def compares(self, target: Target) -> bool:  # noqa: ARG002  others know more
+        """Whether what an endpoint had of the prompt is compared with what was expected there."""
+        return False
+
+    def streamed(self, target: Target, events: bytes) -> None:
+        """Events of an endpoint's stream that may say the same."""
+
+    def best_group(self, groups: Sequence[Group], avoid: frozenset[str]) -> int | None:  # noqa: ARG002  likewise
+        """The index of the group that has the best endpoint of all of them; None: load decides which."""
+        return None
+
+    def _by_load(self, group: Group, avoid: frozenset[str], loads: Loads) -> Decision | None:
+        target = self._base.choose(group, avoid)
+        return None if target is None else Decision(group, avoid, loads, target, "load")
+
+
+class Told(Protocol):
+    """Who is to know where a prompt went."""
+
+    def routed(self, endpoint_id: str) -> None:
+        """It was sent to this endpoint."""
+
+
+class ToldConductor:
+    """The conductor that was asked about the prompt."""
+
+    __slots__ = ("_conductor", "_number")
+
+    def __init__(self, conductor: ConductorClient, number: int) -> None:
+        """`number` is the question's."""
+        self._conductor = conductor
+        self._number = number
+
+    def routed(self, endpoint_id: str) -> None:
+        """See `Told`."""
+        self._conductor.routed(self._number, endpoint_id)
+
+
+class ToldTexts:
+    """This worker's own memory of texts."""
+
+    __slots__ = ("_texts", "_trail")
+
+    def __init__(self, texts: TextPrefixes, trail: TextTrail) -> None:
+        self._texts = texts
+        self._trail = trail
+
+    def routed(self, endpoint_id: str) -> None:
+        """See `Told`."""
+        self._texts.routed(self._trail, endpoint_id)
+
+
+class AffinityChoice(Choice):
+    """By what the endpoints hold of the prompt, beside their load. Decode goes by room and, where prefill is known, to
+    its host first."""
+
+    __slots__ = ("_instruments", "_prefill_host", "_told", "matches", "rules")
+
+    def __init__(
+        self,
+        rules: AffinityRules,
+        ledger: Ledger,
+        base: Policy,
+        instruments: AffinityInstruments,
+        *,
+        prompt_tokens: int,
+        matches: Expected | None,
+        outcome: str,
+        told: Told | None,
+    ) -> None:
+        """`told` learns where the prompt goes."""
+        super().__init__(ledger, base, prompt_tokens, outcome)
+        self._instruments = instruments
+        self._prefill_host = ""
+        self._told = told
+        self.rules = rules
+        self.matches = matches
+
+    def look(self, group: Group, avoid: frozenset[str]) -> Decision | None:
+        """See `Choice`."""
+        loads = self._ledger.loads(group.row_index)
+        if group.targets[0].instance.role is Role.DECODE and self._prefill_host:
+            return self._near_prefill(group, avoid, loads)
+        if self.matches is None:
+            return self._by_load(group, avoid, loads)
+        return self._by_match(group, avoid, loads, self.matches)
+
+    def decided(self, decision: Decision) -> None:
+        """See `Choice`."""
+        target = decision.chosen
+        self.prefilled_at(target)
+        if decision.held is not None:
+            self._instruments.placed(self.prompt_tokens, decision.held)
+            if self._told is not None:
+                self._told.routed(target.endpoint_id)
+
+    def prefilled_at(self, target: Target) -> None:
+        """Decode is to be near it, if prefill is there."""
+        if target.instance.role is Role.PREFILL:
+            self._prefill_host = target.pool.host
+
+    def work(self, target: Target) -> int:
+        """See `Choice`."""
+        held = self._expected_at(target)
+        if held is None:
+            return self.prompt_tokens
+        return max(1, int(prefill_cost(self.rules, self.prompt_tokens, held)))
+
+    def replied(self, target: Target, body: bytes) -> None:
+        """See `Choice`."""
+        expected = self._expected_at(target)
+        if expected is not None:
+            self._note(expected, cached_tokens(body))
+
+    def compares(self, target: Target) -> bool:
+        """See `Choice`."""
+        return self._expected_at(target) is not None
+
+    def streamed(self, target: Target, events: bytes) -> None:
+        """See `Choice`."""
+        expected = self._expected_at(target)
+        if expected is not None:
+            self._note(expected, cached_tokens_in_events(events))
+
+    def _note(self, expected: int, cached: int | None) -> None:
+        if cached is not None:
+            self._instruments.told(expected, cached)
+
+    def best_group(self, groups: Sequence[Group], avoid: frozenset[str]) -> int | None:
+        """See `Choice`. The rules are applied to the endpoints of all groups together, the bound on load too."""
+        if self.matches is None:
+            return None
+        of: list[int] = []
+        held: list[int] = []
+        loads: list[int] = []
+        for number, group in enumerate(groups):
+            expected, current = self.matches.expected(group), self._ledger.loads(group.row_array)
+            for index, target in enumerate(group.targets):
+                if target.endpoint_id not in avoid:
+                    of.append(number)
+                    held.append(int(expected[index]))
+                    loads.append(int(current[index]))
+        return of[choose_by_affinity(self.rules, self.prompt_tokens, held, loads)] if of else None
+
+    def _expected_at(self, target: Target) -> int | None:
+        for decision in reversed(self.decisions):
+            if decision.chosen is target:
+                return decision.held
+        return None
+
+    def _by_match(self, group: Group, avoid: frozenset[str], loads: Loads, matches: Expected) -> Decision | None:
+        allowed = _allowed(group, avoid)
+        if allowed is None:
+            places, tokens = matches.holding(group)
+            index, held = choose_among_holders(self.rules, self.prompt_tokens, places, tokens, loads, group.cursor)
+        elif not allowed:
+            return None
+        else:
+            expected = matches.expected(group)[allowed]
+            best = choose_by_affinity(self.rules, self.prompt_tokens, expected, loads[allowed], group.cursor)
+            index, held = allowed[best], min(int(expected[best]), self.prompt_tokens)
+        group.cursor = index + 1
+        return Decision(group, avoid, loads, group.targets[index], "affinity", held)
+
+    def _near_prefill(self, group: Group, avoid: frozenset[str], loads: Loads) -> Decision | None:
+        """The least loaded on prefill's host, if it is within the bound; else the least loaded."""
+        allowed = _allowed(group, avoid)
+        if allowed is None:
+            allowed = list(range(len(group)))
+        elif not allowed:
+            return None
+        highest = highest_load(self.rules, self.prompt_tokens, loads[allowed])
+        near = [
+            index
+            for index in allowed
+            if loads[index] <= highest and group.targets[index].pool.host == self._prefill_host
+        ]
+        if not near or len(near) == len(allowed):
+            return self._by_load(group, avoid, loads)
+        nearest = group.targets[min(near, key=lambda index: int(loads[index]))]
+        return Decision(group, avoid, loads, nearest, "locality")
+
+
+class KeyedChoice(Choice):
+    """By a key, the beginning of the prompt or the session; `roles` are those that it decides for."""
+
+    __slots__ = ("_choice", "_key", "_roles")
+
+    def __init__(
+        self,
+        choice: KeyChoice,
+        ledger: Ledger,
+        base: Policy,
+        *,
+        key: int,
+        roles: frozenset[Role],
+        prompt_tokens: int,
+        outcome: str,
+    ) -> None:
+        super().__init__(ledger, base, prompt_tokens, outcome)
+        self._choice = choice
+        self._key = key
+        self._roles = roles
+
+    def look(self, group: Group, avoid: frozenset[str]) -> Decision | None:
+        """See `Choice`."""
+        loads = self._ledger.loads(group.row_index)
+        if group.targets[0].instance.role not in self._roles:
+            return self._by_load(group, avoid, loads)
+        target = self._choice.choose(self._key, self.prompt_tokens, group, avoid)
+        return None if target is None else Decision(group, avoid, loads, target, "key")
+
+
+def _allowed(group: Group, avoid: frozenset[str]) -> list[int] | None:
+    """The indices that are not to be avoided; None: all."""
+    if not avoid:
+        return None
+    return [index for index, target in enumerate(group.targets) if target.endpoint_id not in avoid]

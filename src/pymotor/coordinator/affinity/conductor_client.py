@@ -1,0 +1,327 @@
+"""One worker's line to the KV Conductor, in the frames of `pymotor.fleet.prefix_queries`.
+
+A request waits for its answer as long as the patience allows, a few milliseconds, and goes on without. While there is
+no connection, or the conductor was late several times in a row, requests are not held up at all: until the pause is
+over nobody asks, then one question finds out, and the pause grows as long as that one is late too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from pymotor.control_plane.certificate_trouble import certificate_trouble, why_not
+from pymotor.control_plane.tls import ClientTLS
+from pymotor.control_plane.tls_transport import newest
+from pymotor.coordinator.affinity.matches import Holders, Matches
+from pymotor.fleet.prefix_queries import (
+    LENGTH_BYTES,
+    LONGEST_FRAME,
+    PREFACE,
+    Followed,
+    FromConductor,
+    FromCoordinator,
+    Hello,
+    PrefixMatches,
+    PrefixQuery,
+    PrefixRouted,
+)
+
+logger = logging.getLogger(__name__)
+
+_LATE_IN_A_ROW = 5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_CONNECT_SECONDS = 5.0
+_MOST_UNSENT = 8 * 1024 * 1024
+"""Bytes that the conductor has not taken yet, from which nothing more is asked: it does not keep up."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(FromConductor)
+
+
+class Address(NamedTuple):
+    """Where the conductor listens."""
+
+    host: str
+    port: int
+
+
+class Asked(NamedTuple):
+    """How a question went."""
+
+    outcome: str
+    """`answered`, `late`, `closed` (nobody was asked) or `lost` (the connection went)."""
+    matches: Matches | None
+    """None without an answer."""
+
+
+_NOBODY_ASKED = Asked("closed", None)
+
+
+class ConductorClient:
+    """See the module. `start` and `close` are called once each; questions may be asked at any time."""
+
+    def __init__(
+        self,
+        address: Address,
+        token: str,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        patience: float,
+        chance: Callable[[], float] = random.random,
+        tls: ClientTLS | None = None,
+    ) -> None:
+        """`token` is the cluster's, empty where there is none; `patience` in seconds; `tls`: None for frames in
+        clear."""
+        self._tls = tls
+        self._address = address
+        self._token = token
+        self._loop = loop
+        self._patience = patience
+        self._chance = chance
+        self._connection: _Connection | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._numbers = 0
+        self._late = 0
+        self._pause = _FIRST_PAUSE
+        self._silent_until = 0.0
+        self._trouble = ""
+        """What was wrong with certificates when it was dialled last."""
+
+    def start(self) -> None:
+        """Connect, and again whenever the connection is lost."""
+        self._keeping = self._loop.create_task(self._keep())
+
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        connection = self._connection
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait((self._keeping,))
+        if connection is not None:
+            connection.abort()
+
+    @property
+    def connected(self) -> bool:
+        """Whether questions reach the conductor."""
+        return self._present is not None
+
+    @property
+    def holders(self) -> Holders | None:
+        """Whose caches the conductor follows; None while nobody can be asked."""
+        connection = self._present
+        return connection.holders if connection is not None else None
+
+    @property
+    def open(self) -> bool:
+        """Whether a question would be asked now: somebody is there, and this is not a pause."""
+        connection = self._present
+        if connection is None or connection.holders is None or connection.unsent > _MOST_UNSENT:
+            return False
+        return self._late < _LATE_IN_A_ROW or monotonic() >= self._silent_until
+
+    async def ask(
+        self, model: str, tokens: bytes, media: list[tuple[int, str]], *, adapter: str = "", salt: str = ""
+    ) -> Asked:
+        """Who holds the beginning of the prompt; see `PrefixQuery`."""
+        connection = self._present
+        if connection is None or not self.open:
+            return _NOBODY_ASKED
+        if self._late >= _LATE_IN_A_ROW:
+            # This question finds out; until it is answered or late nobody else asks.
+            self._silent_until = monotonic() + self._patience + self._pause
+        self._numbers += 1
+        number = self._numbers
+        waiting: asyncio.Future[Matches | None] = self._loop.create_future()
+        connection.waiting[number] = waiting
+        connection.send(PrefixQuery(number, model, tokens, media, adapter, salt))
+        timer = self._loop.call_later(self._patience, _give_up, waiting)
+        try:
+            matches = await waiting
+        finally:
+            timer.cancel()
+            connection.waiting.pop(number, None)
+        if matches is not None:
+            self._late = 0
+            self._pause = _FIRST_PAUSE
+            return Asked("answered", matches)
+        if connection.lost.done():
+            return Asked("lost", None)
+        self._note_late()
+        return Asked("late", None)
+
+    def routed(self, number: int, endpoint_id: str) -> None:
+        """The prompt of the question of this number was sent to this endpoint."""
+        connection = self._present
+        if connection is not None and connection.holders is not None and connection.unsent <= _MOST_UNSENT:
+            connection.send(PrefixRouted(number, endpoint_id))
+
+    @property
+    def _present(self) -> _Connection | None:
+        """The connection, while it can be written to: uvloop raises on a lost one, and `_keep` hears of it later."""
+        connection = self._connection
+        return None if connection is None or connection.lost.done() else connection
+
+    def _note_late(self) -> None:
+        self._late += 1
+        if self._late >= _LATE_IN_A_ROW:
+            if self._late == _LATE_IN_A_ROW:
+                logger.warning(
+                    "the KV Conductor at %s:%d is late: texts are compared until it keeps up again", *self._address
+                )
+            self._silent_until = monotonic() + self._pause
+            self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
+
+    async def _keep(self) -> None:
+        """Have a connection, for ever."""
+        pause = _FIRST_PAUSE
+        told = False
+        while True:
+            connection = await self._connect()
+            if connection is not None:
+                logger.info("asking the KV Conductor at %s:%d where prompts are", *self._address)
+                self._connection = connection
+                self._late = 0
+                try:
+                    await connection.lost
+                finally:
+                    self._connection = None
+                if connection.greeted:
+                    pause = _FIRST_PAUSE
+                logger.warning("the connection to the KV Conductor is lost: texts are compared (%s)", connection.why)
+                told = True
+            elif not told:
+                why = f" ({self._trouble})" if self._trouble else ""
+                logger.warning("no KV Conductor at %s:%d%s: texts are compared until it is there", *self._address, why)
+                told = True
+            await asyncio.sleep(pause * (0.5 + self._chance() / 2))
+            pause = min(_LONGEST_PAUSE, 2 * pause)
+
+    async def _connect(self) -> _Connection | None:
+        context, name = (newest(self._tls), self._tls.peer_name or None) if self._tls is not None else (None, None)
+        connecting = self._loop.create_task(
+            self._loop.create_connection(
+                lambda: _Connection(self._loop, self._token), *self._address, ssl=context, server_hostname=name
+            )
+        )
+        try:
+            await asyncio.wait((connecting,), timeout=_CONNECT_SECONDS)
+        finally:
+            if not connecting.done():
+                connecting.cancel()
+                connecting.add_done_callback(_abandon)
+        if not connecting.done() or connecting.cancelled():
+            return None
+        try:
+            return connecting.result()[1]
+        except OSError as error:
+            self._trouble = certificate_trouble(error)
+            return None
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: frames out, frames in."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, token: str) -> None:
+        self._token = token
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport
+        self.lost: asyncio.Future[None] = loop.create_future()
+        self.why = "it was closed"
+        """Why it is over."""
+        self.greeted = False
+        """Whether the conductor has said anything."""
+        self.holders: Holders | None = None
+        """None until the conductor has said whom it follows."""
+        self.waiting: dict[int, asyncio.Future[Matches | None]] = {}
+        """By the number of the question."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        connected = transport.get_extra_info("socket")
+        if connected is not None:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._transport.write(PREFACE)
+        self.send(Hello(self._token))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait to be taken."""
+        return self._transport.get_write_buffer_size()
+
+    def send(self, message: FromCoordinator) -> None:
+        """Say it."""
+        body = _encoder.encode(message)
+        self._transport.write(len(body).to_bytes(LENGTH_BYTES, "little") + body)
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        try:
+            while len(buffer) - start >= LENGTH_BYTES:
+                end = start + LENGTH_BYTES + int.from_bytes(buffer[start : start + LENGTH_BYTES], "little")
+                if end - start > LONGEST_FRAME:
+                    raise ValueError(f"a frame of {end - start} bytes")
+                if len(buffer) < end:
+                    break
+                self._take(_decoder.decode(bytes(buffer[start + LENGTH_BYTES : end])))
+                start = end
+        except (msgspec.MsgspecError, ValueError) as error:
+            # Whoever it is does not speak the conductor's language.
+            self.why = f"what it said is no word of a KV Conductor: {error}"
+            self.abort()
+            return
+        del buffer[:start]
+
+    def _take(self, message: FromConductor) -> None:
+        self.greeted = True
+        if isinstance(message, Followed):
+            self.holders = Holders(message.endpoints, message.revision)
+            return
+        waiting = self.waiting.get(message.number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(self._matches(message))
+
+    def _matches(self, message: PrefixMatches) -> Matches:
+        holders = self.holders
+        if holders is None or holders.revision != message.revision:
+            raise ValueError("an answer by a list of endpoints that was not told")
+        slots = np.frombuffer(message.slots, dtype="<u2")
+        figures = [
+            np.frombuffer(field, dtype="<u4") for field in (message.on_device, message.in_any_tier, message.expected)
+        ]
+        if any(len(figure) != len(slots) for figure in figures) or (len(slots) and slots.max() >= holders.size):
+            raise ValueError("an answer whose columns do not fit together")
+        return Matches(holders, message.number, slots, *figures)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            self.why = why_not(exc)
+        if not self.lost.done():
+            self.lost.set_result(None)
+        for waiting in self.waiting.values():
+            _give_up(waiting)
+
+    def abort(self) -> None:
+        """Close it now."""
+        self._transport.abort()
+
+
+def _give_up(waiting: asyncio.Future[Matches | None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+def _abandon(connecting: asyncio.Task[tuple[asyncio.Transport, _Connection]]) -> None:
+    """Nobody waits for the connection any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result()[0].abort()

@@ -1,0 +1,168 @@
+"""Prompts in tokens by an engine's `/tokenize`, where no tokenizer is configured here.
+
+Costs a round trip to an engine, which reads the whole prompt a second time. Requests with media are not asked about:
+the engine would load and process them. An endpoint that does not offer the path, or is slow, is left alone for a
+while; one that could not be reached for a moment only. Another is asked in its stead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections.abc import Sequence
+from time import monotonic
+from typing import NamedTuple
+
+import msgspec
+
+from pymotor.coordinator.api.errors import UNREADABLE
+from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
+from pymotor.coordinator.api.surface import CHAT, COMPLETIONS
+from pymotor.coordinator.http.exchange import DeadlineExceeded, UpstreamError
+from pymotor.coordinator.http.replies import WholeReply
+from pymotor.coordinator.prompts.prompt_tokens import Prompt, prompt_of_ids
+from pymotor.coordinator.scheduling.target import Target
+
+logger = logging.getLogger(__name__)
+
+_PATH = b"/tokenize"
+_ASKED_WITH = (
+    "model",
+    "messages",
+    "prompt",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "add_special_tokens",
+    "chat_template_kwargs",
+)
+"""Fields of a request that decide its tokens."""
+_SECONDS = 1.0
+"""That a request waits, for all its tries together."""
+_TRIES = 2
+_LONG_PAUSE, _SHORT_PAUSE = 30.0, 1.0
+"""Seconds for which an endpoint is not asked: one that is slow or does not offer the path, and one that failed."""
+_ABOUT_THE_REQUEST = frozenset((400, 413, 422))
+_PASSES = frozenset((429, 500, 502, 503, 504))
+_MOST_SILENT = 1024
+"""Endpoints that are remembered as silent; those of which it was learned first are forgotten."""
+
+
+class _Tokenized(msgspec.Struct):
+    tokens: list[int]
+
+
+_decoder = msgspec.json.Decoder(_Tokenized)
+
+
+class _Silence(NamedTuple):
+    until: float
+    why: str
+
+
+class EngineTokens:
+    """Asks for one worker."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connect_timeout: float) -> None:
+        self._loop = loop
+        self._connect_timeout = min(_SECONDS, connect_timeout)
+        self._silent: dict[str, _Silence] = {}
+        """By URL, until the endpoint answers again."""
+
+    async def read(self, view: RequestView, targets: Sequence[Target]) -> Prompt | None:
+        """The request's prompt, asked of the least loaded of `targets`, at most two; None where none of them says."""
+        if view.surface is COMPLETIONS and not view.prompts:
+            ids = _token_ids(view.fields)
+            if ids is not None:
+                return ids
+        elif view.surface is not CHAT or view.media or "chat_template" in view.fields:
+            return None
+        if view.prompts:
+            return None
+        started = monotonic()
+        asked = self._to_ask(targets, started)
+        if not asked:
+            return None
+        body = b"".join(body_of({name: raw for name, raw in view.fields.items() if name in _ASKED_WITH}))
+        for target in asked:
+            reply = await self._ask(target, body, started + _SECONDS)
+            if isinstance(reply, _Silence):
+                self._falls_silent(target, reply)
+                if monotonic() > started + _SECONDS / 2:
+                    # The next would have no time to answer, and be taken for slow.
+                    return None
+                continue
+            if self._silent and self._silent.pop(target.url, None) is not None:
+                logger.info("%s is asked for tokens again", target.endpoint_id)
+            if reply is not None:
+                view.prompt_tokens = reply.length
+            return reply
+        return None
+
+    def _to_ask(self, targets: Sequence[Target], now: float) -> list[Target]:
+        silent = self._silent
+        if silent:
+            targets = [one for one in targets if one.url not in silent or silent[one.url].until <= now]
+        return heapq.nsmallest(_TRIES, targets, key=lambda target: target.ledger.in_flight(target.row))
+
+    def _falls_silent(self, target: Target, silence: _Silence) -> None:
+        former = self._silent.get(target.url)
+        self._silent[target.url] = silence
+        if len(self._silent) > _MOST_SILENT:
+            del self._silent[next(iter(self._silent))]
+        if former is None or former.why != silence.why:
+            logger.warning(
+                "%s does not tell the tokens of prompts (%s): it is asked again now and then",
+                target.endpoint_id,
+                silence.why,
+            )
+
+    async def _ask(self, target: Target, body: bytes, until: float) -> Prompt | _Silence | None:
+        """What the endpoint says; None: it cannot be said of this request."""
+        receiver = WholeReply(self._loop)
+        began = monotonic()
+        connect_by = min(began + self._connect_timeout, until)
+        try:
+            # A new one: on one that was idle the question might have to be asked again.
+            connection = await target.pool.connect(connect_by - began)
+            head = b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (
+                _PATH,
+                target.host_header,
+                len(body),
+            )
+            connection.send((head, body), receiver, first_byte_by=until, idle_seconds=_SECONDS, whole_by=until)
+            try:
+                await receiver.done
+            except (UpstreamError, asyncio.CancelledError):
+                connection.abandon(receiver)
+                raise
+        except UpstreamError as error:
+            slow = isinstance(error, DeadlineExceeded) or monotonic() >= connect_by
+            return _silence("it is too slow" if slow else "it cannot be reached", slow)
+        return _prompt_in(receiver)
+
+
+def _prompt_in(reply: WholeReply) -> Prompt | _Silence | None:
+    if reply.status in _ABOUT_THE_REQUEST:
+        return None
+    if reply.status != 200:
+        return _silence(f"its /tokenize answers {reply.status}", reply.status not in _PASSES)
+    try:
+        return prompt_of_ids(_decoder.decode(reply.body).tokens)
+    except UNREADABLE:
+        return _silence("its /tokenize answers something else", long=True)
+
+
+def _silence(why: str, long: bool) -> _Silence:
+    return _Silence(monotonic() + (_LONG_PAUSE if long else _SHORT_PAUSE), why)
+
+
+def _token_ids(fields: Fields) -> Prompt | None:
+    try:
+        prompt = msgspec.json.decode(fields["prompt"])
+    except UNREADABLE:
+        return None
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
+        prompt = prompt[0]
+    return prompt_of_ids(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], str) else None

@@ -1,0 +1,144 @@
+"""Why each endpoint of a request was chosen, or would be: all figures, for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, Decision
+from pymotor.coordinator.affinity.matches import Matches
+from pymotor.coordinator.routing import Routes
+from pymotor.coordinator.scheduling.kv_affinity import highest_load, prefill_cost, unified_score
+from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
+from pymotor.coordinator.scheduling.target import Group
+
+_NOBODY: frozenset[str] = frozenset()
+
+
+class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One endpoint that could have had the leg; figures in tokens."""
+
+    endpoint: str
+    chosen: bool
+    load: float
+    match_device: int | None = None
+    """Of the prompt's beginning in the accelerator's memory, as the engine told; None: nobody asked the conductor."""
+    match_any: int | None = None
+    """Likewise, wherever the endpoint finds it."""
+    match_expected: int | None = None
+    """Likewise, with what was just sent there; None where nothing is known."""
+    prefill_cost: float | None = None
+    """What would be left to compute."""
+    score: float | None = None
+    """What `unified` minimises; None where something else decides."""
+    excluded: str = ""
+    """Why it could not be chosen; empty: it could."""
+
+
+class LegFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One leg's choice."""
+
+    role: str
+    by: str
+    """`affinity`, `load`, `locality` (prefill's host) or `key`."""
+    highest_load: float | None
+    """Above which no endpoint gets the prompt; None: no bound decided."""
+    endpoints: list[EndpointFigures]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """One request's choices."""
+
+    request_id: str
+    found: str
+    """How the matches came about: `answered`, `late`, `lost`, `closed`, `text`, `session`, `prefix`; `load` where
+    nothing but load was looked at. With `late`, `lost` and `closed` texts were compared, as with `text`."""
+    mode: str
+    """`unified` or `load_gated`; empty where neither decides."""
+    prompt_tokens: int
+    legs: list[LegFigures]
+
+
+def explain(choice: Choice) -> Explanation:
+    """What was decided for a request, the first leg first."""
+    return _explanation(choice, choice.decisions)
+
+
+def explain_now(choice: Choice, routes: Routes) -> Explanation:
+    """What would be decided now, for each group of endpoints that the request could go to; nothing is sent."""
+    decisions: list[Decision] = []
+    for group in _groups(routes):
+        decision = choice.look(group, _NOBODY)
+        if decision is not None:
+            decisions.append(decision)
+            if isinstance(choice, AffinityChoice):
+                choice.prefilled_at(decision.chosen)
+    return _explanation(choice, decisions)
+
+
+def _groups(routes: Routes) -> Iterable[Group]:
+    for pair in routes.pairs:
+        yield pair.prefills
+        yield pair.decodes
+    for single in (*routes.singles, *routes.leftovers):
+        yield single.targets
+
+
+def _explanation(choice: Choice, decisions: Sequence[Decision]) -> Explanation:
+    return Explanation(
+        request_id=choice.request_id.decode("latin-1"),
+        found=choice.outcome,
+        mode=choice.rules.mode if isinstance(choice, AffinityChoice) else "",
+        prompt_tokens=choice.prompt_tokens,
+        legs=[_leg(choice, decision) for decision in decisions],
+    )
+
+
+def _leg(choice: Choice, decision: Decision) -> LegFigures:
+    group = decision.group
+    allowed = [index for index, target in enumerate(group.targets) if target.endpoint_id not in decision.avoid]
+    highest = float("inf")
+    if isinstance(choice, AffinityChoice) and decision.by in ("affinity", "locality"):
+        highest = highest_load(choice.rules, choice.prompt_tokens, decision.loads[allowed])
+    return LegFigures(
+        role=group.targets[0].instance.role.value,
+        by=decision.by,
+        highest_load=None if highest == float("inf") else highest / TENTHS_PER_ACTIVE_TOKEN,
+        endpoints=[_endpoint(choice, decision, index, highest) for index in range(len(group))],
+    )
+
+
+def _endpoint(choice: Choice, decision: Decision, index: int, highest: float) -> EndpointFigures:
+    group = decision.group
+    target = group.targets[index]
+    load = int(decision.loads[index])
+    figures = EndpointFigures(
+        endpoint=target.endpoint_id,
+        chosen=target is decision.chosen,
+        load=load / TENTHS_PER_ACTIVE_TOKEN,
+        excluded=(
+            "avoided: it failed this request, is full or has no room"
+            if target.endpoint_id in decision.avoid
+            else "its load is above the bound"
+            if load > highest
+            else ""
+        ),
+    )
+    if not isinstance(choice, AffinityChoice) or choice.matches is None or decision.by != "affinity":
+        return figures
+    matches = choice.matches
+    expected = int(matches.expected(group)[index])
+    told = matches if isinstance(matches, Matches) else None
+    return msgspec.structs.replace(
+        figures,
+        match_device=int(told.on_device(group)[index]) if told is not None else None,
+        match_any=int(told.in_any_tier(group)[index]) if told is not None else None,
+        match_expected=expected,
+        prefill_cost=prefill_cost(choice.rules, choice.prompt_tokens, expected),
+        score=(
+            unified_score(choice.rules, choice.prompt_tokens, expected, load)
+            if choice.rules.mode == "unified"
+            else None
+        ),
+    )

@@ -1,0 +1,229 @@
+"""What is found out about a request before its endpoints are chosen, where `scheduler_type` asks for more than load."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, KeyedChoice, Told, ToldConductor, ToldTexts
+from pymotor.coordinator.affinity.conductor_client import Asked, ConductorClient
+from pymotor.coordinator.affinity.engine_tokens import EngineTokens
+from pymotor.coordinator.affinity.instruments import AffinityInstruments
+from pymotor.coordinator.affinity.matches import Expected
+from pymotor.coordinator.affinity.recent_choices import RecentChoices
+from pymotor.coordinator.affinity.text_prefixes import TextPrefixes
+from pymotor.coordinator.api.errors import UNREADABLE, ApiError
+from pymotor.coordinator.api.media import MediaItem
+from pymotor.coordinator.api.request_view import RequestView
+from pymotor.coordinator.prompts.prompt_tokens import Prompt, PromptTokens
+from pymotor.coordinator.prompts.text_tokens import TOKEN_BYTES
+from pymotor.coordinator.routing import Routes
+from pymotor.coordinator.scheduling.key_choice import KeyChoice
+from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
+from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.scheduling.prefix_hash import prefix_key, session_key
+from pymotor.coordinator.scheduling.target import Policy, Target
+from pymotor.fleet import Role
+
+_IDENTIFIERS = 16384
+"""Media items whose identifiers are remembered."""
+_COMPUTE_PROMPTS = frozenset((Role.PREFILL, Role.UNION))
+_ALL_ROLES = frozenset(Role)
+
+
+class Placement(Protocol):
+    """Makes each request's own policy."""
+
+    recent: RecentChoices
+    """The newest of them."""
+
+    async def choice(
+        self, view: RequestView, headers: Mapping[bytes, bytes], routes: Callable[[], Routes], *, kept: bool = True
+    ) -> Choice | None:
+        """The policy of a request with these headers, names in lower case; None: the worker's own. `kept`: among the
+        recent ones; a request that is not sent is not."""
+
+    def identified(self, item: MediaItem, identifier: str) -> None:
+        """Engines know the item by this name."""
+
+    async def close(self) -> None:
+        """Let go of what was opened."""
+
+
+class AffinityPlacement:
+    """By what endpoints hold of the prompt's beginning: as the KV Conductor tells where it can be asked with tokens;
+    without tokens, without a conductor, or where it does not answer, by where this worker sent texts that begin alike.
+    Where nothing is known, load decides."""
+
+    def __init__(
+        self,
+        rules: AffinityRules,
+        ledger: Ledger,
+        base: Policy,
+        instruments: AffinityInstruments,
+        *,
+        tokens: PromptTokens | None,
+        engine_tokens: EngineTokens,
+        conductor: ConductorClient | None,
+    ) -> None:
+        """`base` decides where nothing is known; the client of the conductor is closed with this."""
+        self._rules = rules
+        self._ledger = ledger
+        self._base = base
+        self._instruments = instruments
+        self._tokens = tokens
+        self._engine_tokens = engine_tokens
+        self._conductor = conductor
+        self._texts = TextPrefixes()
+        self.recent = RecentChoices()
+        self._identifiers: OrderedDict[tuple[str, int], str] = OrderedDict()
+
+    async def choice(
+        self,
+        view: RequestView,
+        headers: Mapping[bytes, bytes],
+        routes: Callable[[], Routes],
+        *,
+        kept: bool = True,
+    ) -> Choice | None:
+        """See `Placement`."""
+        if not view.surface.staged or view.previous:
+            return None
+        if view.prompts:
+            self._instruments.asked("several")
+            return None
+        conductor = self._conductor
+        prompt = await self._prompt(view, routes)
+        if prompt is None or conductor is None:
+            made = self._by_text(view, "text")
+        else:
+            asked = await self._ask(conductor, view, prompt)
+            if asked.matches is None:
+                made = self._by_text(view, asked.outcome)
+            else:
+                told = ToldConductor(conductor, asked.matches.number)
+                made = self._made(view, asked.matches, asked.outcome, told)
+        if kept:
+            self._instruments.asked(made.outcome)
+            self.recent.keep(made, headers)
+        return made
+
+    def identified(self, item: MediaItem, identifier: str) -> None:
+        """See `Placement`."""
+        known = self._identifiers
+        known[item.kind, item.key] = identifier
+        known.move_to_end((item.kind, item.key))
+        if len(known) > _IDENTIFIERS:
+            known.popitem(last=False)
+
+    async def close(self) -> None:
+        """See `Placement`."""
+        if self._conductor is not None:
+            await self._conductor.close()
+
+    async def _prompt(self, view: RequestView, routes: Callable[[], Routes]) -> Prompt | None:
+        if self._tokens is not None:
+            prompt = await self._tokens.read(view)
+            if prompt is None:
+                await self._tokens.count(view)
+            return prompt
+        if self._conductor is None or not self._conductor.open:
+            return None
+        return await self._engine_tokens.read(view, _that_render(routes))
+
+    async def _ask(self, conductor: ConductorClient, view: RequestView, prompt: Prompt) -> Asked:
+        tokens = prompt.tokens
+        media: list[tuple[int, str]] = []
+        for item, place in zip(view.media, prompt.places, strict=True):
+            identifier = self._identifiers.get((item.kind, item.key))
+            if identifier is None:
+                # What comes from here on nobody can have been told of by a name that is known here.
+                tokens = tokens[: place * TOKEN_BYTES]
+                break
+            media.append((place, identifier))
+        return await conductor.ask(view.model, tokens, media, salt=_salt(view))
+
+    def _by_text(self, view: RequestView, outcome: str) -> AffinityChoice:
+        trail = self._texts.trail(view)
+        return self._made(view, self._texts.matches(trail), outcome, ToldTexts(self._texts, trail))
+
+    def _made(self, view: RequestView, matches: Expected, outcome: str, told: Told) -> AffinityChoice:
+        return AffinityChoice(
+            self._rules,
+            self._ledger,
+            self._base,
+            self._instruments,
+            prompt_tokens=view.prompt_tokens,
+            matches=matches,
+            outcome=outcome,
+            told=told,
+        )
+
+
+class KeyedPlacement:
+    """By a key of each request: how its prompt begins, or the session that a header names."""
+
+    def __init__(self, ledger: Ledger, base: Policy, tokens: PromptTokens | None, session_header: bytes = b"") -> None:
+        """`base` decides where there is no key. `session_header`, in lower case: by session; empty: by prefix."""
+        self._choice = KeyChoice(ledger)
+        self._ledger = ledger
+        self._base = base
+        self._tokens = tokens
+        self._header = session_header
+        self.recent = RecentChoices()
+
+    async def choice(
+        self,
+        view: RequestView,
+        headers: Mapping[bytes, bytes],
+        routes: Callable[[], Routes],  # noqa: ARG002  others look at them
+        *,
+        kept: bool = True,
+    ) -> Choice | None:
+        """See `Placement`."""
+        if self._tokens is not None:
+            await self._tokens.count(view)
+        if not view.surface.staged or view.previous:
+            return None
+        session = headers.get(self._header) if self._header else None
+        if self._header and not session:
+            return None
+        made = KeyedChoice(
+            self._choice,
+            self._ledger,
+            self._base,
+            key=session_key(session) if session else prefix_key(view),
+            roles=_ALL_ROLES if session else _COMPUTE_PROMPTS,
+            prompt_tokens=view.prompt_tokens,
+            outcome="session" if session else "prefix",
+        )
+        if kept:
+            self.recent.keep(made, headers)
+        return made
+
+    def identified(self, item: MediaItem, identifier: str) -> None:
+        """See `Placement`."""
+
+    async def close(self) -> None:
+        """See `Placement`."""
+
+
+def _that_render(routes: Callable[[], Routes]) -> list[Target]:
+    """The endpoints that can tell a prompt's tokens."""
+    try:
+        found = routes()
+    except ApiError:
+        return []
+    groups = [pair.prefills for pair in found.pairs] + [one.targets for one in (*found.singles, *found.leftovers)]
+    return [target for group in groups for target in group.targets]
+
+
+def _salt(view: RequestView) -> str:
+    raw = view.fields.get("cache_salt")
+    try:
+        return msgspec.json.decode(raw, type=str | None) or "" if raw is not None else ""
+    except UNREADABLE:
+        return ""

@@ -1,0 +1,72 @@
+"""Answers, in a worker, why a request goes where it goes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from pymotor.coordinator.affinity.choices import Choice
+from pymotor.coordinator.affinity.explanation import explain, explain_now
+from pymotor.coordinator.api.errors import ApiError
+from pymotor.coordinator.api.paths import SURFACES
+from pymotor.coordinator.api.request_view import RequestView
+from pymotor.coordinator.control import ExplainReply, ExplainRequest
+from pymotor.coordinator.flows.context import Services
+from pymotor.coordinator.routing import Routes
+
+logger = logging.getLogger(__name__)
+
+
+class Explainer:
+    """One worker's."""
+
+    def __init__(self, services: Services, routes: Callable[[RequestView], Callable[[], Routes]]) -> None:
+        """`routes` gives what tells a request's ways."""
+        self._services = services
+        self._routes = routes
+
+    async def answer(self, request: ExplainRequest) -> ExplainReply:
+        """The explanation; 404 where the request is not known, the error that a client would get where it is none."""
+        try:
+            body = await self._of_new(request) if request.path else self._of_recent(request.request_id)
+        except ApiError as error:
+            return ExplainReply(number=request.number, status=error.status, body=error.body())
+        except Exception:
+            logger.exception("a request could not be explained for no reason foreseen")
+            told = ApiError(500, "the gateway failed on this; its log says why", code="internal_error")
+            return ExplainReply(number=request.number, status=told.status, body=told.body())
+        return ExplainReply(number=request.number, status=200, body=body)
+
+    def _of_recent(self, request_id: str) -> bytes:
+        placement = self._services.placement
+        if placement is None:
+            raise ApiError(
+                404,
+                "load, or a turn, decides alone here, and such choices are not kept: set scheduler_type to "
+                "kv_cache_affinity, prefix_hash or session_affinity, or ask about a request with --body FILE",
+            )
+        choice = placement.recent.find(request_id.encode("utf-8", "surrogatepass"))
+        if choice is None and not request_id:
+            raise ApiError(404, "no request has been placed yet")
+        if choice is None:
+            raise ApiError(404, f"no recent request is called {request_id[:100]!r}")
+        return msgspec.json.encode(explain(choice))
+
+    async def _of_new(self, request: ExplainRequest) -> bytes:
+        surface = SURFACES.get(request.path.encode("utf-8", "surrogatepass"))
+        if surface is None or not surface.staged:
+            raise ApiError(404, f"requests to {request.path[:100]!r} are not placed")
+        services = self._services
+        view = surface.read(surface, request.body, services.settings.trust_client_fields)
+        routes = self._routes(view)
+        choice = None
+        if services.placement is not None:
+            headers = {name.encode(): value.encode() for name, value in request.headers.items()}
+            choice = await services.placement.choice(view, headers, routes, kept=False)
+        elif services.tokenizer is not None:
+            await services.tokenizer.count(view)
+        if choice is None:
+            choice = Choice(services.ledger, services.policy, view.prompt_tokens, "load")
+        return msgspec.json.encode(explain_now(choice, routes()))

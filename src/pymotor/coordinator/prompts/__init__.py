@@ -1,0 +1,1 @@
+"""The tokens of a prompt, as the engines will have them."""

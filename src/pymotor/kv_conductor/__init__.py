@@ -1,0 +1,1 @@
+"""The KV Conductor: which endpoint holds the beginning of which prompt, learnt from the engines' KV events."""

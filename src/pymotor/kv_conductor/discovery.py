@@ -1,0 +1,80 @@
+"""Finding where an endpoint of the fleet publishes its events."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import httpx
+
+from pymotor.config import UserConfig
+from pymotor.control_plane import is_loopback
+from pymotor.control_plane.bounded_reading import UnboundedError, read_bounded
+from pymotor.control_plane.tls import ClientTLS
+from pymotor.control_plane.tls_transport import RenewedTransport
+from pymotor.fleet import Endpoint, Instance, Role
+from pymotor.kv_conductor.sources import (
+    EventSource,
+    SourceError,
+    answered_sources,
+    configured_sources,
+    host_of,
+    planned_sources,
+)
+
+FOLLOWED_ROLES = (Role.PREFILL, Role.DECODE, Role.UNION)
+ANSWER_SECONDS = 3.0
+_LONGEST_ANSWER = 1024 * 1024
+_AT_A_TIME = 32
+_UNKNOWN_PATH = (404, 405, 501)
+
+
+class Discovery:
+    """Asks engines, and knows what the configuration says. One client for all; `close` ends it."""
+
+    def __init__(self, user: UserConfig | None, tls: ClientTLS | None = None) -> None:
+        """`tls`: for engines at https addresses."""
+        self._user = user
+        limits = httpx.Limits(max_connections=_AT_A_TIME, max_keepalive_connections=0)
+        self._client = httpx.AsyncClient(
+            transport=RenewedTransport(tls, limits),
+            timeout=httpx.Timeout(ANSWER_SECONDS, pool=None),
+            trust_env=False,
+            headers={"Accept-Encoding": "identity"},
+        )
+
+    async def close(self) -> None:
+        """Let go of its connections."""
+        await self._client.aclose()
+
+    async def sources(self, instance: Instance, endpoint: Endpoint) -> tuple[EventSource, ...]:
+        """One for each rank; empty where the engine publishes nothing. What it says itself counts, else how it was
+        planned, else the section of its role. Raises `SourceError`: it should be tried again."""
+        body = await self._answer(endpoint)
+        if body is not None:
+            return answered_sources(endpoint, body)
+        return planned_sources(endpoint) or self._configured(instance, endpoint)
+
+    def _configured(self, instance: Instance, endpoint: Endpoint) -> tuple[EventSource, ...]:
+        section = self._user.engine_section(instance.role.value) if self._user is not None else None
+        # Of several engines on one machine the configuration does not say which port is whose.
+        if section is None or is_loopback(host_of(endpoint)):
+            return ()
+        sizes = section.parallel_sizes()
+        ranks = sizes.data if sizes is not None and len(instance.endpoints) == 1 else 1
+        return configured_sources(endpoint, section.options, ranks)
+
+    async def _answer(self, endpoint: Endpoint) -> bytes | None:
+        """None: the engine does not know such a question. Raises `SourceError`."""
+        ends = monotonic() + ANSWER_SECONDS
+        try:
+            async with self._client.stream("GET", f"{endpoint.url}/kv_event_sources") as reply:
+                body = await read_bounded(reply.aiter_raw(), _LONGEST_ANSWER, ends)
+        except UnboundedError as error:
+            raise SourceError(f"it answers /kv_event_sources with {error}") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise SourceError(f"it does not answer /kv_event_sources ({type(error).__name__})") from error
+        if reply.status_code in _UNKNOWN_PATH:
+            return None
+        if reply.status_code != 200:
+            raise SourceError(f"it answers /kv_event_sources with status {reply.status_code}")
+        return body

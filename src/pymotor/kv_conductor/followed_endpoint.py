@@ -1,0 +1,125 @@
+"""One endpoint whose events are followed: its publishers are found, subscribed to, and looked for again when lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+from pymotor.kv_conductor.holders import TooManyHoldersError
+from pymotor.kv_conductor.sources import EventSource, SourceError
+from pymotor.kv_conductor.subscriber import Standing, Subscriber
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+AGAIN_SECONDS = 10.0
+"""After which an engine is asked again where it publishes, when it could not be followed there."""
+NOTHING_SECONDS = 60.0
+"""Likewise when it publishes nothing."""
+
+Subscribe = Callable[
+    ["FollowedEndpoint", Sequence[EventSource]], "contextlib.AbstractContextManager[tuple[Subscriber, ...]]"
+]
+"""Makes subscribers, one for each rank, with views that are theirs within the block."""
+
+
+class FollowedEndpoint:
+    """Follows until `cancel`."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        instance: str,
+        models: tuple[str, ...],
+        find: Callable[[], Awaitable[tuple[EventSource, ...]]],
+        subscribe: Subscribe,
+        former: FollowedEndpoint | None = None,
+    ) -> None:
+        """`endpoint` and `instance` are names of the fleet. `find` says where it publishes, nothing where it does not,
+        and raises `SourceError` when it should be asked again. `former` has this endpoint's slots and ends. To be made
+        within the event loop."""
+        self.endpoint = endpoint
+        self.instance = instance
+        self.models = models
+        self.why = "its publishers are looked for"
+        """Why there are no subscribers, when there are none."""
+        self.subscribers: tuple[Subscriber, ...] = ()
+        self._find = find
+        self._subscribe = subscribe
+        self._former = former
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
+
+    @property
+    def live(self) -> bool:
+        """Whether all its publishers are."""
+        return bool(self.subscribers) and all(one.standing is Standing.LIVE for one in self.subscribers)
+
+    def cancel(self, ended: Callable[[], None]) -> None:
+        """End everything; `ended` is called when its slots are free."""
+        self._task.add_done_callback(lambda _: ended())
+        self._task.cancel()
+
+    async def wait_ended(self) -> None:
+        """Return when its slots are free."""
+        await asyncio.wait({self._task})
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.why = f"it is not followed any more, because of a mistake of the conductor: {task.exception()!r}"
+            logger.error("events of %s: %s", self.endpoint, self.why, exc_info=task.exception())
+
+    async def _run(self) -> None:
+        if self._former is not None:
+            await self._former.wait_ended()
+            self._former = None
+        sources = await self._found()
+        while True:
+            try:
+                if sources:
+                    sources = await self._follow(sources)
+                    continue
+                self.why = "it publishes no events"
+            except TooManyHoldersError as error:
+                self.why = str(error)
+                logger.warning("events of %s: %s", self.endpoint, error)
+            await asyncio.sleep(NOTHING_SECONDS * random.uniform(0.8, 1.2))
+            sources = await self._found()
+
+    async def _found(self) -> tuple[EventSource, ...]:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._find()
+            except SourceError as error:
+                if self.why != str(error):
+                    logger.info("events of %s: %s", self.endpoint, error)
+                self.why = str(error)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(_LONGEST_PAUSE, 2 * pause)
+
+    async def _follow(self, sources: tuple[EventSource, ...]) -> tuple[EventSource, ...]:
+        """Follow these until it publishes elsewhere; returns where."""
+        with self._subscribe(self, sources) as subscribers:
+            self.subscribers = subscribers
+            tasks = [asyncio.create_task(one.run()) for one in subscribers]
+            try:
+                while True:
+                    await asyncio.wait(tasks, timeout=AGAIN_SECONDS * random.uniform(0.8, 1.2))
+                    for task in tasks:
+                        if task.done():
+                            task.result()
+                    if all(one.standing in (Standing.LIVE, Standing.CATCHING_UP) for one in subscribers):
+                        continue
+                    with contextlib.suppress(SourceError):
+                        found = await self._find()
+                        if found != sources:
+                            return found
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                self.subscribers = ()

@@ -1,0 +1,154 @@
+"""The conductor's HTTP API: for people, for Prometheus, and for what speaks to the conductor of older versions.
+
+`/register`, `/unregister` and `/query` take and answer what Mooncake's conductor does, with more where that says less.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.responses import Response
+
+from pymotor.control_plane import ClusterToken
+from pymotor.control_plane.token_gate import TokenGate
+from pymotor.fleet.prefix_queries import PrefixQuery
+from pymotor.kv_conductor.following import Following
+from pymotor.kv_conductor.instruments import Figures
+from pymotor.kv_conductor.registered import NotRegisteredError, Registration, RegistrationError, Unregistration
+from pymotor.telemetry.metrics import render
+
+LONGEST_BODY = 32 * 1024 * 1024
+"""Bytes; a prompt of a million tokens has about 7 MB."""
+_OPEN_PATHS = ("/health", "/readiness", "/liveness", "/startup", "/metrics")
+_TENANT = "default"
+
+Message = TypeVar("Message")
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class PromptQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /query`."""
+
+    model: str
+    token_ids: list[Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]]
+    block_size: int | None = None
+    """Not needed: events tell how long blocks are."""
+    lora_name: str | None = None
+    cache_salt: str | None = None
+
+
+class _RefusedError(Exception):
+    """Answered with this status; the message says why."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+def conductor_app(following: Following, figures: Figures, token: ClusterToken | None) -> FastAPI:
+    """Everything that the conductor answers over HTTP."""
+    app = FastAPI(title="PyMotor KV Conductor", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(TokenGate, token=token, open_paths=_OPEN_PATHS, refusal=_no_token)
+    for path in ("/health", "/liveness", "/startup"):
+        app.add_route(path, _alive, methods=["GET"])
+    app.add_route("/readiness", _readiness(following), methods=["GET"])
+    app.add_route("/metrics", _metrics(following, figures), methods=["GET"])
+    app.add_route("/sources", _sources(following), methods=["GET"])
+    app.add_route("/query", _query(following, figures), methods=["POST"])
+    app.add_route("/register", _register(following), methods=["POST"])
+    app.add_route("/unregister", _unregister(following), methods=["POST"])
+    app.add_exception_handler(_RefusedError, _refused)
+    return app
+
+
+async def _alive(_: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+def _readiness(following: Following) -> Answer:
+    async def readiness(_: Request) -> Response:
+        # Ready as soon as it answers: what it does not know it says nothing of, and Coordinators go on without it.
+        return JSONResponse({"ready": True, "sources": following.by_standing()})
+
+    return readiness
+
+
+def _metrics(following: Following, figures: Figures) -> Answer:
+    async def metrics(_: Request) -> Response:
+        following.measure()
+        return PlainTextResponse(render(figures.registry.dump()), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return metrics
+
+
+def _sources(following: Following) -> Answer:
+    async def sources(_: Request) -> Response:
+        return JSONResponse({"revision": following.answers.followed.revision, "endpoints": following.described()})
+
+    return sources
+
+
+def _query(following: Following, figures: Figures) -> Answer:
+    async def query(request: Request) -> Response:
+        question = await _body(request, PromptQuestion)
+        tokens = array("I", question.token_ids)
+        asked = PrefixQuery(
+            number=0,
+            model=question.model,
+            tokens=tokens.tobytes(),
+            adapter=question.lora_name or "",
+            salt=question.cache_salt or "",
+        )
+        figures.queries.add()
+        return JSONResponse({_TENANT: following.matched(asked), "tokens": len(tokens)})
+
+    return query
+
+
+def _register(following: Following) -> Answer:
+    async def register(request: Request) -> Response:
+        try:
+            following.register(await _body(request, Registration))
+        except RegistrationError as error:
+            raise _RefusedError(409, str(error)) from error
+        return JSONResponse({"status": "ok"})
+
+    return register
+
+
+def _unregister(following: Following) -> Answer:
+    async def unregister(request: Request) -> Response:
+        try:
+            following.unregister(await _body(request, Unregistration))
+        except NotRegisteredError as error:
+            raise _RefusedError(404, str(error)) from error
+        return JSONResponse({"status": "ok"})
+
+    return unregister
+
+
+async def _body(request: Request, kind: type[Message]) -> Message:
+    """Raises `_RefusedError`."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LONGEST_BODY:
+            raise _RefusedError(413, f"a body has at most {LONGEST_BODY} bytes")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _RefusedError(400, str(error)) from error
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, _RefusedError)
+    return JSONResponse({"error": str(error)}, error.status)
+
+
+def _no_token() -> Response:
+    return JSONResponse({"error": "this needs the cluster token"}, 401, headers={"WWW-Authenticate": "Bearer"})

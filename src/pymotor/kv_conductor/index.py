@@ -1,0 +1,232 @@
+"""Which holders hold which beginnings of prompts.
+
+For each block (a beginning's key) the index has the set of holders that hold it, in any tier and on the device. Who
+writes it keeps one promise for each holder and both kinds: who holds a block holds all blocks before it. So along a
+prompt the sets only lose members, and two places with the same set have it everywhere between: a question looks at
+few places, and stops where nobody is left. It may count less than is there, never more.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import ClassVar, Protocol, TypeAlias
+
+import numpy as np
+
+from pymotor.kv_conductor.block_sizes import BlockSizes
+from pymotor.kv_conductor.holder_sets import HolderSet, HolderSets, distinct
+from pymotor.kv_conductor.key_table import Keys, KeyTable, Rows
+from pymotor.kv_conductor.prompt_keys import key_of
+
+MOST_HOLDERS = 8192
+_FIRST = 256
+"""Blocks of a prompt that are looked at first."""
+_SHORT = 64
+"""A prompt of so few blocks is looked at whole."""
+_WHOLE = 256
+"""Of so many blocks all keys are made at once where the set changes among them."""
+
+
+class _Blocks(KeyTable):
+    holders: array[int]
+    """Number of the set."""
+    references: array[int]
+    """Of publishers' views."""
+    depth: array[int]
+    """Blocks before it in the prompt."""
+    columns: ClassVar[dict[str, str]] = {"holders": "I", "references": "I", "depth": "H"}
+
+
+class PrefixIndex:
+    """The blocks of all holders."""
+
+    def __init__(self, most_entries: int = 1 << 25) -> None:
+        """`most_entries`: bound on pairs of a block and who refers to it. With it reached, views take no new blocks
+        until old ones went."""
+        self.blocks = _Blocks()
+        self.sets = HolderSets()
+        self.sizes = BlockSizes()
+        self.most_entries = most_entries
+        self.entries = 0
+        """Pairs of a block and a view that refers to it."""
+        self.refused = 0
+        """Blocks that were not taken, because of the bound."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of blocks and sets, without the publishers' views."""
+        return self.blocks.memory_bytes + self.sets.memory_bytes
+
+    def room_for(self, count: int) -> bool:
+        """Whether so many more entries fit; counts them as refused if not."""
+        if self.entries + count <= self.most_entries:
+            return True
+        self.refused += count
+        return False
+
+    def refer(self, key: int, depth: int) -> int:
+        """The row of a block that one more view refers to."""
+        blocks = self.blocks
+        row = blocks.find(key)
+        if row < 0:
+            row = blocks.add(key)
+            blocks.depth[row] = depth
+        blocks.references[row] += 1
+        self.entries += 1
+        return row
+
+    def refer_many(self, keys: Keys, depth: int) -> Rows:
+        """The rows of blocks that follow each other, the first at this depth, for one more view."""
+        blocks = self.blocks
+        rows, ends = blocks.find_many(keys)
+        missing = np.flatnonzero(rows < 0)
+        if len(missing):
+            rows[missing] = blocks.add_many(keys[missing], ends[missing])
+            np.frombuffer(blocks.depth, np.uint16)[rows[missing]] = missing + depth
+        np.frombuffer(blocks.references, np.uint32)[rows] += np.uint32(1)
+        self.entries += len(keys)
+        return rows
+
+    def release(self, row: int) -> None:
+        """One view refers to the block no more, after it said that it holds it nowhere."""
+        blocks = self.blocks
+        blocks.references[row] -= 1
+        if not blocks.references[row]:
+            blocks.remove(row)
+        self.entries -= 1
+
+    def release_many(self, rows: Rows) -> None:
+        """Likewise for many blocks."""
+        blocks = self.blocks
+        references = np.frombuffer(blocks.references, np.uint32)
+        np.subtract.at(references, rows, np.uint32(1))
+        blocks.remove_many(distinct(rows[references[rows] == 0]))
+        self.entries -= len(rows)
+
+    def hold(self, row: int, slot: int, state: int) -> None:
+        """Says where a holder holds a block from now on."""
+        holders, sets = self.blocks.holders, self.sets
+        before = holders[row]
+        after = sets.moved(before, slot, state)
+        if after != before:
+            sets.use(before, -1)
+            sets.use(after, 1)
+            holders[row] = after
+
+    def hold_many(self, rows: Rows, slot: int, state: int) -> None:
+        """Likewise for many blocks."""
+        if not len(rows):
+            return
+        sets = self.sets
+        holders = np.frombuffer(self.blocks.holders, np.uint32)
+        before = holders[rows]
+        if (before == before[0]).all():
+            self._move(int(before[0]), len(rows), slot, state)
+            holders[rows] = sets.moved(int(before[0]), slot, state)
+            return
+        numbers = distinct(before)
+        which = np.searchsorted(numbers, before)
+        counts = np.bincount(which)
+        targets = np.empty(len(numbers), np.uint32)
+        for place, (number, count) in enumerate(zip(numbers.tolist(), counts.tolist(), strict=True)):
+            targets[place] = self._move(number, count, slot, state)
+        holders[rows] = targets[which]
+
+    def holders_of(self, key: int) -> int:
+        """The number of the set that holds a beginning; 0: nobody."""
+        row = self.blocks.find(key)
+        return self.blocks.holders[row] if row >= 0 else 0
+
+    def _move(self, number: int, count: int, slot: int, state: int) -> int:
+        after = self.sets.moved(number, slot, state)
+        self.sets.use(number, -count)
+        self.sets.use(after, count)
+        return after
+
+
+class Beginnings(Protocol):
+    """The keys of a prompt's beginnings, made only where they are asked for."""
+
+    count: int
+    """Full blocks that the prompt has."""
+
+    root: int
+    """The key of no block at all."""
+
+    def first(self) -> int:
+        """The key of the first block; there is one."""
+
+    def after(self, key: int, place: int, count: int) -> int:
+        """The key of the first `count` blocks; `key` is that of the first `place`."""
+
+    def sums_after(self, key: int, place: int, count: int) -> Keys:
+        """Likewise the sums of all beginnings that are longer than `place` blocks, up to `count`; see `key_of`."""
+
+
+def holder_changes(index: PrefixIndex, prompt: Beginnings) -> list[tuple[int, HolderSet]]:
+    """Who holds how much of a prompt, which has a full block: pairs of blocks and the set of those that hold at least
+    so many, ascending; the sets shrink. Keys are made only as far as somebody holds all before."""
+    count = prompt.count
+    changes: list[tuple[int, int]] = []
+    if 1 < count <= _SHORT:
+        sums = prompt.sums_after(prompt.root, 0, count)
+        holders, end_holders = index.holders_of(key_of(int(sums[0]))), index.holders_of(key_of(int(sums[-1])))
+        if holders != end_holders:
+            _within(index, sums, 1, (1, holders), (count, end_holders), changes)
+        if end_holders:
+            changes.append((count, end_holders))
+        return [(blocks, index.sets[number]) for blocks, number in changes]
+    blocks, key = 1, prompt.first()
+    holders = index.holders_of(key)
+    if not holders:
+        return []
+    while holders and blocks < count:
+        ends = min(count, max(_FIRST, blocks * 4))
+        end_key = prompt.after(key, blocks, ends)
+        end_holders = index.holders_of(end_key)
+        if end_holders != holders:
+            _between(index, prompt, (blocks, holders), key, (ends, end_holders), changes)
+        blocks, key, holders = ends, end_key, end_holders
+    if holders:
+        changes.append((count, holders))
+    return [(blocks, index.sets[number]) for blocks, number in changes]
+
+
+_Place: TypeAlias = tuple[int, int]
+"""A number of blocks, and that of the set that holds so many."""
+
+
+def _between(
+    index: PrefixIndex, prompt: Beginnings, lower: _Place, key: int, upper: _Place, changes: list[tuple[int, int]]
+) -> None:
+    """Adds where the set changes between two places of which it differs, with the set that ends there. `key` is that
+    of `lower`."""
+    if upper[0] - lower[0] <= _WHOLE:
+        _within(index, prompt.sums_after(key, lower[0], upper[0]), lower[0] + 1, lower, upper, changes)
+        return
+    middle = (lower[0] + upper[0]) // 2
+    middle_key = prompt.after(key, lower[0], middle)
+    there = (middle, index.holders_of(middle_key))
+    if there[1] != lower[1]:
+        _between(index, prompt, lower, key, there, changes)
+    if there[1] != upper[1]:
+        _between(index, prompt, there, middle_key, upper, changes)
+
+
+def _within(
+    index: PrefixIndex, sums: Keys, first: int, lower: _Place, upper: _Place, changes: list[tuple[int, int]]
+) -> None:
+    """Likewise where all sums were made, from that of the first `first` blocks on."""
+    blocks, holders = lower
+    ends, end_holders = upper
+    while ends - blocks > 1:
+        middle = (blocks + ends) // 2
+        there = index.holders_of(key_of(int(sums[middle - first])))
+        if there == holders:
+            blocks = middle
+        elif there == end_holders:
+            ends = middle
+        else:
+            _within(index, sums, first, (blocks, holders), (middle, there), changes)
+            blocks, holders = middle, there
+    changes.append((blocks, holders))

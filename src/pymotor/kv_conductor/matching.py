@@ -1,0 +1,101 @@
+"""From what was found along a prompt to tokens for each endpoint."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pymotor.kv_conductor.holder_sets import HolderSet, Slots, bits_of, distinct
+from pymotor.kv_conductor.holders import Holders
+from pymotor.kv_conductor.index import MOST_HOLDERS, PrefixIndex, holder_changes
+from pymotor.kv_conductor.questions import Beginnings
+from pymotor.kv_conductor.routed import RoutedPrompts, grain_blocks
+
+
+class Matches(NamedTuple):
+    """As in `PrefixMatches`: slots of endpoints, ascending, in 2 bytes each, and tokens for each, in 4 bytes."""
+
+    slots: bytes
+    on_device: bytes
+    in_any_tier: bytes
+    expected: bytes
+
+
+NO_MATCHES = Matches(b"", b"", b"", b"")
+
+
+class Matching:
+    """Looks prompts up in the index and among those just routed."""
+
+    def __init__(self, index: PrefixIndex, holders: Holders, routed: RoutedPrompts) -> None:
+        self._index = index
+        self._holders = holders
+        self._routed = routed
+        # Zero between questions, so that a question only touches the slots that match.
+        self._on_device = np.zeros(MOST_HOLDERS, np.dtype("<u4"))
+        self._in_any_tier = np.zeros(MOST_HOLDERS, np.dtype("<u4"))
+        self._expected = np.zeros(MOST_HOLDERS, np.dtype("<u4"))
+
+    def match(self, prompts: list[Beginnings]) -> Matches:
+        """Where how much of a prompt is; `prompts` are its keys for each model and block size that there is."""
+        touched: list[Slots] = []
+        for prompt in prompts:
+            if not prompt.count:
+                continue
+            changes = holder_changes(self._index, prompt)
+            expected = self._expected_of(prompt) if len(self._routed) else []
+            if len(prompts) == 1 and not expected and not self._holders.several_ranks:
+                if not changes:
+                    return NO_MATCHES
+                if len(changes) == 1 and changes[0][1].device == changes[0][1].any_tier:
+                    return _same_for_all(changes[0][1], changes[0][0] * prompt.block_size)
+            self._mark_held(changes, prompt.block_size, touched)
+            self._mark_expected(expected, prompt.block_size, touched)
+        return self._gathered(touched) if touched else NO_MATCHES
+
+    def _expected_of(self, prompt: Beginnings) -> list[tuple[int, int]]:
+        first = grain_blocks(prompt.block_size)
+        if prompt.count < first or not self._routed.begins(prompt.after(prompt.root, 0, first)):
+            return []
+        return self._routed.expected(prompt.until, prompt.count, prompt.block_size)
+
+    def _mark_held(self, changes: list[tuple[int, HolderSet]], block_size: int, touched: list[Slots]) -> None:
+        for blocks, holders in changes:
+            # Later sets are parts of earlier ones: each writes over what those wrote.
+            self._in_any_tier[holders.in_any_tier()] = blocks * block_size
+            self._on_device[holders.on_device()] = blocks * block_size
+        if changes:
+            touched.append(changes[0][1].in_any_tier())
+
+    def _mark_expected(self, expected: list[tuple[int, int]], block_size: int, touched: list[Slots]) -> None:
+        for place, (blocks, mask) in enumerate(expected):
+            slots = bits_of(mask)
+            if not place:
+                touched.append(slots)
+            self._expected[slots] = blocks * block_size
+
+    def _gathered(self, touched: list[Slots]) -> Matches:
+        """What was marked; marks nothing afterwards."""
+        slots = touched[0] if len(touched) == 1 else distinct(np.concatenate(touched))
+        named = slots
+        if self._holders.several_ranks:
+            self._holders.join_ranks(self._on_device)
+            self._holders.join_ranks(self._in_any_tier)
+            named = self._holders.endpoints_of(slots)
+            named = named[(self._in_any_tier[named] > 0) | (self._expected[named] > 0)]
+        in_any_tier = self._in_any_tier[named]
+        matches = Matches(
+            named.astype("<u2").tobytes(),
+            self._on_device[named].tobytes(),
+            in_any_tier.tobytes(),
+            np.maximum(self._expected[named], in_any_tier).tobytes(),
+        )
+        self._on_device[slots] = self._in_any_tier[slots] = self._expected[slots] = 0
+        return matches
+
+
+def _same_for_all(holders: HolderSet, tokens: int) -> Matches:
+    slots = holders.packed()
+    columns = tokens.to_bytes(4, "little") * (len(slots) // 2)
+    return Matches(slots, columns, columns, columns)

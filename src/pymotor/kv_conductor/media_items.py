@@ -1,0 +1,144 @@
+"""The tokens that a media item becomes in the engine, learnt from events.
+
+Engines put many placeholder tokens in the place of the one that a prompt has for an item, and their events name the
+item in each block that it overlaps. Of an item whose end was seen the tokens are kept, so that a question that names
+it can be written as the engine writes it. A question ends before its first item that is not known.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pymotor.kv_conductor.events import BlocksStored, low_64_bits
+from pymotor.kv_conductor.extra_keys import ExtraKeys
+
+_TOKENS = np.dtype("<u4")
+
+
+class _Begun(msgspec.Struct):
+    """An item whose end was not seen yet."""
+
+    tokens: array[int]
+    after: int
+    """The engine's hash of the last block that it was seen in."""
+
+
+class MediaItems:
+    """What items became, for a bounded number of them and of tokens; the least lately used goes first."""
+
+    def __init__(self, most_items: int = 65_536, most_tokens: int = 16_000_000) -> None:
+        self._items: OrderedDict[tuple[str, str], array[int]] = OrderedDict()
+        self._begun: OrderedDict[tuple[int, str], _Begun] = OrderedDict()
+        self._most_items = most_items
+        self._most_tokens = most_tokens
+        self._tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def memory_bytes(self) -> int:
+        """About."""
+        return self._tokens * 4 + (len(self._items) + len(self._begun)) * 300
+
+    def known(self, model: str, identifier: str) -> array[int] | None:
+        """The tokens that this item becomes, if its end was seen."""
+        tokens = self._items.get((model, identifier))
+        if tokens is not None:
+            self._items.move_to_end((model, identifier))
+        return tokens
+
+    def hear(
+        self, slot: int, model: str, event: BlocksStored, extras: ExtraKeys, hashes: array[int], tokens: array[int]
+    ) -> None:
+        """Learns from the blocks of one event of one publisher."""
+        size = event.block_size
+        blocks_of: dict[tuple[str, int], list[int]] = {}
+        for block, items in extras.media.items():
+            for identifier, offset in items:
+                blocks_of.setdefault((identifier, block * size + offset), []).append(block)
+        starts = sorted(start for _, start in blocks_of)
+        for (identifier, start), blocks in blocks_of.items():
+            if (model, identifier) in self._items:
+                continue
+            following = next((other for other in starts if other > start), None)
+            ends = (blocks[-1] + 1) * size
+            touched = following is not None and following <= ends
+            if following is not None:
+                ends = min(ends, following)
+            before = array("I")
+            if start < 0:
+                begun = self._begun.pop((slot, identifier), None)
+                if begun is None or event.parent_block_hash is None:
+                    continue
+                if begun.after != low_64_bits(event.parent_block_hash) or len(begun.tokens) != -start:
+                    continue
+                before = begun.tokens
+            seen = before + tokens[max(start, 0) : ends]
+            certain = max(len(before), blocks[-1] * size - start, 1)
+            length = _length(seen, certain)
+            if length is None and (touched or blocks[-1] + 1 < len(hashes)):
+                length = len(seen)
+            if length is not None:
+                self._keep(model, identifier, seen[:length])
+            else:
+                self._begin(slot, identifier, _Begun(seen, hashes[-1]))
+
+    def forget(self, slot: int) -> None:
+        """Items whose end a publisher still owes; its later events do not follow those before."""
+        for key in [key for key in self._begun if key[0] == slot]:
+            del self._begun[key]
+
+    def _keep(self, model: str, identifier: str, tokens: array[int]) -> None:
+        self._items[model, identifier] = tokens
+        self._tokens += len(tokens)
+        while len(self._items) > self._most_items or self._tokens > self._most_tokens:
+            self._tokens -= len(self._items.popitem(last=False)[1])
+
+    def _begin(self, slot: int, identifier: str, begun: _Begun) -> None:
+        self._begun[slot, identifier] = begun
+        if len(self._begun) > self._most_items // 16:
+            self._begun.popitem(last=False)
+
+
+class WrittenPrompt(msgspec.Struct, frozen=True):
+    """A prompt as engines write it, up to its first item that is not known."""
+
+    tokens: npt.NDArray[np.uint32]
+    items: list[tuple[str, int, int]]
+    """Identifier, place of the first token, number of tokens."""
+    whole: bool
+
+
+def write_out(known: MediaItems, model: str, tokens: bytes, media: Sequence[tuple[int, str]]) -> WrittenPrompt:
+    """The prompt with each item's tokens in place of its placeholder."""
+    plain = np.frombuffer(tokens, _TOKENS)
+    if not media:
+        return WrittenPrompt(plain, [], True)
+    parts: list[npt.NDArray[np.uint32]] = []
+    items: list[tuple[str, int, int]] = []
+    copied = written = 0
+    for place, identifier in media:
+        parts.append(plain[copied:place])
+        written += len(parts[-1])
+        item = known.known(model, identifier)
+        if item is None:
+            return WrittenPrompt(np.concatenate(parts), items, False)
+        items.append((identifier, written, len(item)))
+        parts.append(np.frombuffer(item, np.uint32))
+        written += len(item)
+        copied = place + 1
+    parts.append(plain[copied:])
+    return WrittenPrompt(np.concatenate(parts), items, True)
+
+
+def _length(seen: array[int], certain: int) -> int | None:
+    """How many of these tokens are the item's, of which the first so many are certain; None: perhaps all."""
+    own = set(seen[:certain])
+    return next((place for place in range(certain, len(seen)) if seen[place] not in own), None)

@@ -1,0 +1,252 @@
+"""What one publisher (an endpoint, or one data-parallel rank of it) holds, as its events tell.
+
+Keys are made from the token ids of the events, so no engine's own hash matters here. A block whose parent was never
+told cannot be placed and is passed over. Blocks that come without tokens (offloaded ones of some engines) are taken
+by their hash, where it is known.
+
+Only groups of full attention count: the first such group that events name, or events that name none. Of a model that
+also has other groups (sliding window, Mamba) the engine may therefore reuse less than is said here.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+import msgspec
+import numpy as np
+
+from pymotor.kv_conductor.events import BlockHash, BlocksRemoved, BlocksStored, EventBatch, low_64_bits
+from pymotor.kv_conductor.extra_keys import ExtraKeys
+from pymotor.kv_conductor.index import PrefixIndex
+from pymotor.kv_conductor.key_table import Rows
+from pymotor.kv_conductor.media_items import MediaItems
+from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, PromptKeys, most_blocks
+from pymotor.kv_conductor.told_blocks import DEVICE_TIER, NO_PARENT, TOGETHER, ToldBlocks
+
+_TIERS = {"GPU": DEVICE_TIER, "CPU": 2, "STORAGE": 4}
+_OTHER_TIER = 8
+_FULL_ATTENTION = frozenset({None, "full_attention", "mla_attention", "sink_full_attention"})
+
+
+class ViewCounts(msgspec.Struct):
+    """Blocks that a publisher told of and that are not in the index, and why."""
+
+    orphans: int = 0
+    """Their parent is not known."""
+    other_groups: int = 0
+    other_sizes: int = 0
+    """Their number of tokens is not that of the publisher's blocks."""
+    too_deep: int = 0
+    """After the longest prompt that has keys."""
+    no_room: int = 0
+    unknown_events: int = 0
+
+
+_MOST_ADAPTERS = 65536
+
+
+class PublisherView:
+    """Takes one publisher's events, in their order, and writes its slot in the index."""
+
+    def __init__(
+        self,
+        index: PrefixIndex,
+        slot: int,
+        keys: PromptKeys,
+        model: str,
+        media: MediaItems | None = None,
+        adapters: set[str] | None = None,
+    ) -> None:
+        """`slot`: the holder that this publisher is. `model`: what questions call the model. `media` hears of the
+        media in the events, `adapters` of the names of LoRA adapters."""
+        self.slot = slot
+        self.model = model
+        self.block_size = 0
+        """Tokens; 0 until an event told."""
+        self.counts = ViewCounts()
+        self._index = index
+        self._keys = keys
+        self._media = media
+        self._adapters = adapters
+        self._told = ToldBlocks(index, slot)
+        self._group: int | None = None
+        self._sized_by_device = False
+
+    def __len__(self) -> int:
+        """Blocks that it told of and still has."""
+        return len(self._told)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of what is kept for each block."""
+        return self._told.memory_bytes
+
+    def apply(self, batch: EventBatch) -> None:
+        """What a batch told. Raises EventFormatError for token ids that are none; the caller then clears the view,
+        because what the batch told after it is not known."""
+        self.counts.unknown_events += batch.unknown
+        removed: list[BlockHash] = []
+        removed_from: str | None = None
+        for event in batch.events:
+            if isinstance(event, BlocksRemoved):
+                # Engines write an event for each block; together they are cheaper.
+                group = event.group_idx
+                if group == self._group or group is None or self._group is None:
+                    if event.medium != removed_from:
+                        self._remove(removed, removed_from)
+                        removed, removed_from = [], event.medium
+                    removed += event.block_hashes
+                continue
+            if removed:
+                self._remove(removed, removed_from)
+                removed = []
+            if isinstance(event, BlocksStored):
+                self._store(event)
+            else:
+                self.clear()
+        self._remove(removed, removed_from)
+        self._told.settle()
+
+    def clear(self) -> None:
+        """The publisher holds nothing: it said so, started anew, or its events were lost."""
+        self._told.clear()
+        if self._media is not None:
+            self._media.forget(self.slot)
+
+    def end(self) -> None:
+        """The publisher is gone; its slot may be given to another."""
+        self.clear()
+        self._resize(0)
+
+    def _store(self, event: BlocksStored) -> None:
+        hashes = _hashes(event.block_hashes)
+        count = len(hashes)
+        if not count:
+            return
+        if not self._counts_group(event):
+            self.counts.other_groups += count
+            return
+        tier = _tier(event.medium)
+        ends: Rows | None = None
+        if count == 1:
+            if self._told.add_tier(hashes[0], tier):
+                return
+        else:
+            rows, ends = self._told.find_all(hashes)
+            unknown = rows < 0
+            if not unknown.any():
+                self._told.store_again(rows, tier)
+                return
+            if not unknown.all():
+                ends = None
+        tokens = event.tokens()
+        if not self._fits(event, count, len(tokens), tier):
+            self.counts.other_sizes += count
+            return
+        if ends is not None and not len(self._told):
+            # The table may be another one than the search was in.
+            ends = self._told.find_all(hashes)[1]
+        parent = NO_PARENT
+        if event.parent_block_hash is not None:
+            parent = self._told.find(low_64_bits(event.parent_block_hash))
+            if parent == NO_PARENT:
+                self.counts.orphans += count
+                return
+        self._store_after(event, parent, hashes, tokens, tier, ends)
+
+    def _is_of_group(self, group: int | None) -> bool:
+        return group is None or self._group is None or group == self._group
+
+    def _counts_group(self, event: BlocksStored) -> bool:
+        if event.kv_cache_spec_kind not in _FULL_ATTENTION:
+            return False
+        if self._group is None:
+            self._group = event.group_idx
+        return self._is_of_group(event.group_idx)
+
+    def _fits(self, event: BlocksStored, count: int, tokens: int, tier: int) -> bool:
+        """Whether the event tells of whole blocks. How large those are, the device's blocks say: the largest, because
+        parts of blocks are told too."""
+        size = event.block_size
+        if size <= 0 or tokens != count * size or size > LONGEST_BLOCK:
+            return False
+        if event.extra_keys is not None and len(event.extra_keys) != count:
+            return False
+        on_device = tier == DEVICE_TIER
+        if size != self.block_size:
+            larger = on_device and (size > self.block_size or not self._sized_by_device)
+            if self.block_size and not larger:
+                return False
+            self.clear()
+            self._resize(size)
+            self._sized_by_device = False
+        self._sized_by_device |= on_device
+        return True
+
+    def _store_after(
+        self,
+        event: BlocksStored,
+        parent: int,
+        hashes: array[int],
+        tokens: array[int],
+        tier: int,
+        ends: Rows | None,
+    ) -> None:
+        """`ends`: from the search for the hashes, if it found none of them."""
+        size = self.block_size
+        extras = ExtraKeys(event) if event.extra_keys and any(event.extra_keys) else None
+        if parent == NO_PARENT:
+            if event.lora_name and self._adapters is not None and len(self._adapters) < _MOST_ADAPTERS:
+                self._adapters.add(event.lora_name)
+            salt = extras.salt if extras else ""
+            key, depth = self._keys.root(self.model, _adapter(event), salt, size), 0
+        else:
+            key, depth = self._told.place(parent)
+            depth += 1
+        count = min(len(hashes), most_blocks(size) - depth)
+        self.counts.too_deep += len(hashes) - count
+        if count <= 0:
+            return
+        if not self._index.room_for(count):
+            self.counts.no_room += count
+            return
+        if extras and self._media is not None:
+            self._media.hear(self.slot, self.model, event, extras, hashes, tokens)
+        added = extras.added(depth) if extras else {}
+        if len(hashes) == 1:
+            key = self._keys.next_key(key, depth, tokens[:size], added.get(depth, 0))
+            self._told.store_new(hashes[0], key, depth, parent, tier)
+            return
+        keys = self._keys.keys_after(key, depth, np.frombuffer(tokens, np.uint32)[: count * size], size, added)
+        own = hashes[:count]
+        if count >= TOGETHER and ends is not None:
+            self._told.store_all_new(np.frombuffer(own, np.uint64), ends[:count], keys, depth, parent, tier)
+            return
+        for place, (block_hash, block_key) in enumerate(zip(own, keys.tolist(), strict=True)):
+            parent = self._told.store(block_hash, block_key, depth + place, parent, tier)
+
+    def _remove(self, block_hashes: list[BlockHash], medium: str | None) -> None:
+        if block_hashes:
+            self._told.remove(_hashes(block_hashes), _tier(medium))
+
+    def _resize(self, size: int) -> None:
+        self._index.sizes.change(self.model, self.block_size, size)
+        self.block_size = size
+
+
+def _tier(medium: str | None) -> int:
+    return DEVICE_TIER if medium is None else _TIERS.get(medium) or _TIERS.get(medium.upper(), _OTHER_TIER)
+
+
+def _adapter(event: BlocksStored) -> str:
+    if event.lora_name is not None:
+        return event.lora_name
+    # No question names an adapter so: what such a block holds is of use to none.
+    return "" if event.lora_id is None else f"\0{event.lora_id}"
+
+
+def _hashes(block_hashes: list[BlockHash]) -> array[int]:
+    try:
+        return array("Q", block_hashes)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        return array("Q", map(low_64_bits, block_hashes))

@@ -1,0 +1,116 @@
+"""A question's prompt as keys, made only as far as somebody asks for them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+
+import numpy as np
+
+from pymotor.fleet.prefix_queries import PrefixQuery
+from pymotor.kv_conductor.key_table import Keys
+from pymotor.kv_conductor.media_items import WrittenPrompt
+from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, MOST_TOKENS, PromptKeys, media_extra, most_blocks
+
+_SMALL_BLOCK = 32
+"""Tokens; a key of so few is sooner made without numpy."""
+_SURELY = MOST_TOKENS // LONGEST_BLOCK
+"""So many blocks of any size have keys."""
+
+
+class Beginnings:
+    """The keys of one prompt's beginnings, at one block size."""
+
+    __slots__ = ("_extras", "_keys", "_made", "_tokens", "block_size", "count", "root")
+
+    def __init__(self, keys: PromptKeys, root: int, prompt: WrittenPrompt, block_size: int) -> None:
+        self.block_size = block_size
+        count = len(prompt.tokens) // block_size
+        self.count = count if count <= _SURELY else min(count, most_blocks(block_size))
+        """Full blocks."""
+        self.root = root
+        """The key of no block at all."""
+        self._keys = keys
+        self._tokens = prompt.tokens
+        self._extras = _extras(prompt, block_size) if prompt.items else None
+        self._made: Keys | None = None
+
+    def first(self) -> int:
+        """The key of the first block; there is one."""
+        size = self.block_size
+        if size > _SMALL_BLOCK:
+            return self.after(self.root, 0, 1)
+        extra = self._extras.get(0, 0) if self._extras else 0
+        return self._keys.next_key(self.root, 0, self._tokens[:size].tolist(), extra)
+
+    def after(self, key: int, place: int, count: int) -> int:
+        """The key of the first `count` blocks; `key` is that of the first `place`."""
+        size = self.block_size
+        return self._keys.key_after(key, place, self._tokens[place * size : count * size], size, self._extras)
+
+    def sums_after(self, key: int, place: int, count: int) -> Keys:
+        """Likewise the sums of all beginnings that are longer than `place` blocks, up to `count`; see `key_of`."""
+        size = self.block_size
+        return self._keys.sums_after(key, place, self._tokens[place * size : count * size], size, self._extras)
+
+    def _all_after(self, key: int, place: int, count: int) -> Keys:
+        size = self.block_size
+        return self._keys.keys_after(key, place, self._tokens[place * size : count * size], size, self._extras)
+
+    def until(self, count: int) -> Keys:
+        """At least the first so many keys; `count` is at most the number of blocks."""
+        made = self._made
+        if made is None:
+            made = self._all_after(self.root, 0, count)
+        elif count > len(made):
+            made = np.concatenate((made, self._all_after(int(made[-1]), len(made), count)))
+        self._made = made
+        return made
+
+
+class AskedQuestions:
+    """The last questions, for who says later where the prompt went. Bounded in number and in bytes of tokens."""
+
+    def __init__(self, most: int = 8192, most_bytes: int = 64 << 20) -> None:
+        self._questions: OrderedDict[tuple[Hashable, int], PrefixQuery] = OrderedDict()
+        self._most = most
+        self._most_bytes = most_bytes
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    @property
+    def memory_bytes(self) -> int:
+        """About."""
+        return self._bytes + 400 * len(self._questions)
+
+    def keep(self, asker: Hashable, question: PrefixQuery) -> None:
+        """Until `take`, or until it is one of too many."""
+        if (asker, question.number) in self._questions:
+            self.take(asker, question.number)
+        self._questions[asker, question.number] = question
+        self._bytes += len(question.tokens)
+        while len(self._questions) > self._most or self._bytes > self._most_bytes:
+            self._bytes -= len(self._questions.popitem(last=False)[1].tokens)
+
+    def take(self, asker: Hashable, number: int) -> PrefixQuery | None:
+        """The question, which is then forgotten; None if it is not kept."""
+        question = self._questions.pop((asker, number), None)
+        if question is not None:
+            self._bytes -= len(question.tokens)
+        return question
+
+    def forget(self, asker: Hashable) -> None:
+        """All questions of somebody who is gone."""
+        for own in [own for own in self._questions if own[0] == asker]:
+            self.take(*own)
+
+
+def _extras(prompt: WrittenPrompt, block_size: int) -> Mapping[int, int]:
+    extras: dict[int, int] = {}
+    for identifier, start, length in prompt.items:
+        for block in range(start // block_size, (start + length - 1) // block_size + 1):
+            extra = extras.get(block, 0) + media_extra(identifier, start - block * block_size)
+            extras[block] = extra & (1 << 64) - 1
+    return extras

@@ -1,0 +1,182 @@
+"""Asking an engine for batches of events that were missed.
+
+A ROUTER socket answers `["", start]` with every batch it still has from that number on, then with the number -1. It
+may silently leave out what its queue has no room for, the end as well: so each asking can stop early and is repeated
+from where it came to. The batches wait here until they are applied, which closes the way back to the engine when it
+sends faster than that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from time import monotonic
+
+from pymotor.kv_conductor.events import EventFormatError
+from pymotor.kv_conductor.intake import Intake
+from pymotor.kv_conductor.zmtp import DEALER, ZmtpConnection, connect
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 2.0
+IDLE_SECONDS = 3.0
+"""An engine looks for such questions ten times a second, and then sends all in one go."""
+WHOLE_SECONDS = 60.0
+"""For one asking, however much comes."""
+_WAITING_BYTES = 32 * 1024 * 1024
+_NUMBER_BYTES = 8
+_END = b"\xff" * _NUMBER_BYTES
+
+
+class Taken(Enum):
+    """What became of a replayed batch."""
+
+    ON = "on"
+    GAP = "gap"
+    """Batches before it are missing; it was not applied."""
+    DIFFERENT = "different"
+    """The engine is another one than before; nothing was applied."""
+
+
+class Ending(Enum):
+    """How one asking ended."""
+
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    """Not all came; what did was applied."""
+    DIFFERENT = "different"
+
+
+class ReplayError(Exception):
+    """The engine does not replay; the message says why."""
+
+
+class Replay:
+    """One asking."""
+
+    def __init__(self, intake: Intake, take: Callable[[int, bytes], Taken]) -> None:
+        """`take` gets number and payload of each batch, in turns with everybody else's; it may raise
+        `EventFormatError`."""
+        self.queued = False
+        self._intake = intake
+        self._take = take
+        self._start = 0
+        self._connection: ZmtpConnection | None = None
+        self._waiting: deque[tuple[int | None, bytes]] = deque()
+        self._waiting_bytes = 0
+        self._paused = False
+        self._opened = False
+        self._heard = monotonic()
+        self._end: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    async def ask(self, host: str, port: int, start: int) -> Ending:
+        """Have everything from number `start` on. Raises `ReplayError`, `EventFormatError`."""
+        self._start = start
+        try:
+            self._connection = await asyncio.wait_for(connect(host, port, DEALER, self), CONNECT_SECONDS)
+        except (OSError, asyncio.TimeoutError) as error:
+            raise ReplayError(f"the replay port {port} cannot be reached ({error or 'no answer'})") from error
+        connection = self._connection
+        if self._opened:
+            self._ask()
+        try:
+            return await self._wait()
+        finally:
+            self._waiting.clear()
+            if not self._end.done():
+                self._end.cancel()
+            connection.close("the replay is over")
+
+    async def _wait(self) -> Ending:
+        ends = monotonic() + WHOLE_SECONDS
+        self._heard = monotonic()
+        while True:
+            left = min(self._heard + IDLE_SECONDS, ends) - monotonic()
+            done, _ = await asyncio.wait({self._end}, timeout=max(0.0, left))
+            if done:
+                return self._end.result()
+            if monotonic() >= ends:
+                raise ReplayError(f"the replay did not end within {WHOLE_SECONDS:g} s")
+            if monotonic() - self._heard >= IDLE_SECONDS and not self._waiting:
+                return Ending.STOPPED
+
+    def _ask(self) -> None:
+        assert self._connection is not None
+        self._connection.send([b"", self._start.to_bytes(_NUMBER_BYTES, "big")])
+
+    # -- zmtp.Receiver
+
+    def opened(self) -> None:
+        """Ask, as soon as it is known over which connection."""
+        self._opened = True
+        if self._connection is not None:
+            self._ask()
+
+    def message(self, frames: list[bytes]) -> None:
+        """A batch, or the end; versions of vLLM before 0.11 send no topic."""
+        self._heard = monotonic()
+        if len(frames) not in (3, 4) or frames[0] or len(frames[-2]) != _NUMBER_BYTES:
+            self._fail("the replay port answers with something that is no batch")
+            return
+        number = None if frames[-2] == _END else int.from_bytes(frames[-2], "big")
+        self._waiting.append((number, frames[-1]))
+        self._waiting_bytes += len(frames[-1])
+        if self._waiting_bytes > _WAITING_BYTES and not self._paused and self._connection is not None:
+            self._paused = True
+            self._connection.pause()
+        self._intake.ready(self)
+
+    def unreadable(self, why: str) -> None:
+        """It is not asked any more."""
+        self._fail(f"the replay port cannot be understood: {why}")
+
+    def closed(self, reason: str) -> None:
+        """What came before is still applied; the rest is asked for again."""
+        if not self._opened:
+            self._fail(f"the replay port does not answer: {reason}")
+        elif not self._waiting:
+            self._finish(Ending.STOPPED)
+
+    # -- intake.Feed
+
+    def apply_next(self) -> bool:
+        """Hand one batch over."""
+        if not self._waiting or self._end.done():
+            return False
+        self._heard = monotonic()
+        number, payload = self._waiting.popleft()
+        self._waiting_bytes -= len(payload)
+        if self._paused and self._waiting_bytes < _WAITING_BYTES // 2 and self._connection is not None:
+            self._paused = False
+            self._connection.resume()
+        if number is None:
+            self._finish(Ending.COMPLETE)
+            return False
+        try:
+            taken = self._take(number, payload)
+        except EventFormatError as error:
+            if not self._end.done():
+                self._end.set_exception(error)
+            return False
+        if taken is Taken.GAP:
+            self._finish(Ending.STOPPED)
+        elif taken is Taken.DIFFERENT:
+            self._finish(Ending.DIFFERENT)
+        return bool(self._waiting)
+
+    def broken(self, error: Exception) -> None:
+        """The publisher is left."""
+        logger.error("a replayed batch could not be applied", exc_info=error)
+        if not self._end.done():
+            self._end.set_exception(EventFormatError(f"it could not be applied: {error!r}"))
+
+    def _finish(self, ending: Ending) -> None:
+        if not self._end.done():
+            self._end.set_result(ending)
+
+    def _fail(self, why: str) -> None:
+        if not self._end.done():
+            self._end.set_exception(ReplayError(why))

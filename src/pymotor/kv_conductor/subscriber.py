@@ -1,0 +1,332 @@
+"""One publisher of KV events, followed: its connection, the order of its batches, and what was missed.
+
+What is known of a publisher counts only while it is `LIVE`. After a gap, and after every break of the connection, the
+newest batch that was applied is asked for again: where the engine still has that very batch, all after it follow and
+nothing was lost; where it has not, it is another engine or too far ahead, all is forgotten, and learned anew from what
+it can replay. Without a replay port a gap or a break means that all is forgotten: then matches are too short for a
+while, and never too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from time import monotonic
+
+from pymotor.kv_conductor.batch_order import BatchOrder, Place
+from pymotor.kv_conductor.events import EventFormatError, decode_batch
+from pymotor.kv_conductor.instruments import Figures
+from pymotor.kv_conductor.intake import Intake
+from pymotor.kv_conductor.publisher_view import PublisherView
+from pymotor.kv_conductor.replay import CONNECT_SECONDS, Ending, Replay, ReplayError, Taken
+from pymotor.kv_conductor.sources import EventSource
+from pymotor.kv_conductor.zmtp import SUBSCRIBER, ZmtpConnection, connect
+
+logger = logging.getLogger(__name__)
+
+HANDSHAKE_SECONDS = 5.0
+KEPT_SECONDS = 30.0
+"""How long what is known of a publisher is kept, uncounted, while it cannot be reached."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+_DROPPED_PAUSE = 10.0
+"""After events that cannot be read."""
+_WAITING_BYTES = 256 * 1024
+_NUMBER_BYTES = 8
+
+
+class Standing(str, Enum):
+    """How it stands with a publisher; only what a live one told is counted."""
+
+    CONNECTING = "connecting"
+    CATCHING_UP = "catching up"
+    LIVE = "live"
+    UNREACHABLE = "unreachable"
+    DROPPED = "dropped"
+    """It sent what cannot be read; it is tried again later."""
+
+
+_LEVELS = {
+    Standing.LIVE: logging.INFO,
+    Standing.UNREACHABLE: logging.INFO,
+    Standing.DROPPED: logging.WARNING,
+}
+
+
+class Subscriber:
+    """Follows one publisher until `run` is cancelled."""
+
+    def __init__(
+        self,
+        source: EventSource,
+        view: PublisherView,
+        intake: Intake,
+        figures: Figures,
+        replays: asyncio.Semaphore,
+        changed: Callable[[], None],
+        forgotten: Callable[[], None],
+    ) -> None:
+        """`replays` bounds how many publishers replay at a time. `changed` is called when it is live, or not any more;
+        `forgotten` when nothing counts that was known."""
+        self.source = source
+        self.queued = False
+        self.standing = Standing.CONNECTING
+        self.why = ""
+        self.view = view
+        self.order = BatchOrder()
+        self._intake = intake
+        self._figures = figures
+        self._replays = replays
+        self._changed = changed
+        self._forgotten = forgotten
+        self._connection: ZmtpConnection | None = None
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._waiting_bytes = 0
+        self._paused = False
+        self._held = True
+        """Live batches wait until what was missed has come."""
+        self._behind = False
+        self._following = False
+        """Whether what a connection tells is of the present one."""
+        self._lost = ""
+        """Why the connection ended."""
+        self._lost_at = monotonic()
+        """When it was last live."""
+        self._unreadable = ""
+        """What of its messages cannot be read."""
+        self._verified = False
+        """Whether the newest batch that was applied was replayed as it was."""
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect again and again."""
+        pause = _FIRST_PAUSE
+        while True:
+            began = monotonic()
+            reason = await self._follow_once()
+            if self._unreadable:
+                pause = _DROPPED_PAUSE
+            else:
+                self._set(Standing.UNREACHABLE, reason)
+                pause = _FIRST_PAUSE if monotonic() - began > _LONGEST_PAUSE else min(_LONGEST_PAUSE, 2 * pause)
+            if monotonic() - self._lost_at > KEPT_SECONDS:
+                self._forget()
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    async def _follow_once(self) -> str:
+        """One connection, to its end; returns why it ended."""
+        self._lost, self._unreadable, self._held, self._behind = "", "", True, False
+        self._following = True
+        self._wake.clear()
+        source = self.source
+        try:
+            connecting = connect(source.host, source.port, SUBSCRIBER, self)
+            connection = await asyncio.wait_for(connecting, CONNECT_SECONDS)
+        except (OSError, asyncio.TimeoutError) as error:
+            self._following = False
+            return f"{source.host} port {source.port} cannot be reached ({error or 'no answer'})"
+        self._connection = connection
+        try:
+            await asyncio.wait_for(self._wake.wait(), HANDSHAKE_SECONDS)
+            connection.subscribe(source.topic.encode())
+            while not self._lost:
+                if self._behind:
+                    await self._catch_up()
+                await self._wake.wait()
+                self._wake.clear()
+            return self._lost
+        except asyncio.TimeoutError:
+            return "it does not finish the handshake"
+        except EventFormatError as error:
+            self._give_up(f"a batch that it replayed cannot be read: {error}")
+            return self._unreadable
+        finally:
+            self._following = False
+            self._connection = None
+            self._held = True
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            self._paused = False
+            connection.close("not needed any more")
+
+    # -- what was missed
+
+    async def _catch_up(self) -> None:
+        """Have what was missed, where that can be had; then live batches are applied. Raises `EventFormatError`."""
+        self._behind = False
+        self._wake.clear()
+        self._set(Standing.CATCHING_UP, self.why)
+        why = ""
+        port = self.source.replay_port
+        if port is None:
+            # Without a replay nobody can tell whether it is still the same engine.
+            self._forget()
+        else:
+            try:
+                async with self._replays:
+                    await self._replay(port)
+            except ReplayError as error:
+                self._figures.replays_failed.add()
+                self._forget()
+                why = f"learns from new events only: {error}"
+        self._drop_replayed()
+        if self._lost:
+            return
+        self._held = False
+        self._set(Standing.LIVE, why)
+        self._intake.ready(self)
+
+    async def _replay(self, port: int) -> None:
+        """Raises `ReplayError`, `EventFormatError`."""
+        self._figures.replays.add()
+        while True:
+            before = self.order.last
+            replay = Replay(self._intake, self._take_replayed if before is None else self._take_verified())
+            ending = await replay.ask(self.source.host, port, 0 if before is None else before)
+            if ending is Ending.COMPLETE and before is not None and not self._verified:
+                # Even its newest batch is not there: it is an engine that has not said anything yet.
+                ending = Ending.DIFFERENT
+            if ending is Ending.COMPLETE:
+                return
+            if ending is Ending.DIFFERENT:
+                self._figures.restarts.add()
+                self._forget()
+            elif self.order.last == before:
+                raise ReplayError("the replay port does not answer")
+
+    def _take_verified(self) -> Callable[[int, bytes], Taken]:
+        self._verified = False
+
+        def take(number: int, payload: bytes) -> Taken:
+            if self._verified:
+                return self._take_replayed(number, payload)
+            self._verified = self.order.is_last(number, payload)
+            return Taken.ON if self._verified else Taken.DIFFERENT
+
+        return take
+
+    def _take_replayed(self, number: int, payload: bytes) -> Taken:
+        last = self.order.last
+        if last is not None and number > last + 1:
+            return Taken.GAP
+        if last is None or number == last + 1:
+            self._apply(number, payload)
+        return Taken.ON
+
+    def _drop_replayed(self) -> None:
+        """Live batches that the replay had, too."""
+        last, former = self.order.last, -1
+        while last is not None and self._waiting and former < self._waiting[0][0] <= last:
+            former, payload = self._waiting.popleft()
+            self._waiting_bytes -= len(payload)
+
+    # -- zmtp.Receiver
+
+    def opened(self) -> None:
+        """From now on its batches come."""
+        self._behind = True
+        self._wake.set()
+
+    def message(self, frames: list[bytes]) -> None:
+        """A batch."""
+        if len(frames) != 3 or len(frames[1]) != _NUMBER_BYTES:
+            self._give_up("a message is no batch of events: those have topic, number of 8 bytes and payload")
+            return
+        self._waiting.append((int.from_bytes(frames[1], "big"), frames[2]))
+        self._waiting_bytes += len(frames[2])
+        if self._waiting_bytes > _WAITING_BYTES and not self._paused and self._connection is not None:
+            self._paused = True
+            self._connection.pause()
+        if not self._held:
+            self._intake.ready(self)
+
+    def unreadable(self, why: str) -> None:
+        """The publisher is left; it is tried again later."""
+        self._give_up(why)
+
+    def closed(self, reason: str) -> None:
+        """It is tried again."""
+        if not self._following:
+            return
+        self._held = True
+        self._lost = self._lost or reason
+        self._wake.set()
+        if not self._unreadable:
+            self._set(Standing.UNREACHABLE, reason)
+
+    # -- intake.Feed
+
+    def apply_next(self) -> bool:
+        """Apply one live batch, where it is its turn."""
+        if self._held or not self._waiting:
+            return False
+        number, payload = self._waiting[0]
+        place = self.order.place(number, payload)
+        if place is Place.MISSING_BEFORE or place is Place.RESTARTED:
+            counter = self._figures.gaps if place is Place.MISSING_BEFORE else self._figures.restarts
+            counter.add()
+            if place is Place.RESTARTED or self.source.replay_port is None:
+                self._forget()
+            if self.source.replay_port is not None:
+                self._held = self._behind = True
+                self._set(Standing.CATCHING_UP, f"batch {number} came: {place.value}")
+                self._wake.set()
+                return False
+        self._waiting.popleft()
+        self._waiting_bytes -= len(payload)
+        if self._paused and self._waiting_bytes < _WAITING_BYTES // 2 and self._connection is not None:
+            self._paused = False
+            self._connection.resume()
+        if place is Place.REPEATED:
+            return bool(self._waiting)
+        try:
+            self._apply(number, payload)
+        except EventFormatError as error:
+            self._give_up(f"its events cannot be read: {error}")
+            return False
+        return bool(self._waiting)
+
+    def broken(self, error: Exception) -> None:
+        """The publisher is left; it is tried again later."""
+        logger.error("a batch of %s could not be applied", self.source.endpoint, exc_info=error)
+        self._give_up(f"a batch could not be applied: {error!r}")
+
+    # -- what is known
+
+    def _apply(self, number: int, payload: bytes) -> None:
+        batch = decode_batch(payload)
+        self.view.apply(batch)
+        self.order.applied(number, payload)
+        self._figures.batches.add()
+        self._figures.events.add(len(batch.events))
+
+    def _forget(self) -> None:
+        if self.order.last is not None:
+            self.order.forget()
+            self.view.clear()
+            self._forgotten()
+
+    def _give_up(self, why: str) -> None:
+        self._unreadable = why
+        self._held = True
+        self._figures.dropped.add()
+        self._forget()
+        self._set(Standing.DROPPED, f"{why}; tried again in {_DROPPED_PAUSE:g} s")
+        if self._connection is not None:
+            self._connection.close(why)
+
+    def _set(self, standing: Standing, why: str) -> None:
+        if (standing, why) == (self.standing, self.why):
+            return
+        if self.standing is Standing.LIVE:
+            self._lost_at = monotonic()
+        counted = (self.standing is Standing.LIVE) != (standing is Standing.LIVE)
+        self.standing, self.why = standing, why
+        level = _LEVELS.get(standing, logging.DEBUG)
+        where = f"{self.source.endpoint} rank {self.source.rank}"
+        logger.log(level, "events of %s: %s%s", where, standing.value, f" ({why})" if why else "")
+        if counted:
+            self._changed()

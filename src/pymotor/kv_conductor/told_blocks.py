@@ -1,0 +1,236 @@
+"""The blocks that one publisher told of, as a forest: each has the one before it in its prompt as its parent.
+
+Removals and parents name blocks only by the engine's own hash, so each block has a row: its hash, its place in the
+index, its parent, the tiers it is in. A block counts as held while it and all blocks before it are there (in any
+tier; on the device), which is what the index is promised. One that lost a block before it waits, and counts again
+when that comes back. A block in no tier is kept while others follow it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import ClassVar
+
+import numpy as np
+
+from pymotor.kv_conductor.holder_sets import IN_ANY_TIER, NOWHERE, ON_DEVICE
+from pymotor.kv_conductor.index import PrefixIndex
+from pymotor.kv_conductor.key_table import Keys, KeyTable, Rows
+
+DEVICE_TIER = 1
+"""Of the bits that stand for tiers, the accelerator's."""
+TOGETHER = 12
+"""From so many blocks on, many at once are faster than one at a time."""
+NO_PARENT = -1
+
+
+class _Told(KeyTable):
+    block: array[int]
+    """Row in the index."""
+    parent: array[int]
+    """Row here, plus one; 0: none."""
+    children: array[int]
+    """Number of rows that have this one as parent."""
+    tiers: array[int]
+    counted: array[int]
+    """Where the index says that it is held."""
+    columns: ClassVar[dict[str, str]] = {"block": "i", "parent": "i", "children": "I", "tiers": "B", "counted": "B"}
+
+
+class ToldBlocks:
+    """Writes one slot of the index. After changes, `settle` before anybody asks the index."""
+
+    def __init__(self, index: PrefixIndex, slot: int) -> None:
+        self._index = index
+        self._slot = slot
+        self._told = _Told()
+        self._stale = False
+        """What counts as held must be found anew, for all rows."""
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the rows."""
+        return self._told.memory_bytes
+
+    def find(self, block_hash: int) -> int:
+        """The row of a block; -1: it is not known."""
+        return self._told.find(block_hash)
+
+    def find_all(self, hashes: array[int]) -> tuple[Rows, Rows]:
+        """Likewise for many; the second is for `store_all_new`."""
+        return self._told.find_many(np.frombuffer(hashes, np.uint64))
+
+    def place(self, row: int) -> tuple[int, int]:
+        """The block's key, and how many blocks are before it in its prompt."""
+        block = self._told.block[row]
+        return self._index.blocks.keys[block], self._index.blocks.depth[block]
+
+    def store(self, block_hash: int, key: int, depth: int, parent: int, tier: int) -> int:
+        """The row of a block that is now in this tier (too); `parent`: the row before it, or NO_PARENT."""
+        row = self._told.find(block_hash)
+        if row < 0:
+            return self.store_new(block_hash, key, depth, parent, tier)
+        self._add_tier(row, tier)
+        return row
+
+    def store_new(self, block_hash: int, key: int, depth: int, parent: int, tier: int) -> int:
+        """Likewise for a block that is not known."""
+        told = self._told
+        row = told.add(block_hash)
+        block = told.block[row] = self._index.refer(key, depth)
+        counted = ON_DEVICE if tier == DEVICE_TIER else IN_ANY_TIER
+        if parent >= 0:
+            told.parent[row] = parent + 1
+            told.children[parent] += 1
+            counted &= told.counted[parent]
+        told.tiers[row] = tier
+        if counted:
+            told.counted[row] = counted
+            self._index.hold(block, self._slot, counted)
+        return row
+
+    def store_all_new(self, hashes: Keys, ends: Rows, keys: Keys, depth: int, parent: int, tier: int) -> None:
+        """Many blocks that follow each other, of which none is known; `ends` is from `find_all`, just before."""
+        told = self._told
+        rows = told.add_many(hashes, ends)
+        blocks = self._index.refer_many(keys, depth)
+        np.frombuffer(told.block, np.int32)[rows] = blocks
+        parents = np.frombuffer(told.parent, np.int32)
+        parents[rows[1:]] = rows[:-1] + 1
+        parents[rows[0]] = parent + 1
+        np.frombuffer(told.children, np.uint32)[rows[:-1]] = 1
+        np.frombuffer(told.tiers, np.uint8)[rows] = tier
+        counted = ON_DEVICE if tier == DEVICE_TIER else IN_ANY_TIER
+        if parent >= 0:
+            told.children[parent] += 1
+            counted &= told.counted[parent]
+        if counted:
+            np.frombuffer(told.counted, np.uint8)[rows] = counted
+            self._index.hold_many(blocks, self._slot, counted)
+
+    def add_tier(self, block_hash: int, tier: int) -> bool:
+        """A block, if it is known, is now in this tier (too). False: it is not known."""
+        row = self._told.find(block_hash)
+        if row < 0:
+            return False
+        self._add_tier(row, tier)
+        return True
+
+    def store_again(self, rows: Rows, tier: int) -> None:
+        """Blocks that are known are now in this tier (too)."""
+        for row in rows[np.frombuffer(self._told.tiers, np.uint8)[rows] & tier == 0].tolist():
+            self._add_tier(row, tier)
+
+    def remove(self, hashes: array[int], tier: int) -> None:
+        """Blocks are no longer in this tier; those that are not known are passed over."""
+        told = self._told
+        if len(hashes) >= TOGETHER and self._remove_together(hashes, tier):
+            return
+        for own in hashes:
+            row = told.find(own)
+            if row >= 0 and told.tiers[row] & tier:
+                told.tiers[row] &= ~tier
+                self._count(row)
+                self._free(row)
+
+    def settle(self) -> None:
+        """Brings the index up to date."""
+        if self._stale:
+            self._count_all()
+        self._index.sets.sweep()
+
+    def clear(self) -> None:
+        """Forgets all blocks."""
+        told = self._told
+        rows = told.rows()
+        if len(rows):
+            blocks = np.frombuffer(told.block, np.int32)[rows].astype(np.intp)
+            self._index.hold_many(blocks, self._slot, NOWHERE)
+            self._index.release_many(blocks)
+            told.clear()
+        self._stale = False
+
+    def _add_tier(self, row: int, tier: int) -> None:
+        told = self._told
+        if not told.tiers[row] & tier:
+            told.tiers[row] |= tier
+            self._count(row)
+
+    def _remove_together(self, hashes: array[int], tier: int) -> bool:
+        """Removes blocks that are in no other tier and that no other block follows; False: nothing was done."""
+        told = self._told
+        rows, _ = told.find_many(np.frombuffer(hashes, np.uint64))
+        rows = rows[rows >= 0]
+        if not len(rows):
+            return True
+        going = np.zeros(len(told.tiers), np.bool_)
+        going[rows] = True
+        if np.count_nonzero(going) != len(rows) or (np.frombuffer(told.tiers, np.uint8)[rows] != tier).any():
+            return False
+        children = np.frombuffer(told.children, np.uint32)
+        parents = np.frombuffer(told.parent, np.int32)[rows]
+        parents = parents[parents > 0] - 1
+        np.subtract.at(children, parents, np.uint32(1))
+        if children[rows].any():
+            np.add.at(children, parents, np.uint32(1))
+            return False
+        blocks = np.frombuffer(told.block, np.int32)[rows].astype(np.intp)
+        self._index.hold_many(blocks, self._slot, NOWHERE)
+        self._index.release_many(blocks)
+        told.remove_many(rows)
+        for parent in parents[~going[parents]].tolist():
+            self._free(parent)
+        return True
+
+    def _count(self, row: int) -> None:
+        """Whether the block counts as held, after its tiers changed."""
+        told = self._told
+        tiers, parent = told.tiers[row], told.parent[row]
+        counted = NOWHERE if not tiers else ON_DEVICE if tiers & DEVICE_TIER else IN_ANY_TIER
+        if parent:
+            counted &= told.counted[parent - 1]
+        if counted != told.counted[row]:
+            told.counted[row] = counted
+            self._index.hold(told.block[row], self._slot, counted)
+            if told.children[row]:
+                self._stale = True
+
+    def _free(self, row: int) -> None:
+        """Forgets a block that is in no tier and that no other block follows, and those before it likewise."""
+        told = self._told
+        while not told.tiers[row] and not told.children[row]:
+            parent = told.parent[row] - 1
+            self._index.release(told.block[row])
+            told.remove(row)
+            if parent < 0:
+                return
+            told.children[parent] -= 1
+            row = parent
+
+    def _count_all(self) -> None:
+        """Finds anew, for all rows, which blocks are held with all blocks before them."""
+        self._stale = False
+        told = self._told
+        rows = told.rows()
+        tiers = np.frombuffer(told.tiers, np.uint8)
+        # One longer than the rows: place 0 stands for what is before a prompt's first block.
+        whole = np.zeros(len(tiers) + 1, np.uint8)
+        whole[0] = ON_DEVICE
+        whole[1:][tiers != 0] = IN_ANY_TIER
+        whole[1:][tiers & DEVICE_TIER != 0] = ON_DEVICE
+        before = np.zeros(len(tiers) + 1, np.intp)
+        before[1:] = np.frombuffer(told.parent, np.int32)
+        # Each round doubles how many blocks before a block are taken into account.
+        while before.any():
+            whole &= whole[before]
+            before = before[before]
+        counted = np.frombuffer(told.counted, np.uint8)
+        changed = rows[counted[rows] != whole[1:][rows]]
+        blocks = np.frombuffer(told.block, np.int32)
+        for state in (NOWHERE, IN_ANY_TIER, ON_DEVICE):
+            to_state = changed[whole[1:][changed] == state]
+            counted[to_state] = state
+            self._index.hold_many(blocks[to_state].astype(np.intp), self._slot, state)

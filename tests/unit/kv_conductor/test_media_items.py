@@ -1,0 +1,92 @@
+"""Prompts with media: engines write many tokens for an item, questions have one placeholder and its identifier."""
+
+from __future__ import annotations
+
+import pytest
+from played_events import answer, question, stored, tell
+
+from pymotor.kv_conductor.conductor_core import ConductorCore
+from pymotor.kv_conductor.publisher_view import PublisherView
+
+IMAGE = 151_655
+TEXT = [1, 2, 3, 4, 5, 6]
+AFTER = [7, 8, 9, 10, 11, 12]
+
+
+@pytest.fixture
+def core() -> ConductorCore:
+    return ConductorCore(lambda: 0.0)
+
+
+@pytest.fixture
+def view(core: ConductorCore) -> PublisherView:
+    return core.follow("u-0", ["qwen"])[0]
+
+
+def held(core: ConductorCore, tokens: list[int], *media: tuple[int, str], endpoint: str = "u-0") -> int:
+    return answer(core, question(tokens, media=list(media))).get(endpoint, (0, 0, 0))[0]
+
+
+def with_image(identifier: str, length: int = 12, **more: int) -> dict[str, object]:
+    """Six tokens, an image of so many, six tokens: blocks of four, of which the image touches 1 to 4."""
+    tokens = [*TEXT, *[IMAGE] * length, *AFTER]
+    last = (6 + length - 1) // 4
+    keys = [[[identifier, 6 - 4 * block]] if 1 <= block <= last else None for block in range(len(tokens) // 4)]
+    hashes = [more.get("first", 0) + block for block in range(len(keys))]
+    return stored(tokens, hashes, extra_keys=keys)
+
+
+def test_an_item_that_was_seen_is_written_out(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, with_image("cat"))
+    asked = [*TEXT, IMAGE, *AFTER]
+    assert held(core, asked, (6, "cat")) == 24
+    assert held(core, [*TEXT, IMAGE, 99, *AFTER], (6, "cat")) == 16
+    assert core.explain(question(asked, media=[(6, "cat")])).prompt_tokens == 24
+
+
+def test_another_item_in_its_place_is_another_prompt(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, with_image("cat"))
+    other = core.follow("u-1", ["qwen"])[0]
+    tell(other, with_image("dog", first=50))
+    asked = [*TEXT, IMAGE, *AFTER]
+    assert answer(core, question(asked, media=[(6, "cat")])) == {"u-0": (24, 24, 24), "u-1": (4, 4, 4)}
+    assert answer(core, question(asked, media=[(6, "dog")])) == {"u-0": (4, 4, 4), "u-1": (24, 24, 24)}
+
+
+def test_a_question_ends_before_an_item_that_is_not_known(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, with_image("cat"))
+    asked = [*TEXT, IMAGE, *AFTER]
+    assert held(core, asked, (6, "dog")) == 4
+    assert not core.explain(question(asked, media=[(6, "dog")])).whole
+    assert held(core, [*TEXT, *[IMAGE] * 12, *AFTER]) == 4, "placeholders without the item are other content"
+
+
+def test_the_end_of_an_item_must_have_been_seen(core: ConductorCore, view: PublisherView) -> None:
+    tokens = [*TEXT, *[IMAGE] * 6]
+    tell(view, stored(tokens, [0, 1, 2], extra_keys=[None, [["cat", 2]], [["cat", -2]]]))
+    asked = [*TEXT, IMAGE, *AFTER]
+    assert held(core, asked, (6, "cat")) == 4
+    rest = [*[IMAGE] * 5, *AFTER, 13]
+    tell(view, stored(rest, [3, 4, 5], parent=2, extra_keys=[[["cat", -6]], [["cat", -10]], None]))
+    assert held(core, [*asked, 13], (6, "cat")) == 24
+
+
+def test_an_item_that_ends_with_its_block(core: ConductorCore, view: PublisherView) -> None:
+    tokens = [*TEXT[:4], *[IMAGE] * 4, *AFTER[:4]]
+    tell(view, stored(tokens, [0, 1, 2], extra_keys=[None, [["cat", 0]], None]))
+    assert held(core, [*TEXT[:4], IMAGE, *AFTER[:4]], (4, "cat")) == 12
+
+
+def test_items_side_by_side_and_items_of_several_tokens(core: ConductorCore, view: PublisherView) -> None:
+    row = [IMAGE, IMAGE, 98]
+    tokens = [*TEXT[:1], *row * 3, *[IMAGE] * 6, *AFTER[:4]]
+    keys = [[["grid", 1]], [["grid", -3]], [["grid", -7], ["cat", 2]], [["cat", -2]], None]
+    tell(view, stored(tokens, range(5), extra_keys=keys))
+    assert held(core, [*TEXT[:1], IMAGE, IMAGE, *AFTER[:4]], (1, "grid"), (2, "cat")) == 20
+
+
+def test_what_a_restarted_engine_still_owed_is_forgotten(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, stored([*TEXT, *[IMAGE] * 6], [0, 1, 2], extra_keys=[None, [["cat", 2]], [["cat", -2]]]))
+    view.clear()
+    tell(view, with_image("cat", 20))
+    assert held(core, [*TEXT, IMAGE, *AFTER], (6, "cat")) == 32
