@@ -1,0 +1,48 @@
+"""Whether `tracer_config`, and what the environment says of OTLP beside it, can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
+
+from pymotor.config import Problem, UserConfig
+
+_TRACER = "$.motor_coordinator_config.tracer_config"
+_PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_SPOKEN = "http/protobuf"
+_GRPC_PORT = 4317
+
+
+def check_tracing(user: UserConfig, file: str, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """The problems, for the configuration read from `file`; `environment` is that of the workers."""
+    endpoint = user.motor_coordinator_config.tracer_config.endpoint
+    if not endpoint:
+        return
+    path = f"{_TRACER}.endpoint"
+    suggestion = "name an OTLP receiver over HTTP, such as http://collector:4318"
+    try:
+        parts = urlsplit(endpoint)
+        port = parts.port
+    except ValueError as error:
+        yield Problem.error(file, path, f"it is no URL: {error}", value=endpoint, suggestion=suggestion)
+        return
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        yield Problem.error(file, path, "it is no http or https URL", value=endpoint, suggestion=suggestion)
+        return
+    variable = next((name for name in _PROTOCOL_VARIABLES if environment.get(name)), "")
+    if variable and environment[variable] != _SPOKEN:
+        yield Problem.warning(
+            file,
+            path,
+            f"traces are sent by {_SPOKEN} all the same, though {variable} asks for something else",
+            value=environment[variable],
+            suggestion=f"set {variable}={_SPOKEN} for the Coordinator, with the collector's port for that, 4318 mostly",
+        )
+    elif port == _GRPC_PORT:
+        yield Problem.warning(
+            file,
+            path,
+            f"{_GRPC_PORT} is the port of OTLP over gRPC mostly, and traces are sent by {_SPOKEN}",
+            value=endpoint,
+            suggestion="see whether the collector takes that at 4318",
+        )

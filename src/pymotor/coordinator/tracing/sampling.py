@@ -1,0 +1,42 @@
+"""Which requests are traced: parts of all, decided by the trace's id, so that everybody decides alike.
+
+As OpenTelemetry's `ParentBased` sampler with `TraceIdRatioBased` ones: a trace is sampled when the lower 64 bits of its
+id are below the ratio's share of all such numbers.
+"""
+
+from __future__ import annotations
+
+from pymotor.coordinator.settings import TracingSettings
+from pymotor.coordinator.tracing.trace_context import RemoteParent
+
+_ALL = 1 << 64
+_ABOVE_ALL = b"g"
+
+
+class Sampler:
+    """Decides by the ratios of `tracer_config`."""
+
+    __slots__ = ("_root", "_sampled_parent", "_steps", "_unsampled_parent")
+
+    def __init__(self, settings: TracingSettings) -> None:
+        self._root = _bound(settings.root_ratio)
+        self._sampled_parent = _bound(settings.sampled_parent_ratio)
+        self._unsampled_parent = _bound(settings.unsampled_parent_ratio)
+        self._steps = _bound(settings.steps_ratio)
+
+    def samples(self, trace_id: bytes, parent: RemoteParent | None) -> bool:
+        """Whether a request is traced; `trace_id` in hexadecimal digits."""
+        bound = self._root
+        if parent is not None:
+            bound = self._sampled_parent if parent.sampled else self._unsampled_parent
+        return trace_id[16:] < bound
+
+    def samples_steps(self, trace_id: bytes) -> bool:
+        """Whether the steps of a request that is traced are, too."""
+        return trace_id[16:] < self._steps
+
+
+def _bound(ratio: float) -> bytes:
+    """The first number that is not sampled, in hexadecimal digits, which compare as numbers do."""
+    bound = round(ratio * _ALL)
+    return b"%016x" % bound if bound < _ALL else _ABOVE_ALL
