@@ -1,0 +1,1 @@
+"""The dashboard: a page at the management port, and the figures that it shows."""
