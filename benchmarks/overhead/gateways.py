@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,12 +16,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from overhead.processes import Pinned
+from overhead.questions import CLIENTS_KEY
+from overhead.trace_sink import TraceSink
 from overhead.wire import MODEL
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
 PEERS = Path(os.environ.get("PYMOTOR_BENCH_VENV", BENCHMARKS.parent / ".venv-bench"))
 """The virtual environment that `setup.sh` makes, with vllm-router and py-spy."""
+PYTHON = os.environ.get("PYMOTOR_BENCH_PYTHON", sys.executable)
+"""What runs PyMotor. How an interpreter was built decides a third of its speed: a distribution's is optimised, one that
+was compiled without further options is not."""
 EMBEDDINGS = {"ec_connector": "ECExampleConnector"}
+_SALT = "0" * 32
+_HASH = hashlib.pbkdf2_hmac("sha256", CLIENTS_KEY, _SALT.encode(), 100_000).hex()
+_MANY = 10**12
+_KEYS = {"api_key_config": {"enable_api_key": True, "valid_keys": [f"{_SALT}:100000:{_HASH}"]}}
+_LIMITS = {
+    "rate_limit_config": {
+        "enable_rate_limit": True,
+        **dict.fromkeys(("max_requests", "max_tokens", "key_max_requests", "key_max_tokens"), _MANY),
+    },
+}
 CONFIGURABLE = 16
 """The most instances of a role that `user_config.json` starts; a Coordinator serves as many as the snapshot has."""
 
@@ -73,8 +89,22 @@ class PyMotor(Gateway):
     modes = frozenset({"union", "pd", "epd"})
     encodes = True
 
-    def __init__(self, workers: int = 1, carries_on: bool = False, name: str = "pymotor") -> None:
-        """`carries_on`: token ids of streams are kept, so that another decode can go on with them."""
+    def __init__(
+        self,
+        workers: int = 1,
+        carries_on: bool = False,
+        name: str = "pymotor",
+        *,
+        keys: bool = False,
+        limits: bool = False,
+        traced: float = 0.0,
+    ) -> None:
+        """`carries_on`: token ids of streams are kept, so that another decode can go on with them. `keys`: the clients'
+        key is checked. `limits`: requests and tokens are limited, by limits that are never reached. `traced`: the part
+        of the requests whose traces are exported."""
+        self._guarded = {**(_KEYS if keys else {}), **(_LIMITS if limits else {})}
+        self._traced = traced
+        self._sink: TraceSink | None = None
         self.name = name
         self._workers = workers
         self._carries_on = carries_on
@@ -85,6 +115,8 @@ class PyMotor(Gateway):
             "refusal of clients' own `kv_transfer_params` and other barred fields",
             "metrics for Prometheus, `Server-Timing` header",
             f"`recompute_enabled` {'on: token ids of streams are asked for and kept' if carries_on else 'off'}",
+            f"API keys {'on' if keys else 'off'}, limits of requests and tokens {'on' if limits else 'off'}",
+            f"traces of {traced:.0%} of the requests",
         )
 
     def version(self) -> str | None:
@@ -99,7 +131,7 @@ class PyMotor(Gateway):
         config.write_text(json.dumps(self._user_config(fleet), indent=2))
         snapshot = directory / "fleet.json"
         snapshot.write_bytes(fleet_snapshot(fleet))
-        argv = [sys.executable, "-m", "pymotor", "coordinator"]
+        argv = [PYTHON, "-m", "pymotor", "coordinator"]
         argv += ["--user_config_path", str(config), "--fleet", str(snapshot), "--host", "127.0.0.1"]
         argv += ["--port", str(port), "--management-port", str(management)]
         argv += ["--observability-port", str(observability)]
@@ -117,6 +149,8 @@ class PyMotor(Gateway):
             "exception_config": {"recompute_enabled": self._carries_on},
             # Each image of a run is sent many times; all are to be encoded.
             "encode_config": {"reuse_seconds": 0},
+            **self._guarded,
+            **self._tracing(),
         }
         if fleet.union:
             deploy["hybrid_instances_num"] = min(len(fleet.union), CONFIGURABLE)
@@ -137,6 +171,13 @@ class PyMotor(Gateway):
             }
         return config
 
+    def _tracing(self) -> dict[str, object]:
+        if not self._traced:
+            return {}
+        if self._sink is None:
+            self._sink = TraceSink()
+        return {"tracer_config": {"endpoint": self._sink.url, "root_sampling_rate": self._traced}}
+
 
 class PyMotorProxy(PyMotor):
     """`pymotor proxy`: the same gateway before engines that flags name."""
@@ -149,7 +190,7 @@ class PyMotorProxy(PyMotor):
 
     def start(self, fleet: EngineFleet, directory: Path, core: int) -> tuple[Pinned, int]:
         (port,) = free_ports(1)
-        argv = [sys.executable, "-m", "pymotor", "proxy", "--host", "127.0.0.1", "--port", str(port)]
+        argv = [PYTHON, "-m", "pymotor", "proxy", "--host", "127.0.0.1", "--port", str(port)]
         for name, ports in (("prefiller", fleet.prefill), ("decoder", fleet.decode), ("pd", fleet.union)):
             if ports:
                 argv += [f"--{name}-hosts", "127.0.0.1", f"--{name}-ports", *map(str, ports)]
@@ -236,6 +277,9 @@ GATEWAYS: dict[str, Gateway] = {
         PyMotor(),
         PyMotor(workers=2, name="pymotor-2-workers"),
         PyMotor(carries_on=True, name="pymotor-carry-on"),
+        PyMotor(keys=True, name="pymotor-keys"),
+        PyMotor(keys=True, limits=True, name="pymotor-keys-limits"),
+        PyMotor(traced=0.01, name="pymotor-traces"),
         PyMotorProxy(),
         VllmRouter(),
         VllmRouter(policy="cache_aware", name="vllm-router-cache-aware"),

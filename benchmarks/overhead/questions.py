@@ -11,6 +11,8 @@ from overhead.wire import MODEL
 
 SMALL = 600
 """Bytes of an ordinary request's body."""
+CLIENTS_KEY = b"none"
+"""What clients show in `Authorization`."""
 LARGE = 1 << 20
 """Bytes of a large request's body."""
 _PROSE = (
@@ -33,7 +35,8 @@ def framed(body: bytes, port: int) -> bytes:
         f"Host: 127.0.0.1:{port}\r\n"
         "Accept: application/json\r\nAccept-Encoding: identity\r\nConnection: keep-alive\r\n"
         "Content-Type: application/json\r\nUser-Agent: AsyncOpenAI/Python 1.60.0\r\n"
-        "X-Stainless-Lang: python\r\nX-Stainless-Async: async:asyncio\r\nAuthorization: Bearer none\r\n"
+        "X-Stainless-Lang: python\r\nX-Stainless-Async: async:asyncio\r\n"
+        f"Authorization: Bearer {CLIENTS_KEY.decode()}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from overhead.gateways import PYTHON
 from overhead.measure import Measurement
 from overhead.scenarios import SCENARIOS
 from overhead.summary import Spread, Verdict, compare, rounds_of, spread
@@ -48,8 +50,14 @@ def describe_machine() -> dict[str, str]:
         "processor": model,
         "cores": str(os.cpu_count()),
         "kernel": platform.release().partition("-")[0],
-        "python": platform.python_version(),
+        "python": python_version(),
     }
+
+
+def python_version() -> str:
+    """Of the interpreter that runs PyMotor: its version, and the compiler that made it."""
+    code = "import platform; print(platform.python_version(), platform.python_build()[0], platform.python_compiler())"
+    return subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def write(run: Run, directory: Path) -> list[Path]:

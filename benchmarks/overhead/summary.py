@@ -10,7 +10,15 @@ from typing import NamedTuple
 from overhead.measure import Measurement
 from overhead.scenarios import SCENARIOS, Scenario
 
-OURS = ("pymotor", "pymotor-2-workers", "pymotor-carry-on", "pymotor-proxy")
+OURS = (
+    "pymotor",
+    "pymotor-keys",
+    "pymotor-keys-limits",
+    "pymotor-traces",
+    "pymotor-2-workers",
+    "pymotor-carry-on",
+    "pymotor-proxy",
+)
 CARRYING_ON = frozenset({"pymotor-carry-on", "pymotor-proxy"})
 THEIRS = "vllm-router"
 
