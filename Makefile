@@ -5,7 +5,7 @@
 PYTHON ?= python3
 ENGINE ?= sim
 PORT ?= 31015
-# Most tests wait for processes, so two of them at a time disturb nobody.
+# Most tests wait for processes and take a third of a processor: four at a time keep two busy.
 TEST_PROCESSES ?= 2
 VENV := .venv
 VLLM_VENV := .venv-vllm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,20 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    """No property is judged by the time that an example takes: machines differ, and other tests run beside it."""
+    """No property is judged by the time that an example takes: machines differ, and other tests run beside it.
+
+    A shell without job control starts what runs in the background with SIGINT ignored, and processes inherit that:
+    those that a test starts would not hear of Ctrl-C.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.register_profile("without deadline", deadline=None)
     settings.load_profile("without deadline")
 
 
+_IN_PARTS = {"test_failure_table.py": "fleet"}
+"""Files that would keep one process busy long after the others have ended, and the parameter that divides them: their
+tests share engines only with tests of the same value."""
 _OUT_OF_TURN = {"test_fleet_heals_with_vllm.py": -1, "test_handoffs.py": 1}
 
 
@@ -43,15 +53,22 @@ def vllm_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnginesUn
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Real vLLM last and in one process: its four engines need most of the machine (`make test` runs it by itself). Of
     its tests those with a fleet of their own first, before the four are started, and those of bad handoffs at the very
-    end: an engine whose peer died can keep a processor busy until it is
-    restarted. All else a file at a time, since the tests of a file share engines. The groups are set before all other
-    such functions, since one of them reads them; the order after them, since pytest's own puts tests with one fixture
-    beside each other."""
+    end: an engine whose peer died can keep a processor busy until it is restarted. All else a file at a time, since
+    the tests of a file share engines; a few files in parts. The groups are set before all other such functions, since
+    one of them reads them; the order after them, since pytest's own puts tests with one fixture beside each other."""
     for item in items:
-        group = "vllm" if item.get_closest_marker("vllm") is not None else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     yield
     items.sort(key=_turn)
+
+
+def _group(item: pytest.Item) -> str:
+    """What runs in one process."""
+    if item.get_closest_marker("vllm") is not None:
+        return "vllm"
+    parts = _IN_PARTS.get(item.path.name)
+    found = item.callspec.params[parts] if parts is not None and isinstance(item, pytest.Function) else ""
+    return f"{item.path}[{found}]"
 
 
 def _turn(item: pytest.Item) -> tuple[bool, int]:

@@ -75,6 +75,9 @@ class EnginesUnderTest:
         return self.url(Role.UNION)
 
 
+KV_EVENTS = {"enable_kv_cache_events": True, "publisher": "zmq", "replay_endpoint": "tcp://*:5558"}
+
+
 def engine_config(kind: EngineKind, model: Path) -> dict[str, Any]:
     """user_config.json for 1E1P1D and a union, all serving `model` under the name `qwenvl`."""
     common: dict[str, Any] = {
@@ -106,7 +109,7 @@ def engine_config(kind: EngineKind, model: Path) -> dict[str, Any]:
         "encode": {**common, "enable_prefix_caching": False, **embeddings("ec_producer")},
         "prefill": {**common, **embeddings("ec_consumer"), **kv("kv_producer")},
         "decode": {**common, **kv("kv_consumer")},
-        "union": common,
+        "union": {**common, "kv_events_config": KV_EVENTS},
     }
     return {
         "version": "v2.0",

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+from free_ports import free_port
 from pymotor.coordinator.control import FleetUpdate, WorkerStart
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.settings import Settings
@@ -27,7 +27,7 @@ class WorkerInProcess:
     asynchronous context manager."""
 
     def __init__(self, engines: Sequence[int | Instance], settings: Settings | None = None) -> None:
-        self.port = _unused_port()
+        self.port = free_port()
         self.settings = settings or Settings(max_retry=0, retry_delay=0.0)
         self.version = 0
         self.instances = [
@@ -82,13 +82,6 @@ class WorkerInProcess:
         )
 
 
-def _unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _union(number: int, port: int) -> Instance:
     endpoint = Endpoint(id=f"union-{number}/0", url=f"http://127.0.0.1:{port}", state=EndpointState.READY)
     return Instance(
@@ -102,7 +95,7 @@ def _union(number: int, port: int) -> Instance:
     )
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Wait until `condition()` is true. Raises `AssertionError` that says `what` did not happen."""
     ends = time.monotonic() + seconds
     while not condition():

@@ -21,5 +21,7 @@ if __name__ == "__main__":
         if PYTHON.exists() and sys.prefix != str(PYTHON.parents[1]):
             # What `make` installed has what this Python lacks.
             os.execv(PYTHON, [str(PYTHON), *sys.argv])  # noqa: S606  no value reaches a shell
-        sys.exit(f"deploy.py: {missing}; install PyMotor for this Python: {sys.executable} -m pip install pymotor")
+        is_checkout = (CHECKOUT / "pyproject.toml").exists()
+        source = str(CHECKOUT) if is_checkout else ". in a checkout of PyMotor, or run it in PyMotor's image"
+        sys.exit(f"deploy.py: {missing}; install PyMotor for this Python: {sys.executable} -m pip install {source}")
     sys.exit(main(sys.argv[1:], HERE))

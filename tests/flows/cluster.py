@@ -20,8 +20,9 @@ import httpx
 import plain_http
 import psutil
 from cutting_proxy import CuttingProxy
-from processes import PymotorProcess, free_port, wait_until
+from processes import PymotorProcess, wait_until
 
+from free_ports import free_port
 from pymotor.fleet import Role
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

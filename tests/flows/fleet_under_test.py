@@ -8,16 +8,18 @@ view of the fleet, can stand before the same engines.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import plain_http
-from processes import PymotorProcess, free_port, wait_until
+from processes import PymotorProcess, wait_until
 
+from free_ports import free_port
 from pymotor.fleet import (
     ECDialect,
     ECTransfer,
@@ -144,13 +146,13 @@ class Engine:
 
     def fail(self, *faults: str) -> None:
         """Fail on purpose from now on in these ways only; see docs/simulated-engine.md."""
-        plain_http.delete(f"{self.url}/sim/faults", timeout=5).raise_for_status()
+        plain_http.delete(f"{self.url}/sim/faults", timeout=30).raise_for_status()
         if faults:
-            plain_http.post(f"{self.url}/sim/faults", json={"faults": faults}, timeout=5).raise_for_status()
+            plain_http.post(f"{self.url}/sim/faults", json={"faults": faults}, timeout=30).raise_for_status()
 
     def state(self) -> dict[str, Any]:
         """What the engine has in hand: see docs/simulated-engine.md."""
-        reply = plain_http.get(f"{self.url}/sim/state", timeout=5).raise_for_status()
+        reply = plain_http.get(f"{self.url}/sim/state", timeout=30).raise_for_status()
         found: dict[str, Any] = reply.json()
         return found
 
@@ -173,7 +175,7 @@ class Engine:
         """One figure of its /metrics, summed over the label values not named."""
         from prometheus_client.parser import text_string_to_metric_families
 
-        text = plain_http.get(f"{self.url}/metrics", timeout=5).raise_for_status().text
+        text = plain_http.get(f"{self.url}/metrics", timeout=30).raise_for_status().text
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
@@ -230,21 +232,26 @@ class Engines:
         directory: Path,
         roles: Mapping[Role, int],
         *,
-        flags: Sequence[str] = (),
+        flags: Sequence[str] | Callable[[], Sequence[str]] = (),
         kv_connector: str = "NixlConnector",
         kv_lease_seconds: float = 30.0,
         ec_connector: str = "ECExampleConnector",
         plain: bool = True,
     ) -> None:
+        """`flags`: words of each engine's command line, or what makes them for one engine."""
         (directory / "ec").mkdir(parents=True, exist_ok=True)
         self.directory = directory
+
+        def own_flags() -> Sequence[str]:
+            return flags() if callable(flags) else flags
+
         names = [(f"{role.value}-{number}", role) for role, count in roles.items() for number in range(count)]
         self.by_name = {
-            name: Engine(name, role, directory, flags, kv_connector, kv_lease_seconds, ec_connector)
+            name: Engine(name, role, directory, own_flags(), kv_connector, kv_lease_seconds, ec_connector)
             for name, role in names
         }
         if plain:
-            self.by_name[PLAIN] = Engine(PLAIN, None, directory, flags, kv_connector, kv_lease_seconds)
+            self.by_name[PLAIN] = Engine(PLAIN, None, directory, own_flags(), kv_connector, kv_lease_seconds)
 
     def __enter__(self) -> Engines:
         try:
@@ -313,6 +320,7 @@ class Gateway:
         self._directory.mkdir()
         self._user_config = json.loads((EXAMPLES / "infer_engines/sim/epd/user_config.json").read_text())
         self._user_config["motor_coordinator_config"] = dict(config or {})
+        self.config_file = self._directory / "user_config.json"
         self.fleet_file = self._directory / "fleet.json"
         self._version = 0
         self.port, management, observability = (free_port() for _ in range(3))
@@ -326,12 +334,11 @@ class Gateway:
         told_by = ["--controller", self._controllers] if self._controllers else ["--fleet", str(self.fleet_file)]
         if not self._controllers:
             self.write_fleet()
-        config = self._directory / "user_config.json"
-        config.write_text(json.dumps(self._user_config))
+        self.write_config(self._user_config["motor_coordinator_config"])
         port, management, observability = self._ports
         self.process = PymotorProcess(
             [
-                "coordinator", "--user_config_path", str(config), *told_by,
+                "coordinator", "--user_config_path", str(self.config_file), *told_by,
                 "--port", port, "--management-port", management, "--observability-port", observability,
                 "--workers", str(self._workers), "--server-timing", "on",
             ],
@@ -360,6 +367,25 @@ class Gateway:
         temporary.write_bytes(encode_snapshot(FleetSnapshot(version=self._version, instances=tuple(instances))))
         temporary.replace(self.fleet_file)
 
+    def write_config(self, coordinator: Mapping[str, object]) -> str:
+        """Write its `user_config.json` with this `motor_coordinator_config`; returns the file's SHA-256."""
+        self._user_config["motor_coordinator_config"] = dict(coordinator)
+        content = json.dumps(self._user_config).encode()
+        temporary = self.config_file.with_suffix(".new")
+        temporary.write_bytes(content)
+        temporary.replace(self.config_file)
+        return hashlib.sha256(content).hexdigest()
+
+    def configure(self, **coordinator: object) -> None:
+        """Write its configuration and wait until all workers have it."""
+        revision = self.write_config(coordinator)
+        wait_until(lambda: self.config()["revision"] == revision, "the new configuration is in force")
+
+    def config(self) -> dict[str, Any]:
+        """`GET /config`."""
+        found: dict[str, Any] = plain_http.get(f"{self.management_url}/config", timeout=30).raise_for_status().json()
+        return found
+
     def use(self, *names: str) -> None:
         """Stand before these engines from now on. Workers learn of it a moment later: wait for what is expected."""
         self.names = list(names)
@@ -376,11 +402,11 @@ class Gateway:
 
     def is_ready(self) -> bool:
         """Whether it says that it can serve."""
-        return plain_http.get(f"{self.management_url}/readiness", timeout=5).status_code == 200
+        return plain_http.get(f"{self.management_url}/readiness", timeout=30).status_code == 200
 
     def fleet(self) -> dict[str, Any]:
         """`GET /instances`."""
-        found: dict[str, Any] = plain_http.get(f"{self.management_url}/instances", timeout=5).raise_for_status().json()
+        found: dict[str, Any] = plain_http.get(f"{self.management_url}/instances", timeout=30).raise_for_status().json()
         return found
 
     def loads(self) -> dict[str, tuple[float, int]]:
@@ -391,7 +417,7 @@ class Gateway:
             for endpoint in instance["endpoints"]
         }
 
-    def wait_until_idle(self, seconds: float = 15.0) -> None:
+    def wait_until_idle(self, seconds: float = 60.0) -> None:
         """Wait until the ledger is exactly zero. Raises `AssertionError` with what is left."""
         ends = time.monotonic() + seconds
         loads = self.loads()
@@ -402,7 +428,7 @@ class Gateway:
 
     def metrics(self) -> str:
         """Prometheus text of the whole Coordinator."""
-        return plain_http.get(f"{self.observability_url}/metrics", timeout=5).raise_for_status().text
+        return plain_http.get(f"{self.observability_url}/metrics", timeout=30).raise_for_status().text
 
     def count(self, name: str, **labels: str) -> float:
         """One figure of /metrics, summed over the label values not named."""

@@ -83,10 +83,10 @@ class Shell:
 
 
 def free_ports() -> int:
-    """The first of four ports that nobody listens on."""
+    """The first of five ports that nobody listens on."""
     while True:
         port = random.randint(24000, 31000)
-        if all(can_listen("127.0.0.1", port + step) for step in range(4)):
+        if all(can_listen("127.0.0.1", port + step) for step in range(5)):
             return port
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,21 +15,11 @@ import httpx
 import plain_http
 
 START_SECONDS = 60.0
-_taken: set[int] = set()
+PATIENCE_SECONDS = 60.0
+"""For what takes milliseconds on a machine that has nothing else to do."""
 
 
-def free_port() -> int:
-    """A port that was free a moment ago and that this test run has not asked for yet."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in _taken:
-            _taken.add(port)
-            return port
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until `condition()` is true. Raises `AssertionError` that says `what` did not happen."""
     ends = time.monotonic() + seconds
     while not condition():
@@ -91,7 +80,7 @@ class PymotorProcess:
         """End the whole group at once, as a crash would."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(PATIENCE_SECONDS)
 
     def ask_to_end(self) -> None:
         """SIGTERM."""
@@ -99,9 +88,9 @@ class PymotorProcess:
             self._process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
-        """SIGTERM, and SIGKILL for what is still there after 10 s."""
+        """SIGTERM, and SIGKILL for what is still there after half a minute."""
         self.ask_to_end()
         try:
-            self._process.wait(10)
+            self._process.wait(30)
         except subprocess.TimeoutExpired:
             self.kill()

@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import plain_http
 from fleet_under_test import EXAMPLES, Engine, Engines
-from processes import PymotorProcess, free_port, wait_until
+from processes import PymotorProcess, wait_until
 
+from free_ports import free_port
 from pymotor.fleet import Role
 
 SCRIPTS = {

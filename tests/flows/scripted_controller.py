@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 
-from processes import free_port
-
+from free_ports import free_port
 from pymotor.control_plane import ClusterToken
 from pymotor.fleet import (
     ControllerRefusal,

@@ -180,13 +180,26 @@ def _overheard(gateway: Gateway, listener: socket.socket) -> str:
         body = httpx.Request("POST", gateway.url, json=text_chat("overheard")).content
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        engine, _ = listener.accept()
-        with engine:
-            received = b""
-            while b'"metaserver":"' not in received or b'"}' not in received.partition(b'"metaserver":"')[2]:
-                received += engine.recv(65536)
-    url = received.partition(b'"metaserver":"')[2].partition(b'"')[0].decode()
-    return url[url.index("/v1/") :]
+        while True:
+            engine, _ = listener.accept()
+            with engine:
+                url = _callback_url(engine)
+            if url:
+                return url[url.index("/v1/") :]
+
+
+def _callback_url(engine: socket.socket) -> str:
+    """Where the engine at the other end is to call back; empty where it is asked for something else: its metrics."""
+    engine.settimeout(30)
+    received = b""
+    while piece := engine.recv(65536):
+        received += piece
+        if received.startswith(b"GET"):
+            break
+        url, closed, _ = received.partition(b'"metaserver":"')[2].partition(b'"')
+        if closed:
+            return url.decode()
+    return ""
 
 
 def test_nobody_waits_at_the_end(gateway: Gateway) -> None:

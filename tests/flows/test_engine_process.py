@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from free_ports import free_port
 from pymotor.engines import EngineProcess, EngineStartError, ServerPlan, guardian
 from pymotor.fleet import Endpoint
 
@@ -45,12 +46,6 @@ listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 open(sys.argv[2], "w").write(str(os.getpid()))
 time.sleep(1000)
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -14,8 +14,8 @@ import httpx
 import plain_http
 import psutil
 import pytest
-from processes import free_port
 
+from free_ports import free_port
 from pymotor.config import EnvConfig, UserConfig
 from pymotor.config.engine import HealthCheckConfig
 from pymotor.engines import InstancePlan, ServerPlan, kept_servers

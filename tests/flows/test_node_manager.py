@@ -15,9 +15,10 @@ from typing import Any
 import plain_http
 import psutil
 import pytest
-from processes import PymotorProcess, free_port, wait_until
+from processes import PymotorProcess, wait_until
 from scripted_orders import TOKEN, ScriptedController
 
+from free_ports import free_port
 from pymotor.control_plane.token import TOKEN_VARIABLE
 from pymotor.fleet import ControllerRefusal, EndpointState, InstanceState, NodeReport
 

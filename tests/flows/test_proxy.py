@@ -12,9 +12,11 @@ import pytest
 from answers import COMPLETIONS, Asked, ask, ask_all, ask_one, assert_equal_answers
 from fleet_under_test import PLAIN, Engine, Engines, Role
 from images import text_chat, vision_chat
-from processes import free_port, wait_until
+from processes import wait_until
 from proxy_under_test import Proxy, flags_for, refused_usage, running_proxy
 from random_requests import some
+
+from free_ports import free_port
 
 TOKEN = "a-token-of-operators"
 
@@ -122,6 +124,9 @@ def test_what_goes_to_every_engine(proxy: Proxy, tmp_path: Path, path: str) -> N
 
 
 def test_metrics_are_there(proxy: Proxy) -> None:
+    view = proxy.ask("GET", "/metrics?type=role")
+    assert "vllm:num_requests_running{model_name=" in view.text
+    assert proxy.ask("GET", "/metrics?type=galaxy").status_code == 400
     reply = proxy.ask("GET", "/metrics")
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'pymotor_requests_total{path="/healthcheck"' in reply.text

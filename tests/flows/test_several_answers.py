@@ -94,7 +94,7 @@ def worker_of(gateway: Gateway) -> psutil.Process:
     (worker,) = [
         child
         for child in psutil.Process(gateway.process.pid).children(recursive=True)
-        if any("pymotor.coordinator.worker" in part for part in child.cmdline())
+        if any("pymotor.coordinator.worker_control" in part for part in child.cmdline())
     ]
     return worker
 

@@ -221,6 +221,7 @@ def test_a_missing_model_is_told_before_anything_starts(shell: Shell, tmp_path: 
     up = shell.up(write_config(tmp_path / "config", real_engine))
     assert up.returncode == 1
     assert "there is no /nowhere/model" in up.stderr
+    assert not (shell.home / str(shell.port)).exists()
     assert "Traceback" not in up.stdout + up.stderr
 
 
@@ -239,7 +240,13 @@ def test_an_engine_that_hangs_for_long_starts_again(shell: Shell, tmp_path: Path
     assert shell.up(write_config(tmp_path / "config", e=0, d=2)).returncode == 0
     hanging = shell.state()["processes"]["decode-1"]["pid"]
     os.kill(hanging, signal.SIGSTOP)
-    wait_for(lambda: shell.state()["processes"]["decode-1"]["pid"] != hanging, "it was started again", 300)
+
+    def started_again() -> bool:
+        """Between its end and its start the state does not know it."""
+        running = shell.state()["processes"].get("decode-1")
+        return running is not None and running["pid"] != hanging
+
+    wait_for(started_again, "it was started again", 300)
     wait_for(lambda: shell.run("status").returncode == 0, "the fleet is whole", 60)
     assert "decode-1 stays unhealthy" in shell.run("logs", "up", "-n", "100").stdout
 

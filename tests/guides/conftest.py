@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from host_machine import HostMachine
-from private_machine import PrivateMachine, obstacle, private_machine
+from private_machine import PrivateMachine, obstacle, private_machine, skip_without_namespaces
 
 
 @pytest.fixture
@@ -23,10 +23,3 @@ def three_nodes(tmp_path: Path) -> Iterator[PrivateMachine]:
     skip_without_namespaces()
     with private_machine(tmp_path, ["192.0.0.1", "192.0.0.2", "192.0.0.3"]) as machine:
         yield machine
-
-
-def skip_without_namespaces() -> None:
-    """Skip the test where the kernel lets this user make no namespaces."""
-    reason = obstacle()
-    if reason:
-        pytest.skip(f"the guides' commands are NOT TESTED here, since namespaces cannot be made: {reason}")

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60.0
 _UNSHARE = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
@@ -257,3 +259,10 @@ def private_machine(scratch: Path, nodes: Sequence[str] = ()) -> Iterator[Privat
     """The machine for the length of a `with` block."""
     with PrivateMachine(scratch, nodes) as machine:
         yield machine
+
+
+def skip_without_namespaces() -> None:
+    """Skip the test where the kernel lets this user make no namespaces."""
+    reason = obstacle()
+    if reason:
+        pytest.skip(f"the guides' commands are NOT TESTED here, since namespaces cannot be made: {reason}")

@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 from guide_pages import GUIDES, Block, fences, sections
 from host_machine import HostMachine
-from private_machine import CHECKOUT, PrivateMachine, Running, obstacle, private_machine
-
-from conftest import skip_without_namespaces
+from private_machine import CHECKOUT, PrivateMachine, Running, obstacle, private_machine, skip_without_namespaces
 
 NODES = ("192.0.0.1", "192.0.0.2", "192.0.0.3")
 PAGES = sorted(GUIDES.glob("*.md"))

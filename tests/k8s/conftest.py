@@ -2,17 +2,26 @@
 
 KUBECONFIG=~/.kube/config PYMOTOR_K8S_IMAGE=registry/pymotor:cpu python -m pytest tests/k8s
 
-KUBECONFIG               the cluster; the user must be able to make namespaces
+KUBECONFIG               the cluster; the user must be able to make namespaces and cluster roles
 PYMOTOR_K8S_IMAGE        an image that was made with the Containerfile, on all nodes or where they can pull it
-PYMOTOR_K8S_HOSTPATH     a directory of the node, or of all nodes (/tmp/pymotor-k8s), for embeddings
-PYMOTOR_K8S_NODE         the address of a node that is reached from here; without it ports are forwarded
+PYMOTOR_K8S_HOSTPATH     a directory that all nodes share, for embeddings; without it all pods are on one node, and
+                         /tmp/pymotor-k8s of that one is left behind
+PYMOTOR_K8S_NODE         the address of a node that is reached from here; without it those that the nodes say are
+                         tried, then a port is forwarded
 PYMOTOR_K8S_NODE_PORT    a free port of the nodes (31815), and the two after it
 PYMOTOR_K8S_MODES        which modes (infer_service_set,multi_deployment)
+
+With kind, on a machine with Docker:
+
+kind create cluster --kubeconfig /tmp/kind.yaml
+docker build -f Containerfile -t pymotor:cpu . && kind load docker-image pymotor:cpu
+KUBECONFIG=/tmp/kind.yaml PYMOTOR_K8S_IMAGE=pymotor:cpu PYMOTOR_K8S_MODES=multi_deployment python -m pytest tests/k8s
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -27,3 +36,5 @@ def _cluster_or_skip() -> None:
     missing = [name for name in ("KUBECONFIG", "PYMOTOR_K8S_IMAGE") if not os.environ.get(name)]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not set. {RUN_IT}")
+    # Whoever names a cluster wants it to be tested.
+    assert shutil.which("kubectl"), "KUBECONFIG and PYMOTOR_K8S_IMAGE are set, and there is no kubectl on PATH"

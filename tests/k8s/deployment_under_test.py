@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ import httpx
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "infer_engines" / "sim" / "epd"
 SECONDS = 600.0
+SMALL = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "2Gi"}}
+"""Enough for simulated engines, so that a cluster on somebody's machine has room for all pods."""
 IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg"
     "=="
@@ -48,11 +51,21 @@ class Deployment:
                 "coordinator_node_port": self.port,
                 "observability_node_port": self.port + 1,
                 "alarm_node_port": self.port + 2,
+                "resources": dict.fromkeys(("controller", "coordinator", "encode", "prefill", "decode"), SMALL),
             },
         )
-        # Faults of devices are reported into a namespace of MindCluster's, which other clusters have not.
-        self.config["motor_controller_config"] = {"fault_tolerance_config": {"enable_fault_tolerance": False}}
-        store = f"{os.environ.get('PYMOTOR_K8S_HOSTPATH', '/tmp/pymotor-k8s')}/{self.namespace}"
+        # Where MindCluster is not, nobody reports faults of devices; the rights to read of them are its own all the
+        # same. One Controller leads, the other stands by.
+        self.config["motor_controller_config"] = {
+            "fault_tolerance_config": {"configmap_namespace": self.namespace},
+            "observability_config": {"observability_enable": True},
+            "standby_config": {"enable_master_standby": True},
+        }
+        shared = os.environ.get("PYMOTOR_K8S_HOSTPATH")
+        if not shared:
+            selector = {"kubernetes.io/hostname": a_node(self)}
+            self.config["motor_deploy_config"]["kubernetes_config"]["node_selector"] = selector
+        store = f"{shared or '/tmp/pymotor-k8s'}/{self.namespace}"
         for role in ("encode", "prefill"):
             transfer = self.config[f"motor_engine_{role}_config"]["engine_config"]["ec-transfer-config"]
             transfer["ec_connector_extra_config"] = {"shared_storage_path": store}
@@ -64,18 +77,18 @@ class Deployment:
         (self.config_dir / "env.json").write_text("{}")
 
     def run(self, *argv: str | Path, status: int = 0) -> str:
-        """Run a command to its end; what it printed."""
+        """Run a command to its end; what it printed, of one that is to fail what it said why."""
         environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "src")}
         ended = subprocess.run(
             argv, env=environment, capture_output=True, text=True, cwd=self.home, timeout=2 * SECONDS
         )
         assert ended.returncode == status, f"{argv}\n{ended.stdout}\n{ended.stderr}"
-        return ended.stdout + ended.stderr
+        return ended.stderr if status else ended.stdout
 
     def deploy(self, *flags: str, status: int = 0) -> str:
         """`pymotor deploy` with the configuration as it is now."""
         self.write()
-        words = ("deploy", "--config_dir", self.config_dir, "--home", self.home, *flags)
+        words = ("deploy", "--config_dir", self.config_dir, "--home", self.home, "--timeout", f"{SECONDS:g}", *flags)
         return self.run(sys.executable, "-m", "pymotor", *words, status=status)
 
     def delete(self) -> str:
@@ -92,10 +105,15 @@ class Deployment:
         items = json.loads(self.kubectl("get", "pods", "-o", "json", *selector))["items"]
         return [one["metadata"]["name"] for one in items if "deletionTimestamp" not in one["metadata"]]
 
+    def is_ready(self, pod: str) -> bool:
+        """Whether Kubernetes says so."""
+        status = json.loads(self.kubectl("get", "pod", pod, "-o", "json"))["status"]
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions", []))
+
     @contextmanager
     def door(self) -> Iterator[str]:
-        """The URL of the inference port: a node's, or a forwarded one."""
-        node = os.environ.get("PYMOTOR_K8S_NODE")
+        """The URL of the inference port: a node's, or where no node is reached from here a forwarded one."""
+        node = os.environ.get("PYMOTOR_K8S_NODE") or next(filter(self._is_reached, self._addresses()), "")
         if node:
             yield f"http://{node}:{self.port}"
             return
@@ -108,11 +126,24 @@ class Deployment:
         )
         argv = ["kubectl", "-n", self.namespace, "port-forward", f"service/{name}", f":{port}"]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            found = re.search(r"127\.0\.0\.1:\d+", process.stdout.readline())
-            assert found is not None
-            yield f"http://{found[0]}"
-            process.terminate()
+            try:
+                assert process.stdout is not None
+                found = re.search(r"127\.0\.0\.1:\d+", process.stdout.readline())
+                assert found is not None, "no port is forwarded"
+                yield f"http://{found[0]}"
+            finally:
+                process.terminate()
+
+    def _addresses(self) -> list[str]:
+        nodes = json.loads(self.kubectl("get", "nodes", "-o", "json"))["items"]
+        return [one["address"] for node in nodes for one in node["status"]["addresses"] if one["type"] == "InternalIP"]
+
+    def _is_reached(self, address: str) -> bool:
+        try:
+            socket.create_connection((address, self.port), timeout=2).close()
+        except OSError:
+            return False
+        return True
 
     def ask(self, text: str = "What is in the image?") -> httpx.Response:
         """A request with an image."""
@@ -120,6 +151,14 @@ class Deployment:
         body = {"model": "qwenvl", "messages": [{"role": "user", "content": content}], "max_tokens": 8}
         with self.door() as url:
             return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+
+
+def a_node(deployment: Deployment) -> str:
+    """The name of a node that takes any pod: pods on one node share its directories."""
+    nodes = json.loads(deployment.kubectl("get", "nodes", "-o", "json"))["items"]
+    free = [node for node in nodes if not node["spec"].get("taints") and not node["spec"].get("unschedulable")]
+    assert free, "no node of the cluster takes pods: kubectl describe nodes says why"
+    return str(free[0]["metadata"]["labels"]["kubernetes.io/hostname"])
 
 
 def until(condition: Callable[[], object], words: str) -> None:

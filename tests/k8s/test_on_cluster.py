@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def test_the_life_of_a_deployment(deployment: Deployment) -> None:
     deployment.deploy()
     assert set(deployment.pods()) == before, "a second deploy changes nothing"
 
+    assert len(deployment.pods("controller")) == 2
+    assert all(deployment.is_ready(pod) for pod in deployment.pods()), "a Controller that stands by is ready too"
+
     numbers = deployment.config["motor_deploy_config"]
     numbers["d_instances_num"] = 3
     deployment.deploy("--update_instance_num", "--wait")
@@ -63,22 +67,28 @@ def test_the_life_of_a_deployment(deployment: Deployment) -> None:
     coordinator = deployment.config["motor_coordinator_config"]
     coordinator["exception_config"] = {"max_retry": 2}
     assert "max_retry" in deployment.deploy("--update_instance_num", status=1)
-    assert "max_retry" in deployment.deploy("--update_config")
+    updated = deployment.deploy("--update_config", "--wait")
+    assert "max_retry" in updated
+    assert "in force in" in updated
 
     shown = deployment.run("bash", deployment.home / "show_log.sh", "--namespace", deployment.namespace, "--poll", "1")
-    directory = Path(shown.split()[4])
-    for role in ("decode", "coordinator"):
+    followed = re.search(r"(\S+) by process \d+", shown)
+    assert followed is not None, shown
+    directory = Path(followed[1])
+    for role in ("decode", "coordinator", "controller"):
         for pod in deployment.pods(role):
             deployment.kubectl("delete", "pod", pod, "--wait=false")
     until(lambda: answered(deployment), "an answer after pods were killed")
-    until(
-        lambda: {file.name.split("_")[0] for file in directory.iterdir()} >= set(deployment.pods()), "logs of all pods"
-    )
+    until(lambda: logged(directory) >= set(deployment.pods()), "logs of all pods")
 
+    deployment.deploy("--wait")
     said = deployment.delete()
     assert f"left: the namespace {deployment.namespace}" in said
     assert deployment.pods() == []
     kinds = "deployments,statefulsets,services,secrets,poddisruptionbudgets,serviceaccounts,roles,rolebindings,leases"
     left = deployment.kubectl("get", kinds, "-o", "name").split()
     assert [one for one in left if one != "serviceaccount/default"] == []
-    assert deployment.kubectl("get", "configmaps", "-o", "name").split() == ["configmap/kube-root-ca.crt"]
+    maps = set(deployment.kubectl("get", "configmaps", "-o", "name").split())
+    assert maps <= {"configmap/kube-root-ca.crt", "configmap/openshift-service-ca.crt"}
+    own = ("-l", f"app.kubernetes.io/instance={deployment.namespace}", "-o", "name")
+    assert deployment.kubectl("get", "clusterroles,clusterrolebindings", *own).split() == []

@@ -75,26 +75,38 @@ def assert_right(url: str, engines: EnginesUnderTest, bodies: list[JSON]) -> Non
         assert token_ids(reply) == token_ids(answer(post(engines.union, body)))
 
 
-def test_prefill_pushes(vllm_engines: EnginesUnderTest, make_gateway: MakeGateway) -> None:
-    """NixlPushConnector: the same order and fields, the other direction of the transfer."""
-    roles = [
-        (Role.PREFILL, {"kv_transfer_config": {**PUSH, "kv_role": "kv_producer"}}),
-        (Role.DECODE, {"kv_transfer_config": {**PUSH, "kv_role": "kv_consumer"}}),
-    ]
-    with more_engines(vllm_engines, roles) as (prefill, decode):
+class TestOtherFleets:
+    """Connectors that the four engines do not have."""
+
+    @pytest.fixture(scope="class")
+    def others(self, vllm_engines: EnginesUnderTest) -> Iterator[tuple[ExtraEngine, ...]]:
+        """Prefill and decode that push, and a union engine that reads embeddings: started together, since engines
+        that start one after the other leave processors idle."""
+        roles = [
+            (Role.PREFILL, {"kv_transfer_config": {**PUSH, "kv_role": "kv_producer"}}),
+            (Role.DECODE, {"kv_transfer_config": {**PUSH, "kv_role": "kv_consumer"}}),
+            (Role.UNION, {"ec_transfer_config": {"ec_connector": "ECExampleConnector", "ec_role": "ec_consumer"}}),
+        ]
+        with more_engines(vllm_engines, roles) as engines:
+            yield engines
+
+    def test_prefill_pushes(
+        self, vllm_engines: EnginesUnderTest, others: tuple[ExtraEngine, ...], make_gateway: MakeGateway
+    ) -> None:
+        """NixlPushConnector: the same order and fields, the other direction of the transfer."""
+        prefill, decode, _ = others
         url = make_gateway(stage(vllm_engines, Role.ENCODE), beside(prefill), beside(decode))
         bodies = questions(100)
         assert_right(url, vllm_engines, bodies)
         prompts = sum(answer(post(vllm_engines.union, body))["usage"]["prompt_tokens"] for body in bodies)
         assert metric(decode.url, "vllm:external_prefix_cache_hits_total") >= prompts
 
-
-def test_encode_before_union(vllm_engines: EnginesUnderTest, make_gateway: MakeGateway) -> None:
-    reads = {"ec_transfer_config": {"ec_connector": "ECExampleConnector", "ec_role": "ec_consumer"}}
-    with more_engines(vllm_engines, [(Role.UNION, reads)]) as (union,):
+    def test_encode_before_union(
+        self, vllm_engines: EnginesUnderTest, others: tuple[ExtraEngine, ...], make_gateway: MakeGateway
+    ) -> None:
         for forward_media in ("prefill", "never"):
             url = make_gateway(
-                stage(vllm_engines, Role.ENCODE), beside(union), encode_config={"forward_media": forward_media}
+                stage(vllm_engines, Role.ENCODE), beside(others[2]), encode_config={"forward_media": forward_media}
             )
             assert_right(url, vllm_engines, questions(200 if forward_media == "never" else 210))
 
@@ -133,29 +145,43 @@ def test_items_of_which_one_is_not_encoded(vllm_engines: EnginesUnderTest, make_
         assert_right(url, vllm_engines, [body])
 
 
-def test_decode_beyond_the_lease(vllm_engines: EnginesUnderTest, make_gateway: MakeGateway) -> None:
-    """Decode's door opens when half of prefill's lease is over: its leg is not sent, prefill runs again."""
-    lease = {"kv_connector_extra_config": {"kv_lease_duration": 4}}
-    config = {"kv_connector": "NixlConnector", "kv_role": "kv_producer", "kv_buffer_device": "cpu", **lease}
-    with (
-        more_engines(vllm_engines, [(Role.PREFILL, {"kv_transfer_config": config})]) as (prefill,),
-        SlowDoor(vllm_engines.decode) as decode,
-    ):
-        planned = beside(prefill)
-        assert planned.kv is not None
-        assert planned.kv.handoff_seconds == 4
-        url = make_gateway(planned, stage(vllm_engines, Role.DECODE, decode.url))
-        assert_right(url, vllm_engines, questions(500)[:1])
-        legs = metric(prefill.url, "vllm:request_success_total")
-        decode.shut_for(2.5)
-        assert_right(url, vllm_engines, [chat(text("Late?" * 40), max_tokens=TOKENS, return_token_ids=True)])
-        assert metric(prefill.url, "vllm:request_success_total") - legs == 2, "prefill ran again"
+class TestEnginesThatFail:
+    """Each with an engine of its own that is short of something or dies."""
 
+    @pytest.fixture(scope="class")
+    def troubled(self, vllm_engines: EnginesUnderTest) -> Iterator[tuple[ExtraEngine, ...]]:
+        """Prefill with a short lease, decode with little KV, and decode that will be killed; started together."""
+        lease = {"kv_connector_extra_config": {"kv_lease_duration": 4}}
+        config = {"kv_connector": "NixlConnector", "kv_role": "kv_producer", "kv_buffer_device": "cpu", **lease}
+        roles: list[tuple[Role, JSON]] = [
+            (Role.PREFILL, {"kv_transfer_config": config}),
+            (Role.DECODE, {"num_gpu_blocks_override": 9, "max_model_len": 1024}),
+            (Role.DECODE, {}),
+        ]
+        with more_engines(vllm_engines, roles) as engines:
+            yield engines
 
-def test_decode_short_of_kv_with_media(vllm_engines: EnginesUnderTest, make_gateway: MakeGateway) -> None:
-    """Preempting a request with media kills a vLLM 0.32 engine core: only as many are let in as fit."""
-    short = {"num_gpu_blocks_override": 9, "max_model_len": 1024}
-    with more_engines(vllm_engines, [(Role.DECODE, short)]) as (decode,):
+    def test_decode_beyond_the_lease(
+        self, vllm_engines: EnginesUnderTest, troubled: tuple[ExtraEngine, ...], make_gateway: MakeGateway
+    ) -> None:
+        """Decode's door opens when half of prefill's lease is over: its leg is not sent, prefill runs again."""
+        prefill = troubled[0]
+        with SlowDoor(vllm_engines.decode) as decode:
+            planned = beside(prefill)
+            assert planned.kv is not None
+            assert planned.kv.handoff_seconds == 4
+            url = make_gateway(planned, stage(vllm_engines, Role.DECODE, decode.url))
+            assert_right(url, vllm_engines, questions(500)[:1])
+            legs = metric(prefill.url, "vllm:request_success_total")
+            decode.shut_for(2.5)
+            assert_right(url, vllm_engines, [chat(text("Late?" * 40), max_tokens=TOKENS, return_token_ids=True)])
+            assert metric(prefill.url, "vllm:request_success_total") - legs == 2, "prefill ran again"
+
+    def test_decode_short_of_kv_with_media(
+        self, vllm_engines: EnginesUnderTest, troubled: tuple[ExtraEngine, ...], make_gateway: MakeGateway
+    ) -> None:
+        """Preempting a request with media kills a vLLM 0.32 engine core: only as many are let in as fit."""
+        decode = troubled[1]
         assert beside(decode).kv_capacity_tokens == 9 * 128
         url = make_gateway(stage(vllm_engines, Role.ENCODE), stage(vllm_engines, Role.PREFILL), beside(decode))
         ask = functools.partial(chat, max_tokens=200, ignore_eos=True, return_token_ids=True)
@@ -164,15 +190,16 @@ def test_decode_short_of_kv_with_media(vllm_engines: EnginesUnderTest, make_gate
         assert httpx.get(f"{decode.url}/health", timeout=10).status_code == 200
         assert metric(decode.url, "vllm:num_preemptions_total") == 0
 
-
-def test_decode_killed_in_mid_stream(vllm_engines: EnginesUnderTest, make_gateway: MakeGateway) -> None:
-    """The client's answer is complete and the undisturbed one; the engine that comes back is used again."""
-    body = chat(text("Tell a long story." * 8), max_tokens=400, ignore_eos=True)
-    usage = {"stream_options": {"include_usage": True}}
-    right = [event["choices"][0]["delta"].get("content") or "" for event in stream(vllm_engines.union, body).objects]
-    with more_engines(vllm_engines, [(Role.DECODE, {})]) as (extra,):
-        door = RecordingProxy(extra.url)
-        with door:
+    def test_decode_killed_in_mid_stream(
+        self, vllm_engines: EnginesUnderTest, troubled: tuple[ExtraEngine, ...], make_gateway: MakeGateway
+    ) -> None:
+        """The client's answer is complete and the undisturbed one; the engine that comes back is used again."""
+        body = chat(text("Tell a long story." * 8), max_tokens=400, ignore_eos=True)
+        usage = {"stream_options": {"include_usage": True}}
+        events = stream(vllm_engines.union, body).objects
+        right = [event["choices"][0]["delta"].get("content") or "" for event in events]
+        extra = troubled[2]
+        with RecordingProxy(extra.url) as door:
             url = make_gateway(
                 stage(vllm_engines, Role.PREFILL),
                 active(extra.plan.instance, door.url),
@@ -188,9 +215,9 @@ def test_decode_killed_in_mid_stream(vllm_engines: EnginesUnderTest, make_gatewa
             assert events[-2]["choices"][0]["finish_reason"] == "length"
             assert events[-1]["usage"]["completion_tokens"] == 400
             assert len({event["id"] for event in events}) == 1
-    with more_engines(vllm_engines, [(Role.DECODE, {})]) as (again,):
-        url = make_gateway(stage(vllm_engines, Role.PREFILL), beside(again))
-        assert_right(url, vllm_engines, questions(700)[:1])
+        with more_engines(vllm_engines, [(Role.DECODE, {})]) as (again,):
+            url = make_gateway(stage(vllm_engines, Role.PREFILL), beside(again))
+            assert_right(url, vllm_engines, questions(700)[:1])
 
 
 def _stream_killing(url: str, body: JSON, extra: ExtraEngine, door: RecordingProxy) -> tuple[str, list[JSON]]:

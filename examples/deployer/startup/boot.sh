@@ -5,6 +5,7 @@
 #   ROLE                  controller, coordinator, encode, prefill, decode, union, kv_pool, kv_conductor,
 #                         SINGLE_CONTAINER
 #   CANN_INSTALL_PATH     where CANN is (/usr/local/Ascend); its environment is set where it is there
+#   HCCL_PATH             where the table of this pod's devices is written; not set where there are no such devices
 #   MOTOR_LOG_ROOT_PATH   where engines' logs go, in a directory for each pod; without it, a temporary one
 
 set -euo pipefail
@@ -31,14 +32,21 @@ set_accelerator_environment() {
     fi
 }
 
+# HCCL's table of the devices that this pod has, which the NodeManager reports. Engines whose connector needs none
+# start without it.
+write_device_table() {
+    [[ -n "${HCCL_PATH:-}" ]] || return 0
+    if ! pymotor ranktable collect --hccl --local-host "${POD_IP:-127.0.0.1}" --output "$HCCL_PATH"; then
+        printf 'boot.sh: no device table in %s, see above; connectors that need one will say so\n' "$HCCL_PATH" >&2
+    fi
+}
+
 case "${ROLE:-}" in
     controller) exec pymotor controller "$@" ;;
     coordinator) exec pymotor coordinator "$@" ;;
     encode | prefill | decode | union)
         set_accelerator_environment
-        if [[ -n "${HCCL_PATH:-}" ]]; then
-            mkdir -p "$(dirname "$HCCL_PATH")"
-        fi
+        write_device_table
         if [[ -n "${MOTOR_LOG_ROOT_PATH:-}" ]]; then
             logs="$MOTOR_LOG_ROOT_PATH/${POD_NAME:-$HOSTNAME}"
             if mkdir -p "$logs" 2>/dev/null && [[ -w "$logs" ]]; then
@@ -57,7 +65,7 @@ case "${ROLE:-}" in
         set_accelerator_environment
         exec mooncake_master "$@"
         ;;
-    kv_conductor) exec mooncake_conductor "$@" ;;
+    kv_conductor) exec pymotor kv-conductor --host 0.0.0.0 "$@" ;;
     "") fail "ROLE is not set" ;;
     *) fail "ROLE=$ROLE is not known: controller, coordinator, encode, prefill, decode, union, kv_pool, kv_conductor or SINGLE_CONTAINER" ;;
 esac

@@ -13,7 +13,9 @@ if [[ -d "$checkout/src/pymotor" ]]; then
     export PYTHONPATH="$checkout/src${PYTHONPATH:+:$PYTHONPATH}"
 fi
 if ! "$PYTHON" -c 'import pymotor.deployer' 2>/dev/null; then
-    printf '%s: %s has no PyMotor; install it there (pip install pymotor), or name another Python: PYTHON=...\n' \
-        "$(basename "$0")" "$PYTHON" >&2
+    source=". in a checkout of PyMotor; its image has it"
+    [[ ! -e "$checkout/pyproject.toml" ]] || source="$checkout"
+    printf '%s: %s has no PyMotor; install it there (%s -m pip install %s), or name another Python: PYTHON=...\n' \
+        "$(basename "$0")" "$PYTHON" "$PYTHON" "$source" >&2
     exit 1
 fi

@@ -122,6 +122,18 @@ def build_ranktable(nodes: Sequence[NodeRecord], prefill_devices: int, decode_de
     }
 
 
+def hccl_table(node: NodeRecord) -> dict[str, Any]:
+    """HCCL's own table of one node (version 1.0): what HCCL_PATH names, of which the Controller makes an instance's."""
+    devices = []
+    for rank, device in enumerate(node.devices):
+        entry = {"device_id": str(device.device_id), "device_ip": device.device_ip, "rank_id": str(rank)}
+        if device.super_device_id:
+            entry["super_device_id"] = device.super_device_id
+        devices.append(entry)
+    servers = [{"server_id": node.server_id, "container_ip": node.server_id, "device": devices}]
+    return {"version": "1.0", "server_count": "1", "server_list": servers, "status": "completed"}
+
+
 def left_out(nodes: Sequence[NodeRecord], ranktable: dict[str, Any]) -> list[str]:
     """Warnings: nodes that lend devices of which the ranktable uses none or only some."""
     used = [entry["server_id"] for role in ("prefill", "decode") for entry in ranktable[f"{role}_device_list"]]

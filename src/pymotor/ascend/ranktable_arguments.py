@@ -85,6 +85,9 @@ def _generate(parser: argparse.ArgumentParser) -> None:
 def _collect(parser: argparse.ArgumentParser) -> None:
     _devices(parser)
     parser.add_argument("-o", "--output", type=Path, default=Path("-"), metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--hccl", action="store_true", help="write HCCL's table of these devices instead, which HCCL_PATH names in pods"
+    )
     parser.set_defaults(usage_error=parser.error)
 
 

@@ -15,6 +15,7 @@ from pymotor.ascend.ranktable import (
     NodeRecord,
     RanktableError,
     build_ranktable,
+    hccl_table,
     left_out,
     ranktable_text,
     same_address,
@@ -130,7 +131,8 @@ def _collect(arguments: argparse.Namespace) -> int:
     if own_ip is None:
         arguments.usage_error("give this node's address: --local-host IP, or --network-card-name with an address")
     assert own_ip is not None
-    text = json.dumps(_own_record(arguments, own_ip).as_json(), indent=4)
+    record = _own_record(arguments, own_ip)
+    text = json.dumps(hccl_table(record) if arguments.hccl else record.as_json(), indent=4)
     if arguments.output == Path("-"):
         print(text)
     else:

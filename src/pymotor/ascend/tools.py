@@ -70,6 +70,8 @@ class ToolRunner:
         """
         program = self._paths.get(argv[0], argv[0])
         with tempfile.TemporaryFile() as printed:
+            # A SIGTERM before we know of the process would leave it behind; the tool itself is only ever killed.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
             try:
                 process = subprocess.Popen(
                     [program, *argv[1:]],
@@ -80,11 +82,13 @@ class ToolRunner:
                     start_new_session=True,
                 )
             except OSError as error:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 raise AscendToolError(
                     f"cannot run {argv[0]} ({program}: {error.strerror}): install the Ascend driver's tools on this "
                     "node, mount them into the container, or put them on PATH"
                 ) from error
             try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 status = process.wait(self._timeout)
             except subprocess.TimeoutExpired as error:
                 raise AscendToolError(f"`{shlex.join(argv)}` did not end within {self._timeout:g} s") from error

@@ -28,8 +28,28 @@ RequestDeployMode = Literal[
     "pd_dual_dispatch",
     "pd_disaggregation_single_container",
 ]
-SchedulerType = Literal["load_balance", "round_robin", "kv_cache_affinity"]
-HEALTH_PATHS = ("/", "/startup", "/readiness", "/liveness", "/metrics", "/docs", "/redoc", "/openapi.json")
+SchedulerType = Literal["load_balance", "round_robin", "kv_cache_affinity", "prefix_hash", "session_affinity"]
+HEALTH_PATHS = ("/", "/startup", "/readiness", "/liveness", "/health", "/metrics", "/docs", "/redoc", "/openapi.json")
+
+
+class CoordinatorLoggingConfig(LoggingConfig):
+    """Logs of the Coordinator, and a line for each request."""
+
+    request_log: Literal["off", "text", "json"] = Field("off", description="Whether each request gets a line, and how.")
+    request_log_directory: str = Field(
+        "",
+        description="Directory of the files with these lines, one for each worker, rotated as log_rotation_size and "
+        "the keys beside it say; empty: standard error.",
+    )
+
+
+class DashboardConfig(Section):
+    """The dashboard at the management port."""
+
+    enable: bool = Field(True, description="Whether the management port serves /dashboard.")
+    requests_per_second: NotNegative = Field(
+        20.0, description="Requests that each worker follows step by step for it; 0: none."
+    )
 
 
 class PrometheusMetricsConfig(Section):
@@ -78,7 +98,11 @@ class SchedulerConfig(Section):
     deploy_mode: RequestDeployMode | None = Field(
         None, description="Forces the order of prefill and decode; null: by the instances and connectors present."
     )
-    scheduler_type: SchedulerType = Field("load_balance", description="How an endpoint is chosen.")
+    scheduler_type: SchedulerType = Field(
+        "load_balance",
+        description="How an endpoint is chosen: the least loaded, each in its turn, who has the prompt's beginning "
+        "cached, by how the prompt begins, by session.",
+    )
     endpoint_instance_score_weight: NotNegative = Field(
         0.05, description="Weight of the instance's load beside the endpoint's own."
     )
@@ -90,6 +114,17 @@ class SchedulerConfig(Section):
     kv_affinity_prefill_load_scale: NotNegative = Field(1.0, description="unified: weight of the prefill to do.")
     kv_affinity_load_gate_topn: Count = Field(
         0, description="load_gated: how many least loaded endpoints are looked at; 0: 2."
+    )
+    kv_affinity_load_bound: Annotated[float, Field(ge=0)] = Field(
+        1.25,
+        description="An endpoint whose load is above so many times the mean and the prompt gets nothing, whatever it "
+        "has cached; 0: no bound.",
+    )
+    kv_affinity_patience: Seconds = Field(
+        0.02, description="Seconds that a request waits for the KV conductor before texts are compared."
+    )
+    session_header: Annotated[str, Field(min_length=1)] = Field(
+        "X-Session-ID", description="session_affinity: the header that names a session."
     )
     prefill_threshold: Count = Field(
         512, description="Tokens from which a prompt goes to prefill and decode where union instances run too."
@@ -118,15 +153,23 @@ class InferenceWorkersConfig(Section):
 
 
 class APIKeyConfig(Section):
-    """Who may send requests."""
+    """Who may send requests, and look at the other ports."""
 
     enable_api_key: bool = Field(False, description="Whether a key is asked for.")
     valid_keys: list[str] = Field(default_factory=list, description="Hashes of the keys, as encryption_algorithm.")
     header_name: Annotated[str, Field(min_length=1)] = Field("Authorization", description="Header with the key.")
     key_prefix: Annotated[str, Field(min_length=1)] = Field("Bearer ", description="What stands before the key.")
+    keys_file: str = Field(
+        "",
+        description="File of `pymotor api-key`, from the directory of user_config.json; read again when it changes.",
+    )
     skip_paths: list[str] = Field(
         default_factory=lambda: [*HEALTH_PATHS, "/instances/refresh", "/favicon.ico"],
-        description="Paths that need no key.",
+        description="Paths of the inference port that need no key, compared byte for byte.",
+    )
+    open_doors: list[Literal["management", "observability"]] = Field(
+        default_factory=list,
+        description="Ports at which anybody who reaches them may read (GET), also without enable_api_key.",
     )
     encryption_algorithm: Literal["PBKDF2_SHA256"] = Field("PBKDF2_SHA256", description="How keys are hashed.")
 
@@ -135,14 +178,23 @@ class RateLimitConfig(Section):
     """How many requests are let in."""
 
     enable_rate_limit: bool = Field(False, description="Whether requests are limited.")
-    provider: Literal["simple", "olc"] = Field("simple", description="Who decides.")
-    max_requests: AtLeastOne = Field(1000, description="Requests in a window.")
+    provider: Literal["simple", "olc"] = Field("simple", description="Who decides; olc: simple is used.")
+    max_requests: AtLeastOne = Field(1000, description="Requests in a window, of all clients together.")
+    max_tokens: AtLeastOne | None = Field(
+        None, description="Tokens of prompts and answers in a window, of all clients together; null: no limit."
+    )
+    key_max_requests: AtLeastOne | None = Field(
+        None, description="Requests in a window of each API key that has no limit of its own; null: no limit."
+    )
+    key_max_tokens: AtLeastOne | None = Field(None, description="Tokens in a window, likewise.")
     window_size: Seconds = Field(60, description="Seconds of a window.")
-    skip_paths: list[str] = Field(default_factory=lambda: [*HEALTH_PATHS], description="Paths without limit.")
+    skip_paths: list[str] = Field(
+        default_factory=lambda: [*HEALTH_PATHS], description="Paths without limit, compared byte for byte."
+    )
     error_message: str = Field("too many requests, please try again later", description="What the client is told.")
     error_status_code: Annotated[int, Field(ge=100, le=599)] = Field(429, description="Status the client gets.")
     olc_config_path: str = Field("", description="Directory of the olc provider's configuration.")
-    scope: Any = no_effect("there is one limit for all clients")
+    scope: Any = no_effect("limits are for all clients together and for each key", instead="key_max_requests")
 
 
 class EndpointLimits(Section):
@@ -182,12 +234,14 @@ class RequestLimitConfig(Section):
 class TracerConfig(Section):
     """OpenTelemetry traces. Rates are parts of all requests, from 0 to 1."""
 
-    endpoint: str = Field("", description="URL that takes OTLP; empty: off.")
+    endpoint: str = Field("", description="URL that takes OTLP over HTTP, with or without /v1/traces; empty: off.")
     root_sampling_rate: Ratio = Field(1.0, description="Of requests that come without a trace.")
     remote_parent_sampled: Ratio = Field(1.0, description="Of requests whose caller is sampled.")
     remote_parent_not_sampled: Ratio = Field(1.0, description="Of requests whose caller is not sampled.")
-    local_parent_sampled: Ratio = Field(1.0, description="Of steps whose request is sampled.")
-    local_parent_not_sampled: Ratio = Field(1.0, description="Of steps whose request is not sampled.")
+    local_parent_sampled: Ratio = Field(1.0, description="Of sampled requests, those with steps, too.")
+    local_parent_not_sampled: Ratio = Field(
+        1.0, description="No effect: a request that is not sampled has no steps that are."
+    )
 
 
 class PrefillKVEventConfig(Section):
@@ -296,10 +350,11 @@ class HTTPConfig(Section):
 class CoordinatorConfig(Section):
     """The Coordinator: a request in, an answer out."""
 
-    logging_config: LoggingConfig = Field(default_factory=LoggingConfig, description="Logs.")
+    logging_config: CoordinatorLoggingConfig = Field(default_factory=CoordinatorLoggingConfig, description="Logs.")
     prometheus_metrics_config: PrometheusMetricsConfig = Field(
         default_factory=PrometheusMetricsConfig, description="Metrics of the fleet."
     )
+    dashboard_config: DashboardConfig = Field(default_factory=DashboardConfig, description="The dashboard.")
     exception_config: ExceptionConfig = Field(default_factory=ExceptionConfig, description="Retries and deadlines.")
     scheduler_config: SchedulerConfig = Field(default_factory=SchedulerConfig, description="Choice of instances.")
     inference_workers_config: InferenceWorkersConfig = Field(

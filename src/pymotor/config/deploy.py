@@ -10,6 +10,7 @@ from pymotor.config.kubernetes import KubernetesConfig
 from pymotor.config.section import AtLeastOne, Count, Section, no_effect
 
 DeployMode = Literal["infer_service_set", "multi_deployment", "single_container"]
+ClientAuth = Literal["required", "optional", "none"]
 HardwareType = Literal[
     "800I_A2",
     "800I_A3",
@@ -39,6 +40,16 @@ class TLSBlock(Section):
         "security/mgmt/keys/key_pwd.txt", description="File with the private key's password; empty: none."
     )
     crl_file: str = Field("", description="Certificate revocation list; empty: none.")
+    client_auth: ClientAuth = Field(
+        "required",
+        description="Whether clients must show a certificate of the authority: required; optional: none, or a good "
+        "one; none: they are not asked.",
+    )
+    peer_name: str = Field(
+        "",
+        description="Name that the certificates of those we dial must have, for pods whose addresses none can name; "
+        "empty: the address or name that is dialled.",
+    )
     tls_enable: Any = no_effect("the switch is called enable_tls", instead="enable_tls")
     tls_crl: Any = no_effect("the revocation list is called crl_file", instead="crl_file")
 

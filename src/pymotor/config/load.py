@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pymotor.config.checks import check_env, check_user
 from pymotor.config.env import EnvConfig
 from pymotor.config.problems import Problem
-from pymotor.config.source import read_object
+from pymotor.config.source import Source, read_object
 from pymotor.config.user import UserConfig
 from pymotor.config.validation import validate
 
@@ -22,6 +23,8 @@ class LoadedConfig:
     good for further checks, not for starting anything."""
     env: EnvConfig
     problems: tuple[Problem, ...]
+    revisions: tuple[str, str] = ("", "")
+    """Of both files, as `sha256sum` prints them; empty for one that could not be read or was not asked for."""
 
     @property
     def ok(self) -> bool:
@@ -35,15 +38,22 @@ def load_config(user_config_path: Path, env_config_path: Path | None, *, strict:
     With `strict` a key that PyMotor does not know is an error; a running part that may meet a newer file passes
     False and gets a warning. Never raises for what the files hold, nor for their absence: see `problems`.
     """
-    user, problems = _load_user(user_config_path, strict=strict)
+    user_source = read_object(user_config_path)
+    user, problems = _check_user(user_source, user_config_path, strict=strict)
     if env_config_path is None:
-        return LoadedConfig(user, EnvConfig(), tuple(problems))
-    env, env_problems = _load_env(env_config_path, strict=strict)
-    return LoadedConfig(user, env, (*problems, *env_problems))
+        return LoadedConfig(user, EnvConfig(), tuple(problems), (user_source.revision, ""))
+    env_source = read_object(env_config_path)
+    env, env_problems = _check_env(env_source, env_config_path, strict=strict)
+    return LoadedConfig(user, env, (*problems, *env_problems), (user_source.revision, env_source.revision))
 
 
-def _load_user(path: Path, *, strict: bool) -> tuple[UserConfig | None, list[Problem]]:
-    source = read_object(path)
+def load_content(content: dict[str, Any], path: Path) -> LoadedConfig:
+    """Check a `user_config.json` that was changed since it was read from `path`; unknown keys are warnings."""
+    user, problems = _check_user(Source(content, ()), path, strict=False)
+    return LoadedConfig(user, EnvConfig(), tuple(problems))
+
+
+def _check_user(source: Source, path: Path, *, strict: bool) -> tuple[UserConfig | None, list[Problem]]:
     if source.value is None:
         return None, list(source.problems)
     user, problems = validate(UserConfig, source.value, str(path), strict=strict)
@@ -51,8 +61,7 @@ def _load_user(path: Path, *, strict: bool) -> tuple[UserConfig | None, list[Pro
     return user, [*problems, *_news(check_user(user, str(path), path.parent), problems)]
 
 
-def _load_env(path: Path, *, strict: bool) -> tuple[EnvConfig, list[Problem]]:
-    source = read_object(path)
+def _check_env(source: Source, path: Path, *, strict: bool) -> tuple[EnvConfig, list[Problem]]:
     if source.value is None:
         return EnvConfig(), list(source.problems)
     env, problems = validate(EnvConfig, source.value, str(path), strict=strict)

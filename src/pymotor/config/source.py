@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -19,6 +20,8 @@ class Source(NamedTuple):
 
     value: dict[str, Any] | None
     problems: tuple[Problem, ...]
+    revision: str = ""
+    """See `revision_of`; empty where the file could not be read."""
 
 
 class _Object(dict[str, Any]):
@@ -27,6 +30,11 @@ class _Object(dict[str, Any]):
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
         self.repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+
+
+def revision_of(content: bytes) -> str:
+    """The SHA-256 of a file's bytes in hexadecimal, as `sha256sum` prints it."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_object(path: Path) -> Source:
@@ -41,6 +49,10 @@ def read_object(path: Path) -> Source:
     except (OSError, ValueError) as fault:
         reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
         return _refused(file, f"the file cannot be read: {reason}", "check the path and who may read the file")
+    return _decoded(data, file)._replace(revision=revision_of(data))
+
+
+def _decoded(data: bytes, file: str) -> Source:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as fault:

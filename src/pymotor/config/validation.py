@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pymotor.config.engine import SGLANG_OPTIONS, VLLM_OPTIONS, option_name
-from pymotor.config.env import EnvConfig
+from pymotor.config.env import VARIABLE_NAME, EnvConfig
+from pymotor.config.kubernetes import ABSOLUTE_PATH
 from pymotor.config.problems import ABSENT, Location, Problem, json_path, nearest
 from pymotor.config.schema import describe, json_schema, known_keys, places_of_keys, schema_at
 from pymotor.config.section import keys_without_effect
@@ -33,7 +34,7 @@ def validate(model: type[Model], value: dict[str, Any], file: str, *, strict: bo
             built = model.model_validate(remaining)
             break
         except ValidationError as fault:
-            details = fault.errors(include_url=False, include_context=False)
+            details = fault.errors(include_url=False)
         told = {problem.path for problem in problems}
         for location, same_place in _by_place(model, remaining, details):
             problem = _problem(model, value, location, same_place, file, strict=strict)
@@ -95,12 +96,7 @@ def _problem(
         suggestion, allowed = _for_unknown_key(model, location)
         return told(file, path, "PyMotor knows no such key here", value=found, allowed=allowed, suggestion=suggestion)
     if len(details[0]["loc"]) > len(location) and details[0]["loc"][-1] == "[key]":
-        return Problem.error(
-            file,
-            path,
-            "not a name that an environment variable can have",
-            allowed="letters, digits and _, not beginning with a digit",
-        )
+        return _bad_key(file, path, details)
     allowed = describe(schema_at(model, location))
     return Problem.error(
         file,
@@ -110,6 +106,19 @@ def _problem(
         allowed=allowed,
         suggestion=_for_wrong_value(found, schema_at(model, location), details),
     )
+
+
+def _bad_key(file: str, path: str, details: list[ErrorDetails]) -> Problem:
+    pattern = details[0].get("ctx", {}).get("pattern", "")
+    if pattern == VARIABLE_NAME:
+        words, allowed = (
+            "not a name that an environment variable can have",
+            "letters, digits and _, not beginning with a digit",
+        )
+    else:
+        words = "not a key that can stand here"
+        allowed = "an absolute path" if pattern == ABSOLUTE_PATH else f"what matches {pattern}"
+    return Problem.error(file, path, words, allowed=allowed, suggestion="correct the key")
 
 
 def _message(details: list[ErrorDetails], found: object, allowed: str) -> str:

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import socket
 import sys
 import uuid
+from functools import partial
 from pathlib import Path
 
-from pymotor.config import UserConfig, load_config
+from pymotor.config import LiveConfig, LoadedConfig, Part, UserConfig, load_config
 from pymotor.control_plane import ClusterToken, TokenError, is_loopback
+from pymotor.control_plane.arguments import descriptor, port
+from pymotor.control_plane.foreground import announce_url, failed
+from pymotor.control_plane.plane import PlaneTLS
+from pymotor.control_plane.ports import PortError
+from pymotor.control_plane.tls import TLSError
 from pymotor.controller.file_lease import FileLease
 from pymotor.controller.kubernetes_lease import KubernetesLease
 from pymotor.controller.lease import Lease, LeaseError
+from pymotor.controller.live_settings import ConfigWatch
 from pymotor.controller.oversight import OversightSettings, oversight_from
 from pymotor.controller.running import ControllerError, ControllerOptions, run_controller
 from pymotor.controller.settings import ControllerSettings, settings_from
 from pymotor.telemetry.logs import LEVELS, configure_logging
 
-logger = logging.getLogger(__name__)
-
+_PROGRAM = "controller"
 DEFAULT_PORT = 31018
+SERVICE_VARIABLE = "CONTROLLER_SERVICE"
+"""The name of the Controller, in pods."""
 _LOOPBACK = "127.0.0.1"
 _WILDCARDS = ("0.0.0.0", "::", "")
 _RETRY_ALONE = 0.2
@@ -37,8 +44,10 @@ It prints one line to standard output, `pymotor controller ready on http://HOST:
 log to standard error. SIGTERM or Ctrl-C ends it at once, handing the lease back; engines go on. Exit status:
 0 ended as asked, 1 failed, 2 wrong usage.
 
-All but probes need the cluster token (PYMOTOR_CLUSTER_TOKEN, or a file that PYMOTOR_CLUSTER_TOKEN_FILE names);
-without one it listens on loopback only.   pymotor instances   pymotor events --follow   pymotor scale
+All but probes need the cluster token (PYMOTOR_CLUSTER_TOKEN, or a file that PYMOTOR_CLUSTER_TOKEN_FILE names) or,
+with mgmt_tls_config, a certificate; without either it listens on loopback only.
+
+pymotor instances   pymotor events --follow   pymotor scale
 """
 
 
@@ -56,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help=f"address to listen on; default: api_config, else {_LOOPBACK}")
     parser.add_argument(
         "--port",
-        type=_port,
+        type=port,
         help=f"port, 0: any free one; default: api_config.controller_api_port, without a config {DEFAULT_PORT}",
     )
     parser.add_argument(
@@ -68,7 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="what it is called in the lease; default: the host's name")
     parser.add_argument(
         "--parent-pipe",
-        type=_descriptor,
+        type=descriptor,
         metavar="FD",
         help="end when this inherited descriptor reports end of file, that is when the parent is gone",
     )
@@ -83,30 +92,43 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run until it is told to end; returns the exit status."""
     user: UserConfig | None = None
+    loaded: LoadedConfig | None = None
     if arguments.user_config_path is not None:
         loaded = load_config(arguments.user_config_path, None, strict=False)
         for problem in loaded.problems:
             print(problem, file=sys.stderr)
         user = loaded.user
         if user is None or any(problem.severity == "error" for problem in loaded.problems):
-            return _failed("the configuration has errors; mend what is listed above")
+            return failed(_PROGRAM, "the configuration has errors; mend what is listed above")
     if arguments.lease == "file" and arguments.state_dir is None:
-        return _failed("--lease file needs --state-dir", 2)
+        return failed(_PROGRAM, "--lease file needs --state-dir", 2)
     options = _options(arguments, user)
     try:
         token = ClusterToken.from_environment()
-        if token is None and not is_loopback(options.host):
-            return _failed(f"without a cluster token it listens on loopback only, not on {options.host}", 2)
+        guarded = options.management_tls is not None and options.management_tls.keeps_strangers_out
+        if token is None and not guarded and not is_loopback(options.host):
+            return failed(_PROGRAM, f"without a cluster token it listens on loopback only, not on {options.host}", 2)
         lease = _lease(arguments, user)
     except (TokenError, LeaseError) as error:
-        return _failed(str(error))
+        return failed(_PROGRAM, str(error))
     level = user.motor_controller_config.logging_config.log_level if user is not None else "INFO"
     configure_logging(arguments.log_level or level, process="controller")
     try:
-        asyncio.run(run_controller(options, lease, token, _announce))
-    except (ControllerError, LeaseError) as error:
-        return _failed(str(error))
+        asyncio.run(
+            run_controller(options, lease, token, partial(announce_url, _PROGRAM), _watch(arguments, loaded, options))
+        )
+    except (ControllerError, LeaseError, PortError, TLSError) as error:
+        return failed(_PROGRAM, str(error))
     return 0
+
+
+def _watch(
+    arguments: argparse.Namespace, loaded: LoadedConfig | None, options: ControllerOptions
+) -> ConfigWatch | None:
+    if loaded is None:
+        return None
+    config = LiveConfig(arguments.user_config_path, None, loaded, Part.CONTROLLER)
+    return ConfigWatch(config, stated_level=arguments.log_level, stands_by=options.standby)
 
 
 def _options(arguments: argparse.Namespace, user: UserConfig | None) -> ControllerOptions:
@@ -116,6 +138,7 @@ def _options(arguments: argparse.Namespace, user: UserConfig | None) -> Controll
     standby = config.standby_config if config is not None else None
     stands_by = arguments.lease == "kubernetes" or (standby is not None and standby.enable_master_standby)
     retry = float(standby.master_lock_retry_interval) if standby is not None else _RETRY_STANDBY
+    management, observability = _planes(arguments, user)
     return ControllerOptions(
         settings=settings_from(user) if user is not None else ControllerSettings(),
         host=host,
@@ -123,11 +146,25 @@ def _options(arguments: argparse.Namespace, user: UserConfig | None) -> Controll
         advertised_host=(os.environ.get("POD_IP") or socket.gethostname()) if host in _WILDCARDS else "",
         name=f"{arguments.name or socket.gethostname()} {uuid.uuid4().hex[:12]}",
         standby=stands_by,
+        passes_on=arguments.lease == "kubernetes",
         lease_seconds=float(standby.master_lock_ttl) if standby is not None else 10.0,
         retry_seconds=retry if stands_by else _RETRY_ALONE,
         parent_pipe=arguments.parent_pipe,
         oversight=oversight_from(user, stands_by=stands_by) if user is not None else OversightSettings(),
+        management_tls=management,
+        observability_tls=observability,
+        leader_name=(config.api_config.controller_api_dns if config is not None else None)
+        or os.environ.get(SERVICE_VARIABLE, ""),
     )
+
+
+def _planes(arguments: argparse.Namespace, user: UserConfig | None) -> tuple[PlaneTLS | None, PlaneTLS | None]:
+    """Of management and of observability."""
+    if user is None:
+        return None, None
+    directory = arguments.user_config_path.parent
+    tls = user.motor_deploy_config.tls_config
+    return PlaneTLS.of(tls.mgmt_tls_config, directory), PlaneTLS.of(tls.observability_tls_config, directory)
 
 
 def _lease(arguments: argparse.Namespace, user: UserConfig | None) -> Lease:
@@ -135,31 +172,3 @@ def _lease(arguments: argparse.Namespace, user: UserConfig | None) -> Lease:
         return FileLease(arguments.state_dir)
     key = user.motor_controller_config.standby_config.master_lock_key if user is not None else "/master_lock"
     return KubernetesLease.in_cluster(key)
-
-
-def _announce(url: str) -> None:
-    try:
-        print(f"pymotor controller ready on {url}", flush=True)
-    except OSError as error:
-        logger.warning("standard output is closed, so nobody was told that %s is ready: %s", url, error)
-
-
-def _failed(why: str, status: int = 1) -> int:
-    print(f"pymotor controller: {why}", file=sys.stderr)
-    return status
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{port} is no port: 0 to 65535")
-    return port
-
-
-def _descriptor(text: str) -> int:
-    descriptor = int(text)
-    try:
-        os.fstat(descriptor)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"descriptor {descriptor} is not open: {error}") from error
-    return descriptor

@@ -168,12 +168,15 @@ class FleetState:
     # Coordinators
 
     def watch(self, watch: FleetWatch, now: float) -> bytes | None:
-        """Take over what a Coordinator says; the snapshot as JSON where it is newer than the Coordinator's.
+        """Take over what a Coordinator says; the snapshot as JSON where it is newer than the Coordinator's. One that
+        has no name sends no requests anywhere, and nobody waits for it.
 
         Raises `SupersededError`.
         """
         if watch.epoch > self.epoch:
             raise SupersededError(f"Coordinator {watch.coordinator}", watch.epoch)
+        if not watch.coordinator:
+            return self.newer_than(watch)
         if watch.coordinator not in self.book.coordinators:
             self.book.say(now, "coordinator_joined", f"Coordinator {watch.coordinator} watches")
         self.book.coordinators[watch.coordinator] = KnownCoordinator(watch, now)

@@ -13,14 +13,16 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pymotor.config import ConfigState
 from pymotor.control_plane import ClusterToken
+from pymotor.control_plane.token_gate import TokenGate
 from pymotor.controller.leadership import NotLeadingError
 from pymotor.controller.lease import LeaseError
 from pymotor.controller.nodes import ReportRefused
 from pymotor.controller.operations import OperationRefused, UnknownInstance
 from pymotor.controller.operations_api import operations_routes
+from pymotor.controller.passing_on import LeaderTLS, PassingOn
 from pymotor.controller.service import ControllerService
 from pymotor.fleet import ControllerRefusal, FleetWatch, NodeReport, decode_message, encode_message
 
@@ -33,32 +35,33 @@ _PROBLEMS_TOLD = 5
 _PROBES = ("/startup", "/readiness", "/liveness")
 
 
-class TokenGate:
-    """Lets nobody in who does not show the token; probes need none."""
-
-    def __init__(self, app: ASGIApp, token: ClusterToken | None) -> None:
-        """Without a token everybody is let in: then only this machine may reach the port."""
-        self._app = app
-        self._token = token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] == "http" and self._token is not None and scope["path"] not in _PROBES:
-            shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-            if not self._token.accepts(shown.decode("latin-1")):
-                await refusal(401, "this needs the cluster token")(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-def controller_app(service: ControllerService, token: ClusterToken | None) -> FastAPI:
-    """Everything that the Controller answers."""
+def controller_app(
+    service: ControllerService,
+    token: ClusterToken | None,
+    config: Callable[[], ConfigState] | None = None,
+    *,
+    passes_on: bool = False,
+    leader_tls: LeaderTLS | None = None,
+) -> FastAPI:
+    """Everything that the Controller answers; `config` tells which configuration is in force. `passes_on`: what it is
+    asked while it stands by goes on to the leader, so it is ready then too; else it refuses. `leader_tls`: how the
+    leader is known where the plane speaks TLS."""
     app = FastAPI(title="PyMotor Controller", openapi_url=None)
-    app.add_middleware(TokenGate, token=token)
+    if passes_on:
+        app.add_middleware(
+            PassingOn,
+            leader=lambda: service.leadership.other,
+            kept=_PROBES,
+            longest_body=LONGEST_BODY,
+            tls=leader_tls,
+        )
+    # Added last, so asked first.
+    app.add_middleware(TokenGate, token=token, open_paths=_PROBES, refusal=_no_token)
     app.add_route("/nodes/report", _reports(service), methods=["POST"])
     app.add_route("/fleet/watch", _watches(service), methods=["POST"])
     app.include_router(operations_routes(service))
-    _add_probes(app, service)
+    _add_config(app, config)
+    _add_probes(app, service, config, passes_on=passes_on)
     _add_refusals(app)
     return app
 
@@ -68,6 +71,10 @@ def refusal(status: int, error: str, leader: str = "") -> Response:
     body = encode_message(ControllerRefusal(error=error, leader=leader))
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     return Response(body, status, headers=headers, media_type="application/json")
+
+
+def _no_token() -> Response:
+    return refusal(401, "this needs the cluster token, or a certificate where the port speaks TLS")
 
 
 def _reports(service: ControllerService) -> Callable[[Request], Awaitable[Response]]:
@@ -106,7 +113,18 @@ def _broken(request: Request) -> Callable[[], Awaitable[None]]:
     return broken
 
 
-def _add_probes(app: FastAPI, service: ControllerService) -> None:
+def _add_config(app: FastAPI, config: Callable[[], ConfigState] | None) -> None:
+    @app.get("/config")
+    async def state() -> Response:
+        """Which `user_config.json` is in force, what waits for a restart, what is wrong."""
+        if config is None:
+            return refusal(404, "no configuration file is followed")
+        return Response(msgspec.json.encode(config()), media_type="application/json")
+
+
+def _add_probes(
+    app: FastAPI, service: ControllerService, config: Callable[[], ConfigState] | None, *, passes_on: bool
+) -> None:
     @app.get("/startup")
     @app.get("/liveness")
     async def alive() -> dict[str, str]:
@@ -116,7 +134,11 @@ def _add_probes(app: FastAPI, service: ControllerService) -> None:
     async def ready() -> Response:
         # Also while it listens: only those that can reach it are heard, and a Service passes on to who is ready.
         if service.leads:
-            return JSONResponse({"ready": True, "leader": service.leadership.url, "complete": service.ready})
+            told = {"ready": True, "leader": service.leadership.url, "complete": service.ready}
+            # What is wrong with it is told at /config, to who has the token.
+            return JSONResponse({**told, "config_in_force": config is None or config().error is None})
+        if passes_on and service.leadership.other:
+            return JSONResponse({"ready": True, "leader": service.leadership.other, "stands_by": True})
         return refusal(503, "it does not lead", service.leadership.other)
 
 

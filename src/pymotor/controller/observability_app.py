@@ -10,12 +10,14 @@ from fastapi import APIRouter, FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse
 
 from pymotor.control_plane import ClusterToken
+from pymotor.control_plane.client_certificate import shows_certificate
+from pymotor.control_plane.token_gate import TokenGate
 from pymotor.controller.alarm_records import record_from
 from pymotor.controller.alarms import AlarmLog
 from pymotor.controller.faults.view import FleetView
 from pymotor.controller.inventory import inventory
 
-_LONGEST_RECORD = 64 * 1024
+LONGEST_RECORD = 64 * 1024
 """Bytes of a record that is posted."""
 
 
@@ -30,9 +32,18 @@ def observability_app(
     """The application for `observability_api_port`.
 
     `view` takes a look at the fleet; `variables`: the environment; `leads`: whether this Controller is the leader,
-    since another has nothing to tell and answers 503; `token`: shown by who adds alarms.
+    since another has nothing to tell and answers 503; `token`: shown by who adds alarms, and by who reads on another
+    machine without a certificate of the plane.
     """
     app = FastAPI(title="PyMotor Controller observability", docs_url=None, redoc_url=None, openapi_url=None)
+
+    app.add_middleware(
+        TokenGate,
+        token=token,
+        open_paths=("/observability/add_alarm",),
+        refusal=lambda: _refusal(401, "this needs the cluster token: 'Authorization: Bearer TOKEN'"),
+        near=True,
+    )
 
     @app.get("/observability/inventory")
     async def get_inventory() -> JSONResponse:
@@ -66,15 +77,15 @@ def alarm_intake(log: AlarmLog, *, leads: Callable[[], bool], token: ClusterToke
 
     @router.post("/observability/add_alarm")
     async def add_alarm(request: Request, authorization: Annotated[str | None, Header()] = None) -> JSONResponse:
-        if token is not None and not token.accepts(authorization):
+        if token is not None and not shows_certificate(request.scope) and not token.accepts(authorization):
             return _refusal(401, "the cluster token is missing or wrong")
         if not leads():
             return _not_leader()
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
-            if len(body) > _LONGEST_RECORD:
-                return _refusal(413, f"an alarm has at most {_LONGEST_RECORD} bytes")
+            if len(body) > LONGEST_RECORD:
+                return _refusal(413, f"an alarm has at most {LONGEST_RECORD} bytes")
         try:
             record = record_from(bytes(body), log.now)
         except (ValueError, RecursionError) as error:  # msgspec's errors are of the first kind

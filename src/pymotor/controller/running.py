@@ -5,23 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager
 
 import msgspec
 
+from pymotor.config import NotAppliedError
 from pymotor.control_plane import AdminServer, ClusterToken
+from pymotor.control_plane.ending import end_requests
+from pymotor.control_plane.plane import PlaneTLS
+from pymotor.control_plane.ports import PortError, http_url, listen_alone
 from pymotor.controller.leadership import Leadership
 from pymotor.controller.lease import Lease
+from pymotor.controller.live_settings import ConfigWatch
 from pymotor.controller.messages_app import controller_app
 from pymotor.controller.observability_app import alarm_intake
 from pymotor.controller.oversight import Oversight, OversightSettings
+from pymotor.controller.passing_on import LeaderTLS
 from pymotor.controller.service import ControllerService
 from pymotor.controller.settings import ControllerSettings
 
 logger = logging.getLogger(__name__)
+
+
+_OBSERVABILITY_KEY = "api_config.observability_api_port"
 
 
 class ControllerError(Exception):
@@ -41,43 +49,74 @@ class ControllerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Unique with each run."""
     standby: bool
     """Whether another one may lead."""
+    passes_on: bool = False
+    """Whether a standby passes on what it is asked to the leader: behind one Service a request may come to either."""
     lease_seconds: float
     retry_seconds: float
     """Between tries to become leader."""
     parent_pipe: int | None = None
     oversight: OversightSettings = OversightSettings()
+    management_tls: PlaneTLS | None = None
+    """Of its port; None: plain HTTP."""
+    observability_tls: PlaneTLS | None = None
+    """Of the observability API."""
+    leader_name: str = ""
+    """What the certificate of another Controller says, which is dialled by an address; empty: that address."""
 
 
 async def run_controller(
-    options: ControllerOptions, lease: Lease, token: ClusterToken | None, announce: Callable[[str], None]
+    options: ControllerOptions,
+    lease: Lease,
+    token: ClusterToken | None,
+    announce: Callable[[str], None],
+    watch: ConfigWatch | None = None,
 ) -> None:
-    """Run until SIGTERM, SIGINT or the parent's end. `announce` gets the URL once it answers.
+    """Run until SIGTERM, SIGINT or the parent's end. `announce` gets the URL once it answers. `watch` follows the
+    configuration; None: there is no file to follow.
 
-    Raises `ControllerError` when the port cannot be had, or another Controller leads and this is no standby.
+    Raises `PortError` when a port cannot be had, `TLSError` when certificates cannot be used, and `ControllerError`
+    when another Controller leads and this is no standby.
     """
+    management, observability = options.management_tls, options.observability_tls
+    tls = management.server() if management is not None else None
     with contextlib.ExitStack() as sockets:
-        listening = sockets.enter_context(contextlib.closing(_listen(options.host, options.port)))
+        listening = sockets.enter_context(contextlib.closing(listen_alone(options.host, options.port, "--port")))
         observed = None
         if options.oversight.observability_port is not None:
             observed = sockets.enter_context(
-                contextlib.closing(_listen(options.host, options.oversight.observability_port))
+                contextlib.closing(listen_alone(options.host, options.oversight.observability_port, _OBSERVABILITY_KEY))
             )
-            logger.info("observability on %s", _url(options.host, observed.getsockname()[1]))
+            logger.info(
+                "observability on %s",
+                http_url(options.host, observed.getsockname()[1], secure=observability is not None),
+            )
         port = listening.getsockname()[1]
-        url = _url(options.advertised_host or options.host, port)
+        url = http_url(options.advertised_host or options.host, port, secure=management is not None)
         leadership = Leadership(lease, options.name, url, options.lease_seconds)
         service = ControllerService(leadership, options.settings)
-        oversight = Oversight(service, options.oversight)
-        app = controller_app(service, token)
+        oversight = Oversight(
+            service,
+            options.oversight,
+            passes_on=options.passes_on,
+            tls=observability.server() if observability is not None else None,
+            leader_tls=_leader_tls(observability, options.leader_name),
+        )
+        app = controller_app(
+            service,
+            token,
+            None if watch is None else lambda: watch.state,
+            passes_on=options.passes_on,
+            leader_tls=_leader_tls(management, options.leader_name),
+        )
         app.include_router(alarm_intake(oversight.log, leads=lambda: service.leads, token=token))
-        server = AdminServer(app, graceful_seconds=1)
+        server = AdminServer(app, graceful_seconds=1, tls=tls)
         stop = asyncio.Event()
         with _end_requests(stop, options.parent_pipe):
             serving = asyncio.create_task(server.serve_on(listening))
             leading = asyncio.create_task(_lead(service, options))
             announcing = asyncio.create_task(_announce(service, server, options, announce, url))
             stopping = asyncio.create_task(stop.wait())
-            async with oversight.running(observed, token):
+            async with oversight.running(observed, token), _following(watch, service, oversight, options.host):
                 try:
                     await _first_end(serving, leading, announcing, stopping)
                 finally:
@@ -88,6 +127,33 @@ async def run_controller(
                     await leadership.hand_back()
                     server.finish()
                     await serving
+
+
+def _leader_tls(plane: PlaneTLS | None, name: str) -> LeaderTLS | None:
+    return None if plane is None else LeaderTLS(plane.client(), plane.peer_name or name)
+
+
+@contextlib.asynccontextmanager
+async def _following(
+    watch: ConfigWatch | None, service: ControllerService, oversight: Oversight, host: str
+) -> AsyncGenerator[None, None]:
+    """Follow the configuration for as long as the context lasts."""
+    if watch is None:
+        yield
+        return
+
+    def listen(port: int) -> socket.socket:
+        try:
+            return listen_alone(host, port, _OBSERVABILITY_KEY)
+        except PortError as error:
+            raise NotAppliedError(f"the observability API is not served: {error}") from error
+
+    following = asyncio.create_task(watch.follow(service, oversight, listen))
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
 
 
 async def _first_end(
@@ -129,54 +195,11 @@ async def _announce(
     announce(url)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, protocol)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            bound.listen(512)
-        except OSError:
-            bound.close()
-            raise
-    except OSError as error:
-        raise ControllerError(f"cannot listen on {host} port {port}: {error}; see --host and --port") from error
-    return bound
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-@contextlib.contextmanager
-def _end_requests(stop: asyncio.Event, parent_pipe: int | None) -> Iterator[None]:
+def _end_requests(stop: asyncio.Event, parent_pipe: int | None) -> AbstractContextManager[None]:
     """Set `stop` at SIGTERM, SIGINT or when the parent is gone."""
-    loop = asyncio.get_running_loop()
 
-    def on_parent(descriptor: int) -> None:
-        try:
-            alive = bool(os.read(descriptor, 4096))
-        except BlockingIOError:
-            return
-        except OSError:
-            alive = False
-        if not alive:
-            loop.remove_reader(descriptor)
-            logger.info("the parent is gone: the Controller ends")
-            stop.set()
+    def on_parent_gone() -> None:
+        logger.info("the parent is gone: the Controller ends")
+        stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if parent_pipe is not None:
-        os.set_blocking(parent_pipe, False)
-        loop.add_reader(parent_pipe, on_parent, parent_pipe)
-    try:
-        yield
-    finally:
-        if parent_pipe is not None:
-            loop.remove_reader(parent_pipe)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+    return end_requests(lambda number: stop.set(), on_parent_gone, parent_pipe)  # noqa: ARG005  any of them

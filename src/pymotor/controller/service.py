@@ -103,6 +103,12 @@ class ControllerService:
         """Whether it answers as leader."""
         return self._leadership.leads and self._term is not None
 
+    def use(self, settings: ControllerSettings) -> None:
+        """Judge by these limits from now on. How long a new leader listens counts from its next term."""
+        self._settings = settings
+        if self._term is not None:
+            self._term.state.book.settings = settings
+
     def now(self) -> float:
         """The time of the present state."""
         return self._clock()

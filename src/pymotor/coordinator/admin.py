@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Response
+import asyncio
+from collections.abc import Iterable
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 
+from pymotor.config import ConfigState
+from pymotor.coordinator.api.errors import ApiError
+from pymotor.coordinator.control import ExplainRequest
+from pymotor.coordinator.engine_scrapes import EngineScrapes
 from pymotor.coordinator.fleet_metrics import fleet_metrics, worker_metrics
 from pymotor.coordinator.fleet_source import FleetSource
 from pymotor.coordinator.known_fleet import KnownFleet
+from pymotor.coordinator.live_settings import SettingsWatch, config_metrics
+from pymotor.coordinator.metric_views import View, engines_text
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, Ledger
 from pymotor.coordinator.worker_pool import WorkerPool
 from pymotor.fleet import Endpoint, EndpointState, Instance, InstanceState, Role
-from pymotor.telemetry.metrics import merge, render
+from pymotor.telemetry.metrics import MetricsDump, merge, render
 
-METRICS_DEADLINE = 1.0
-"""Seconds a worker has to answer a scrape; after that its last figures count."""
+EXPLAIN_DEADLINE = 10.0
+"""Seconds that workers have to explain a request."""
+
+
+class RequestNotSent(msgspec.Struct, kw_only=True):
+    """What `POST /explain` takes: a request as a client would send it."""
+
+    body: msgspec.Raw
+    path: str = "/v1/chat/completions"
+    headers: dict[str, str] = {}
 
 
 class EndpointReport(BaseModel):
@@ -95,7 +114,17 @@ class HealthReport(BaseModel):
 class Overview:
     """Answers the servers' questions from what the supervisor keeps."""
 
-    def __init__(self, fleet: KnownFleet, ledger: Ledger, pool: WorkerPool, source: FleetSource) -> None:
+    def __init__(
+        self,
+        fleet: KnownFleet,
+        ledger: Ledger,
+        pool: WorkerPool,
+        source: FleetSource,
+        engines: EngineScrapes,
+        live: SettingsWatch | None = None,
+    ) -> None:
+        self._engines = engines
+        self._live = live
         self._source = source
         self._fleet = fleet
         self._ledger = ledger
@@ -140,12 +169,20 @@ class Overview:
             missing.insert(0, "the Coordinator is ending and accepts nothing new")
         elif self._pool.listening == 0:
             missing.insert(0, "no worker process accepts requests")
+        degraded = list(able.degraded)
+        if self.config is not None and self.config.error is not None:
+            degraded.append(f"the newest configuration is not in force: {self.config.error.message}")
         serving = able.ready and self._pool.listening > 0 and not self._pool.stopping
-        return ReadinessReport(ready=serving, models=list(able.models), missing=missing, degraded=list(able.degraded))
+        return ReadinessReport(ready=serving, models=list(able.models), missing=missing, degraded=degraded)
 
     def health(self, status: str) -> HealthReport:
         """The worker processes, under the heading of `status`."""
         return HealthReport(status=status, workers=self._pool.wanted, workers_listening=self._pool.listening)
+
+    @property
+    def config(self) -> ConfigState | None:
+        """Which configuration is in force; None where no file is followed."""
+        return None if self._live is None else self._live.state
 
     @property
     def started(self) -> bool:
@@ -157,11 +194,28 @@ class Overview:
         """Whether at least one worker accepts requests."""
         return self._pool.listening > 0
 
-    async def metrics(self) -> str:
-        """All figures as Prometheus text."""
-        workers = await self._pool.metrics(METRICS_DEADLINE)
+    async def explain(self, request: ExplainRequest) -> tuple[int, bytes]:
+        """Status and JSON: why a request goes where it goes, as its worker says."""
+        replies = await self._pool.explain(request, EXPLAIN_DEADLINE)
+        if not replies:
+            return 503, ApiError(503, "no worker answers").body()
+        best = min(replies.values(), key=lambda reply: (reply.status != 200, reply.status))
+        return best.status, best.body
+
+    async def metrics(self, view: View | None = None) -> str:
+        """The gateway's own figures as Prometheus text, or a view of the engines'."""
+        if view is None:
+            return self._own_metrics()
+        newest = await self._engines.newest()
+        departed = list(self._engines.departed.families())
+        engines = await asyncio.to_thread(engines_text, view, newest, departed)
+        return self._own_metrics() + engines if view is View.FULL else engines
+
+    def _own_metrics(self) -> str:
+        workers = self._pool.metrics()
         own = worker_metrics(wanted=self._pool.wanted, listening=self._pool.listening, restarts=self._pool.restarts)
-        return render(merge([workers, fleet_metrics(self._fleet, self._ledger), own]))
+        followed = MetricsDump(tuple(config_metrics(self.config)) if self.config is not None else ())
+        return render(merge([workers, fleet_metrics(self._fleet, self._ledger), own, followed]))
 
     def _source_report(self) -> SourceReport | None:
         state = self._source.state
@@ -201,14 +255,25 @@ class Overview:
         )
 
 
-def management_app(overview: Overview) -> FastAPI:
-    """`GET /instances` for people and tools; `/health`, `/readiness`, `/liveness`, `/startup` for probes."""
+def management_app(overview: Overview, more: Iterable[APIRouter] = ()) -> FastAPI:
+    """`GET /instances` for people and tools; `/health`, `/readiness`, `/liveness`, `/startup` for probes; and what
+    `more` has."""
     app = FastAPI(title="PyMotor Coordinator, management", docs_url=None, redoc_url=None)
+    for router in more:
+        app.include_router(router)
 
     @app.get("/instances")
     async def instances() -> FleetReport:
         """All instances and endpoints with their state and load."""
         return overview.fleet()
+
+    @app.get("/config")
+    async def config() -> Response:
+        """Which `user_config.json` is in force in all workers, what waits for a restart, what is wrong; 404 where no
+        file is followed."""
+        if overview.config is None:
+            return JSONResponse({"error": "no configuration file is followed"}, 404)
+        return Response(msgspec.json.encode(overview.config), media_type="application/json")
 
     @app.get("/readiness", responses={503: {"model": ReadinessReport}})
     async def readiness_probe() -> Response:
@@ -233,6 +298,25 @@ def management_app(overview: Overview) -> FastAPI:
         status, code = ("started", 200) if overview.started else ("starting", 503)
         return JSONResponse(overview.health(status).model_dump(), code)
 
+    @app.get("/explain")
+    async def explain_recent(request_id: str = "") -> Response:
+        """Why a request of a moment ago went where it went: by the id of the client or of the answer; else the
+        newest."""
+        status, found = await overview.explain(ExplainRequest(number=0, request_id=request_id))
+        return Response(found, status, media_type="application/json")
+
+    @app.post("/explain")
+    async def explain_now(request: Request) -> Response:
+        """Where a request would go now; nothing is sent to an engine but, without a tokenizer here, `/tokenize`."""
+        try:
+            asked = msgspec.json.decode(await request.body(), type=RequestNotSent)
+        except msgspec.MsgspecError as error:
+            return Response(ApiError(400, f"not a request to explain: {error}").body(), 400)
+        headers = {name.lower(): value for name, value in asked.headers.items()}
+        question = ExplainRequest(number=0, path=asked.path, body=bytes(asked.body), headers=headers)
+        status, found = await overview.explain(question)
+        return Response(found, status, media_type="application/json")
+
     return app
 
 
@@ -240,9 +324,13 @@ def observability_app(overview: Overview) -> FastAPI:
     """`GET /metrics` for Prometheus."""
     app = FastAPI(title="PyMotor Coordinator, observability", docs_url=None, redoc_url=None)
 
-    @app.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """All workers' figures, and the fleet's, in the Prometheus text format 0.0.4."""
-        return Response(await overview.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    @app.get("/metrics", response_class=PlainTextResponse, responses={400: {"description": "no such view"}})
+    async def metrics(view: Annotated[str | None, Query(alias="type")] = None) -> Response:
+        """All workers' figures, and the fleet's, in the Prometheus text format 0.0.4; `type` asks for the engines'."""
+        try:
+            wanted = None if view is None else View(view)
+        except ValueError:
+            return PlainTextResponse(f"no such view; type is one of {', '.join(View)}\n", 400)
+        return Response(await overview.metrics(wanted), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app

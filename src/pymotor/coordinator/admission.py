@@ -80,6 +80,14 @@ class Admission:
         self.limited = self.room.limited
         """Whether endpoints have a limit: without one only requests with media need to be admitted."""
 
+    def use(self, limits: RequestLimits) -> None:
+        """These limits hold from now on, for those that wait too. `queue_timeout` is counted from their beginning by
+        those alone that come later."""
+        self._limits = limits
+        self._line.longest = limits.max_queued
+        self.room.use(limits)
+        self.limited = self.room.limited
+
     async def admit(self, asking: Asking, choose: Callable[[], Way]) -> Way:
         """The way to go, found by `choose`, as soon as it has room; what it needs there is to be reserved before
         anything else is awaited. Raises `ApiError`: 429 or 503 where it has to wait for too long, 400 where it can

@@ -9,9 +9,9 @@ import struct
 
 import msgspec
 
+from pymotor.coordinator.keys.api_key import ApiKey
 from pymotor.coordinator.settings import Settings
 from pymotor.fleet import FleetSnapshot
-from pymotor.telemetry.metrics import MetricsDump
 
 Age = tuple[int, int]
 """Epoch and version of a snapshot: the greater, the newer."""
@@ -29,6 +29,8 @@ class WorkerStart(msgspec.Struct, tag="start", frozen=True, kw_only=True):
     log_level: str = "INFO"
     operator_paths: tuple[str, ...] = ()
     """Paths of the inference port that the supervisor answers."""
+    keys: tuple[ApiKey, ...] = ()
+    """Where keys are asked for, those that are good."""
 
 
 class FleetUpdate(msgspec.Struct, tag="fleet", frozen=True, kw_only=True):
@@ -43,16 +45,52 @@ class FleetUpdate(msgspec.Struct, tag="fleet", frozen=True, kw_only=True):
         return (self.snapshot.epoch, self.snapshot.version)
 
 
+class SettingsUpdate(msgspec.Struct, tag="settings", frozen=True, kw_only=True):
+    """Requests that begin from now on have these settings, and the log this level."""
+
+    number: int
+    """Counts how often they were changed since the Coordinator's start."""
+    settings: Settings
+    log_level: str
+
+
+class KeysUpdate(msgspec.Struct, tag="keys", frozen=True, kw_only=True):
+    """These are the good keys from now on."""
+
+    keys: tuple[ApiKey, ...]
+
+
 class CallbackPorts(msgspec.Struct, tag="callback ports", frozen=True, kw_only=True):
     """Where each worker takes callbacks of decode engines, by its number."""
 
     ports: dict[int, int]
 
 
-class MetricsRequest(msgspec.Struct, tag="metrics?", frozen=True, kw_only=True):
-    """The supervisor wants the worker's figures."""
+class Ping(msgspec.Struct, tag="ping", frozen=True, kw_only=True):
+    """The supervisor wants to hear that the worker is not hung."""
+
+
+class ExplainRequest(msgspec.Struct, tag="explain?", frozen=True, kw_only=True):
+    """Why does a request go where it goes: one of a moment ago, or one that would come now."""
 
     number: int
+    request_id: str = ""
+    """As the client or an answer calls it; empty: the newest. Without `path` only."""
+    path: str = ""
+    """Of a request that is not sent; empty: one that was."""
+    body: bytes = b""
+    headers: dict[str, str] = {}
+    """Of it, by name in lower case."""
+
+
+class FinishedQuestion(msgspec.Struct, tag="finished?", frozen=True, kw_only=True):
+    """What has become of requests that are over, for the dashboard."""
+
+    number: int
+    after: float = 0.0
+    """Only those that ended later; seconds since 1970."""
+    id: str = ""
+    """All there is to tell of this one; empty: something of all that are kept."""
 
 
 class OperatorReply(msgspec.Struct, tag="operator reply", frozen=True, kw_only=True):
@@ -82,17 +120,30 @@ class FleetTaken(msgspec.Struct, tag="fleet taken", frozen=True, kw_only=True):
     age: Age
 
 
+class SettingsTaken(msgspec.Struct, tag="settings taken", frozen=True, kw_only=True):
+    """Whatever begins from now on begins with the settings of this number."""
+
+    number: int
+
+
 class CallbackPort(msgspec.Struct, tag="callback port", frozen=True, kw_only=True):
     """The worker takes callbacks of decode engines here."""
 
     port: int
 
 
-class MetricsReport(msgspec.Struct, tag="metrics", frozen=True, kw_only=True):
-    """Answer to `MetricsRequest` of the same number."""
+class Pong(msgspec.Struct, tag="pong", frozen=True, kw_only=True):
+    """Answer to `Ping`."""
+
+
+class ExplainReply(msgspec.Struct, tag="explain", frozen=True, kw_only=True):
+    """Answer to the `ExplainRequest` or `FinishedQuestion` of the same number."""
 
     number: int
-    dump: MetricsDump
+    status: int
+    """404: not known to this worker."""
+    body: bytes
+    """JSON: an `Explanation`, a `Timeline`, a list of `FinishedRequest`, or an error object."""
 
 
 class OperatorRequest(msgspec.Struct, tag="operator?", frozen=True, kw_only=True):
@@ -111,8 +162,19 @@ class OperatorRequest(msgspec.Struct, tag="operator?", frozen=True, kw_only=True
     """The address of ours that it dialled; likewise."""
 
 
-ToWorker = WorkerStart | FleetUpdate | CallbackPorts | MetricsRequest | OperatorReply | Drain
-ToSupervisor = Listening | FleetTaken | CallbackPort | MetricsReport | OperatorRequest
+ToWorker = (
+    WorkerStart
+    | SettingsUpdate
+    | FleetUpdate
+    | KeysUpdate
+    | CallbackPorts
+    | Ping
+    | ExplainRequest
+    | FinishedQuestion
+    | OperatorReply
+    | Drain
+)
+ToSupervisor = Listening | FleetTaken | SettingsTaken | CallbackPort | Pong | ExplainReply | OperatorRequest
 
 _encoder = msgspec.msgpack.Encoder()
 _length = struct.Struct(">I")

@@ -19,12 +19,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections.abc import AsyncIterator
 from time import monotonic
 
 import httpx
 
+from pymotor.control_plane.bounded_reading import UnboundedError, read_bounded
+from pymotor.control_plane.tls import ClientTLS
+from pymotor.control_plane.tls_transport import RenewedTransport
 from pymotor.coordinator.control import FleetUpdate
 from pymotor.coordinator.known_fleet import KnownFleet
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, Ledger
@@ -63,11 +65,13 @@ class _Pause:
 class EngineReadings:
     """Reads engines for as long as it runs; kept by the supervisor alone."""
 
-    def __init__(self, fleet: KnownFleet, ledger: Ledger, interval: float) -> None:
-        """`interval`: seconds between two readings of an engine's load; 0: it is not read."""
+    def __init__(self, fleet: KnownFleet, ledger: Ledger, interval: float, tls: ClientTLS | None = None) -> None:
+        """`interval`: seconds between two readings of an engine's load; 0: it is not read. `tls`: for engines at https
+        addresses."""
         self._fleet = fleet
         self._ledger = ledger
         self._interval = interval
+        self._tls = tls
         self._next_reading = 0.0
         self._update: FleetUpdate | None = None
         self._owners: dict[int, tuple[str, int]] = {}
@@ -77,10 +81,9 @@ class EngineReadings:
 
     async def run(self) -> None:
         """Until it is cancelled. An engine that does not answer holds up no other."""
-        limits = httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=0)
+        transport = RenewedTransport(self._tls, httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=0))
         timeout = max(_SHORTEST_TIMEOUT, self._interval)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        async with httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False, verify=context) as client:
+        async with httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False) as client:
             while True:
                 self._follow_fleet()
                 due = self._due(monotonic())
@@ -137,7 +140,7 @@ class EngineReadings:
 
     async def _read(self, client: httpx.AsyncClient, timeout: float, instance: Instance, endpoint: Endpoint) -> None:
         try:
-            text = await asyncio.wait_for(_metrics_of(client, endpoint.url), timeout)
+            text = await asyncio.wait_for(metrics_text(client, endpoint.url), timeout)
         except (httpx.HTTPError, httpx.InvalidURL, asyncio.TimeoutError, ValueError) as error:
             logger.debug("%s does not tell its load: %s", endpoint.id, error or "no answer in time")
             self._pauses.setdefault(endpoint.id, _Pause()).begin()
@@ -173,9 +176,11 @@ class EngineReadings:
 
 
 @contextlib.asynccontextmanager
-async def reading_engines(fleet: KnownFleet, ledger: Ledger, interval: float) -> AsyncIterator[None]:
+async def reading_engines(
+    fleet: KnownFleet, ledger: Ledger, interval: float, tls: ClientTLS | None = None
+) -> AsyncIterator[None]:
     """Engines are read as long as the block runs; see `EngineReadings`."""
-    task = asyncio.create_task(EngineReadings(fleet, ledger, interval).run())
+    task = asyncio.create_task(EngineReadings(fleet, ledger, interval, tls).run())
     task.add_done_callback(_tell)
     try:
         yield
@@ -189,15 +194,12 @@ def _tell(task: asyncio.Task[None]) -> None:
         logger.error("engines are not asked for their load any more", exc_info=task.exception())
 
 
-async def _metrics_of(client: httpx.AsyncClient, url: str) -> str:
-    """The text of an engine's metrics. Raises `httpx.HTTPError`, `ValueError` when it is none."""
+async def metrics_text(client: httpx.AsyncClient, url: str) -> str:
+    """The text of the metrics of the engine at `url`. Raises `httpx.HTTPError`, `ValueError` when it is none."""
     async with client.stream("GET", f"{url}/metrics") as reply:
         reply.raise_for_status()
-        pieces: list[bytes] = []
-        size = 0
-        async for piece in reply.aiter_bytes():
-            pieces.append(piece)
-            size += len(piece)
-            if size > _LONGEST_BYTES:
-                raise ValueError(f"its metrics are larger than {_LONGEST_BYTES} bytes")
-    return b"".join(pieces).decode("utf-8", "replace")
+        try:
+            body = await read_bounded(reply.aiter_bytes(), _LONGEST_BYTES)
+        except UnboundedError as error:
+            raise ValueError(f"its metrics are {error}") from error
+    return body.decode("utf-8", "replace")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from pymotor.control_plane.watched_file import WatchedFile
 from pymotor.coordinator.control import Age
 from pymotor.fleet import FleetSnapshot, decode_snapshot
-
-logger = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -75,44 +73,13 @@ class FileFleetSource(FleetSource):
 
     def __init__(self, path: Path, *, interval: float = 0.15) -> None:
         """`interval`: seconds between two looks at the file's status."""
-        self._path = path
+        self._file = WatchedFile(path, decode_snapshot, "fleet file", "snapshot", "fleet")
         self._interval = interval
-        self._seen: tuple[int, int, int] | None = None
-        self._complaint = ""
 
     async def snapshots(self) -> AsyncGenerator[FleetSnapshot, None]:
         """The snapshot in the file, again after each change."""
         while True:
-            snapshot = self._read_if_changed()
+            snapshot = self._file.read_if_changed()
             if snapshot is not None:
                 yield snapshot
             await asyncio.sleep(self._interval)
-
-    def _read_if_changed(self) -> FleetSnapshot | None:
-        try:
-            status = self._path.stat()
-            signature = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if signature == self._seen:
-                return None
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            self._seen = None
-            self._complain(f"fleet file {self._path} does not exist; the last known fleet stands until it does")
-            return None
-        except OSError as error:
-            self._seen = None
-            self._complain(f"fleet file {self._path} cannot be read: {error}; the last known fleet stands")
-            return None
-        self._seen = signature
-        try:
-            snapshot = decode_snapshot(data)
-        except msgspec.DecodeError as error:  # ValidationError is one of these
-            self._complain(f"fleet file {self._path} holds no snapshot: {error}; the last known fleet stands")
-            return None
-        self._complaint = ""
-        return snapshot
-
-    def _complain(self, complaint: str) -> None:
-        if complaint != self._complaint:
-            self._complaint = complaint
-            logger.warning("%s", complaint)

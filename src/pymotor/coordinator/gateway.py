@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from time import monotonic
+from typing import Any
 
 import msgspec
 
@@ -27,12 +28,16 @@ from pymotor.coordinator.flows.keepalive import Keepalive
 from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.flows.stored import ask_holder
+from pymotor.coordinator.following import FollowedRequest, Following, UnfollowedRequest
 from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.http.server import ClientConnection
+from pymotor.coordinator.limits.meter import Meter
 from pymotor.coordinator.metaserver import Metaserver
 from pymotor.coordinator.operators import OperatorLine
 from pymotor.coordinator.plain_answers import PlainAnswers, not_allowed, retry_after
+from pymotor.coordinator.request_log import RequestLog
 from pymotor.coordinator.routing import FleetView, Routes, Single
+from pymotor.coordinator.trail import Trail
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +66,18 @@ class Gateway:
         metaserver: Metaserver,
         operators: OperatorLine,
         environment: Mapping[str, str] = os.environ,
+        request_log: RequestLog | None = None,
+        meter: Meter | None = None,
     ) -> None:
-        """`environment` has the engines' key, where there is one. Raises `ValueError` when it cannot be one."""
+        """`request_log`: None where nobody wants one. `meter` counts what requests cost, where anybody wants to know.
+        `environment` has the engines' key, where there is one. Raises `ValueError` when it cannot be one."""
         self._services = services
         self._metaserver = metaserver
         self._operators = operators
+        self._request_log = request_log
+        self._meter = meter
+        self.following: Following | None = None
+        """Who wants to know what happens to requests; None: nobody."""
         self._plain = PlainAnswers()
         self._fitting: Fitting | None = None
         settings = services.settings
@@ -73,6 +85,7 @@ class Gateway:
             settings.forward_headers,
             authorization=settings.forward_authorization,
             engine_key=environment.get(settings.engine_api_key_env, "") if settings.engine_api_key_env else "",
+            traces=not settings.tracing.endpoint,
         )
 
     def set_fleet(self, fleet: FleetView) -> None:
@@ -80,12 +93,15 @@ class Gateway:
         self._plain.fleet = fleet
         self._fitting = Fitting(fleet)
 
-    async def handle(self, client: ClientConnection, request: ClientRequest) -> None:
-        """Answer one request, whatever happens."""
+    def handle(self, client: ClientConnection, request: ClientRequest) -> Coroutine[Any, Any, None]:
+        """What answers one request, whatever happens; not a coroutine itself, since a layer more costs each request."""
         surface = SURFACES.get(request.path)
         if surface is not None and request.method == b"POST":
-            await self._generate(client, request, surface)
-        elif request.path.startswith(_STORED_PATH) and request.method != b"OPTIONS":
+            return self._generate(client, request, surface)
+        return self._handle_other(client, request)
+
+    async def _handle_other(self, client: ClientConnection, request: ClientRequest) -> None:
+        if request.path.startswith(_STORED_PATH) and request.method != b"OPTIONS":
             await self._answer_stored(client, request)
         elif request.path.startswith(CALLBACK_PATH):
             await self._metaserver.handle_shared(client, request)
@@ -99,26 +115,36 @@ class Gateway:
     ) -> None:
         services = self._services
         status = CLIENT_WENT_AWAY
+        reason = ""
+        trail: Trail | None = None
+        trace_lines = b""
+        if self.following is not None:
+            trail, trace_lines = self.following.begin(request)
         context: Context | None = None
         keepalive: Keepalive | None = None
         try:
             if stored is not None:
                 context = self._stored_context(client, request)
+                context.forwarded += trace_lines
+                context.trail = trail
                 holder = self._holder(stored.response_id, None)
                 await ask_holder(context, holder.targets.targets[0], stored.method, stored.path)
             else:
                 view = self._read(request, surface)
+                if self._meter is not None:
+                    self._meter.admit(request, view)
                 context = Context(services, client, request, view)
-                context.forwarded = self._forwarding.lines(request.headers)
-                if view.stream and services.settings.stream_keepalive:
-                    keepalive = Keepalive(context, services.settings.stream_keepalive)
-                narrow = view.alone or view.previous or not surface.staged
-                routes = partial(self._narrowed, view) if narrow else partial(self._plain.routes, view.model)
-                await dispatch(context, routes)
+                context.forwarded = self._forwarding.lines(request.headers) + trace_lines
+                context.trail = trail
+                if view.stream and context.settings.stream_keepalive:
+                    keepalive = Keepalive(context, context.settings.stream_keepalive)
+                await dispatch(context, self.routes(view))
             status = context.status
         except ApiError as error:
+            reason = error.detail.code or ""
             status = self._refuse(client, request, surface, context, error)
         except LegFailed as failure:
+            reason = failure.reason
             status, body = passed_on(failure)
             if context is not None and context.opened:
                 self._refuse(client, request, surface, context, failure.as_api_error())
@@ -130,13 +156,28 @@ class Gateway:
                 raise
         except Exception:
             logger.exception("a request failed for no reason foreseen")
+            reason = "internal_error"
             told = ApiError(500, "the gateway failed on this request; its log says why", code="internal_error")
             status = self._refuse(client, request, surface, context, told)
         finally:
             if keepalive is not None:
                 keepalive.stop()
             label = surface.label if stored is None else _STORED_LABEL
-            services.instruments.request(label, status, monotonic() - request.received_at)
+            seconds = monotonic() - request.received_at
+            if context is not None:
+                context.count(status)
+            else:
+                services.instruments.request(label, status, seconds)
+            if self._meter is not None:
+                self._meter.settle(request, context, status)
+            if self._request_log is not None:
+                self._request_log.note(client, request, label, status, seconds, context, reason)
+            if self.following is not None:
+                ended = request.received_at + seconds
+                if trail is not None:
+                    self.following.over(FollowedRequest(trail, request, label, context, status, reason, ended))
+                elif status >= 500 or (reason and status < 400):
+                    self.following.failed(UnfollowedRequest(request, label, context, status, reason, ended))
 
     def _read(self, request: ClientRequest, surface: Surface) -> RequestView:
         """What the request asks for. Raises `ApiError` (400)."""
@@ -151,6 +192,11 @@ class Gateway:
         if len(view.media) > most:
             raise invalid(f"the request has {len(view.media)} media items; {most} are allowed", "messages")
         return view
+
+    def routes(self, view: RequestView) -> Callable[[], Routes]:
+        """What tells the ways of a request through the fleet as it is when it is called; that raises `ApiError`."""
+        narrow = view.alone or view.previous or not view.surface.staged
+        return partial(self._narrowed, view) if narrow else partial(self._plain.routes, view.model)
 
     # -- what goes to one endpoint
 
@@ -227,8 +273,7 @@ class Gateway:
     async def _ask_supervisor(self, client: ClientConnection, request: ClientRequest) -> None:
         peer, own = (client.transport.get_extra_info(name) for name in ("peername", "sockname"))
         reply = await self._operators.ask(request, peer[0] if peer else "", own[0] if own else "")
-        label = request.path.decode("latin-1")
-        self._services.instruments.request(label, reply.status, monotonic() - request.received_at)
+        self._count(client, request, request.path.decode("latin-1"), reply.status)
         kind, extra = reply.content_type.encode(), reply.header_lines
         head = self._services.heads.whole(request, reply.status, kind, len(reply.body), (), extra)
         client.respond(head, b"" if request.method == b"HEAD" else reply.body)
@@ -249,14 +294,21 @@ class Gateway:
     ) -> None:
         """`found`: status, body and more header lines."""
         status, body, extra = found
-        self._services.instruments.request(label, status, monotonic() - request.received_at)
+        self._count(client, request, label, status)
         head = self._services.heads.whole(request, status, JSON, len(body), (), extra)
         client.respond(head, b"" if request.method == b"HEAD" else body)
+
+    def _count(self, client: ClientConnection | None, request: ClientRequest, label: str, status: int) -> None:
+        """A request that no engine answers is over; one without `client` was not read whole."""
+        seconds = 0.0 if client is None else monotonic() - request.received_at
+        self._services.instruments.request(label, status, seconds)
+        if self._request_log is not None:
+            self._request_log.note(client, request, label, status, seconds)
 
     def refusal(self, request: ClientRequest, status: int, message: str) -> bytes:
         """The response to a request that cannot be read to its end; see `http.server.Refusal`."""
         request.keep_alive = False
         error = ApiError(status, message, code="bad_request" if status == 400 else None)
         body = SURFACES.get(request.path, CHAT).refusal(error)
-        self._services.instruments.request("other", status, 0.0)
+        self._count(None, request, "other", status)
         return self._services.heads.whole(request, status, JSON, len(body)) + body

@@ -13,6 +13,8 @@ class Instruments:
         "_failures",
         "_first_token",
         "_first_token_of",
+        "_handoff",
+        "_handoff_of",
         "_leg_seconds",
         "_legs",
         "_rejections",
@@ -20,23 +22,39 @@ class Instruments:
         "_requests",
         "_requests_of",
         "_seconds_of",
+        "_token",
+        "_token_of",
         "carried_on",
         "connections",
+        "failed_handshakes",
         "hedged_legs",
+        "log_queue_full",
+        "log_write_failed",
         "media_items",
         "queue_seconds",
         "registry",
         "retries",
     )
 
-    def __init__(self) -> None:
-        registry = self.registry = Registry()
+    def __init__(self, registry: Registry | None = None) -> None:
+        """`registry`: a new one of this process by default."""
+        registry = self.registry = registry or Registry()
         self._requests = registry.counter(
             "pymotor_requests_total", "Requests answered, by path and HTTP status (499: the client went away).",
             ("path", "status"),
         )  # fmt: skip
         self._request_seconds = registry.histogram(
             "pymotor_request_seconds", "Seconds from a whole request to the end of its answer.", ("path",)
+        )
+        self._token = registry.histogram(
+            "pymotor_time_per_output_token_seconds",
+            "Seconds between two events of a stream after its first content, the mean of a stream.",
+            ("path",),
+        )
+        self._handoff = registry.histogram(
+            "pymotor_handoff_seconds",
+            "Seconds from the end of prefill's reply to decode's first content, of streams.",
+            ("instance",),
         )
         self._first_token = registry.histogram(
             "pymotor_time_to_first_token_seconds",
@@ -80,10 +98,22 @@ class Instruments:
         self._rejections = registry.counter(
             "pymotor_rejections_total", "Requests that were not let through to the engines, by reason.", ("reason",)
         )
+        unwritten = registry.counter(
+            "pymotor_request_log_dropped_total",
+            "Lines of the request log that were not written: queue_full, write_failed.",
+            ("reason",),
+        )
+        self.log_queue_full = unwritten.child("queue_full")
+        self.log_write_failed = unwritten.child("write_failed")
         self.connections = registry.counter("pymotor_connections_total", "Connections accepted from clients.").child()
+        self.failed_handshakes = registry.counter(
+            "pymotor_failed_handshakes_total", "Connections of clients that ended in the TLS handshake."
+        ).child()
         self._requests_of: dict[tuple[str, int], CounterChild] = {}
         self._seconds_of: dict[str, HistogramChild] = {}
         self._first_token_of: dict[str, HistogramChild] = {}
+        self._token_of: dict[str, HistogramChild] = {}
+        self._handoff_of: dict[str, HistogramChild] = {}
         self._legs: dict[tuple[str, str], HistogramChild] = {}
 
     def request(self, path: str, status: int, seconds: float) -> None:
@@ -91,7 +121,7 @@ class Instruments:
         child = self._requests_of.get((path, status))
         if child is None:
             child = self._requests_of[path, status] = self._requests.child(path, str(status))
-        child.value += 1
+        child.add()
         timer = self._seconds_of.get(path)
         if timer is None:
             timer = self._seconds_of[path] = self._request_seconds.child(path)
@@ -104,6 +134,20 @@ class Instruments:
             child = self._first_token_of[path] = self._first_token.child(path)
         child.observe(seconds)
 
+    def time_per_output_token(self, path: str, seconds: float) -> None:
+        """A stream came to its end."""
+        child = self._token_of.get(path)
+        if child is None:
+            child = self._token_of[path] = self._token.child(path)
+        child.observe(seconds)
+
+    def handoff(self, instance: str, seconds: float) -> None:
+        """A decode instance has turned a KV cache from elsewhere into the first content of a stream."""
+        child = self._handoff_of.get(instance)
+        if child is None:
+            child = self._handoff_of[instance] = self._handoff.child(instance)
+        child.observe(seconds)
+
     def leg(self, leg: str, instance: str, seconds: float) -> None:
         """A leg ended well."""
         child = self._legs.get((leg, instance))
@@ -113,15 +157,15 @@ class Instruments:
 
     def rejected(self, reason: str) -> None:
         """There is no room for a request."""
-        self._rejections.child(reason).value += 1
+        self._rejections.child(reason).add()
 
     def leg_failed(self, leg: str, instance: str, reason: str) -> None:
         """A leg failed."""
-        self._failures.child(leg, instance, reason).value += 1
+        self._failures.child(leg, instance, reason).add()
 
     def circuit(self, endpoint: str, former: str, state: str) -> None:
         """An endpoint's circuit went from one state to another; empty: nothing is known of the endpoint."""
         if former:
-            self._circuits.child(endpoint, former).value -= 1
+            self._circuits.child(endpoint, former).add(-1.0)
         if state:
-            self._circuits.child(endpoint, state).value += 1
+            self._circuits.child(endpoint, state).add()

@@ -38,7 +38,7 @@ class Metaserver:
         self._heads = heads
         self._shared = shared
         self._connections: set[ClientConnection] = set()
-        self._reply_seconds = reply_seconds
+        self.reply_seconds = reply_seconds
         self._siblings: dict[int, UpstreamPool] = {}
         self._server: asyncio.Server | None = None
 
@@ -109,7 +109,7 @@ class Metaserver:
 
     async def _pass_on(self, sibling: UpstreamPool, request: ClientRequest) -> tuple[int, bytes]:
         try:
-            reply = await post(sibling, request.path, request.body, self._reply_seconds)
+            reply = await post(sibling, request.path, request.body, self.reply_seconds)
         except UpstreamError as error:
             logger.warning("a callback could not be passed on to the worker it is for: %s", error)
             return _refusal(502, "the worker that waits for this callback cannot be reached")

@@ -7,7 +7,7 @@ warning that says what happens instead.
 from __future__ import annotations
 
 from pymotor.config import Problem, UserConfig
-from pymotor.coordinator.prompt_tokenizer import why_not
+from pymotor.coordinator.prompts.model_files import why_not
 
 _COORDINATOR = "$.motor_coordinator_config"
 
@@ -20,34 +20,14 @@ def not_served(user: UserConfig, file: str) -> list[Problem]:
 def _guards(user: UserConfig, file: str) -> list[Problem]:
     coordinator = user.motor_coordinator_config
     problems = []
-    if coordinator.api_key_config.enable_api_key:
-        problems.append(
-            Problem.error(
-                file,
-                f"{_COORDINATOR}.api_key_config.enable_api_key",
-                "this version of the Coordinator does not check API keys",
-                suggestion="set it to false and let a proxy in front check them",
-                value=True,
-            )
-        )
-    problems += [
-        Problem.error(
-            file,
-            f"$.motor_deploy_config.tls_config.{plane}.enable_tls",
-            "this version of the Coordinator does not speak TLS",
-            suggestion="set it to false and end TLS in a proxy in front",
-            value=True,
-        )
-        for plane in ("infer_tls_config", "mgmt_tls_config", "observability_tls_config")
-        if getattr(user.motor_deploy_config.tls_config, plane).enable_tls
-    ]
-    if coordinator.rate_limit_config.enable_rate_limit:
+    limits = coordinator.rate_limit_config
+    if limits.enable_rate_limit and limits.provider == "olc":
         problems.append(
             Problem.warning(
                 file,
-                f"{_COORDINATOR}.rate_limit_config.enable_rate_limit",
-                "this version of the Coordinator does not limit requests",
-                value=True,
+                f"{_COORDINATOR}.rate_limit_config.provider",
+                "olc rules are not read: max_requests and the keys beside it decide",
+                value=limits.provider,
             )
         )
     return problems
@@ -65,15 +45,6 @@ def _scheduling(user: UserConfig, file: str) -> list[Problem]:
                 reason,
                 suggestion="without the key prompts are estimated",
                 value=scheduler.tokenizer_path,
-            )
-        )
-    if scheduler.scheduler_type == "kv_cache_affinity":
-        problems.append(
-            Problem.warning(
-                file,
-                f"{_COORDINATOR}.scheduler_config.scheduler_type",
-                "KV-cache affinity is not there yet: load_balance is used",
-                value=scheduler.scheduler_type,
             )
         )
     return problems

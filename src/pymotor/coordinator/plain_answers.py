@@ -104,7 +104,7 @@ class PlainAnswers:
 
 def retry_after(error: ApiError) -> bytes:
     """The header line that says when to try again, for errors that pass; else nothing."""
-    return b"Retry-After: %d\r\n" % max(1, ceil(error.retry_after)) if error.status in (429, 503) else b""
+    return b"Retry-After: %d\r\n" % max(1, ceil(error.retry_after)) if error.tells_when else b""
 
 
 def not_allowed(method: bytes, path: bytes, allowed: bytes) -> tuple[int, bytes, bytes]:

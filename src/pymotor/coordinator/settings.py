@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
+from pymotor.control_plane.plane import PlaneTLS
+from pymotor.control_plane.tls import ClientTLS, ServerTLS, TLSFiles, tls_files
+from pymotor.coordinator.affinity.settings import AffinitySettings, affinity_settings
+from pymotor.coordinator.limits.rate_settings import RateSettings
 
 if TYPE_CHECKING:
     # Workers read settings, never the configuration: they do without pydantic.
     from pymotor.config import UserConfig
+    from pymotor.config.coordinator import APIKeyConfig, CoordinatorLoggingConfig, RateLimitConfig, TracerConfig
+    from pymotor.config.deploy import TLSBlock
+
+_MEGABYTE = 1_000_000
 
 
 class CorsSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +47,72 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_media_items: int = 1024
 
 
+class RequestLogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A line for each request; sizes in bytes."""
+
+    form: str = "off"
+    """`off`, `text` or `json`."""
+    directory: str = ""
+    """Of the files, one for each worker; empty: lines go to standard error."""
+    line_length: int = 8192
+    """Characters."""
+    rotation_size: int = 20_000_000
+    rotation_count: int = 10
+    """Old files of a worker."""
+    total_size: int = 200_000_000
+    """Of the files of all workers."""
+    compress_level: int | None = None
+    """Of old files; None: not compressed."""
+
+
+class DashboardSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """See `dashboard_config`."""
+
+    enable: bool = True
+    requests_per_second: float = 20.0
+
+
+class TracingSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """See `tracer_config`; ratios are parts of 1."""
+
+    endpoint: str = ""
+    """Empty: off."""
+    root_ratio: float = 1.0
+    """Of requests that come without a trace."""
+    sampled_parent_ratio: float = 1.0
+    """Of requests whose caller is sampled."""
+    unsampled_parent_ratio: float = 1.0
+    """Of requests whose caller is not."""
+    steps_ratio: float = 1.0
+    """Of the traces, those that have more than the request's own span."""
+
+
+class KeySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """See `api_key_config`."""
+
+    header_name: str = "Authorization"
+    key_prefix: str = "Bearer "
+    skip_paths: tuple[str, ...] = ()
+
+
+class InferenceTLS(msgspec.Struct, frozen=True):
+    """TLS of the inference port and toward engines."""
+
+    files: TLSFiles
+    client_auth: Literal["required", "optional", "none"] = "required"
+    """Whether clients must show a certificate; engines always want one."""
+    peer_name: str = ""
+    """What engines' certificates name instead of their address."""
+
+    def door(self) -> ServerTLS:
+        """Toward clients. Raises `TLSError`."""
+        return ServerTLS(self.files, mutual=self.client_auth != "none", insist=self.client_auth == "required")
+
+    def to_engines(self) -> ClientTLS:
+        """Toward engines. Raises `TLSError`."""
+        return ClientTLS(self.files, peer_name=self.peer_name)
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one Coordinator; times in seconds, sizes in bytes."""
 
@@ -52,8 +129,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Prompts of at least so many tokens go through prefill and decode where union instances stand beside them."""
     tokenizer_path: str = ""
     """Directory of the tokenizer that counts prompts; empty: they are estimated."""
+    affinity: AffinitySettings = AffinitySettings()
     engine_load_interval: float = 0.0
     """Seconds between readings of the engines' own load; 0: off."""
+    metrics_reuse_time: float = 3.0
+    """Seconds for which the engines' metrics are not asked for again."""
     limits: RequestLimits = RequestLimits()
     forward_media: str = "prefill"
     encode_fallback: str = "inline"
@@ -98,11 +178,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine_api_key_env: str = ""
     """Where a worker finds the engines' key, which is nowhere else."""
     cors: CorsSettings = CorsSettings()
+    request_log: RequestLogSettings = RequestLogSettings()
+    dashboard: DashboardSettings = DashboardSettings()
+    tracing: TracingSettings = TracingSettings()
+    keys: KeySettings | None = None
+    """None: nobody needs a key."""
+    rates: RateSettings | None = None
+    """None: no limits."""
+    tls: InferenceTLS | None = None
+    """None: clients speak plain HTTP, and so do engines."""
 
 
-def settings_from(user: UserConfig, *, server_timing: bool | None = None, callback_host: str = "127.0.0.1") -> Settings:
+def settings_from(
+    user: UserConfig,
+    *,
+    server_timing: bool | None = None,
+    callback_host: str = "127.0.0.1",
+    environment: Mapping[str, str] = os.environ,
+    directory: Path = Path(),
+    conductor_tls: PlaneTLS | None = None,
+) -> Settings:
     """The settings in a user configuration; `server_timing` of the command line wins over the file's, and
-    `callback_host` is where engines reach the Coordinator."""
+    `callback_host` is where engines reach the Coordinator. `environment` says where a KV Conductor is, and
+    `conductor_tls` how it is known where management speaks TLS; the configuration's relative paths begin at
+    `directory`."""
     coordinator = user.motor_coordinator_config
     scheduler = coordinator.scheduler_config
     exceptions = coordinator.exception_config
@@ -116,7 +215,9 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None, callba
         metaserver_base_port=coordinator.inference_workers_config.worker_metaserver_base_port,
         prefill_threshold=scheduler.prefill_threshold,
         tokenizer_path=scheduler.tokenizer_path,
+        affinity=affinity_settings(user, environment, conductor_tls),
         engine_load_interval=float(scheduler.engine_load_interval),
+        metrics_reuse_time=float(coordinator.prometheus_metrics_config.reuse_time),
         limits=RequestLimits(
             encode=limits.max_running.encode,
             prefill=limits.max_running.prefill,
@@ -167,6 +268,66 @@ def settings_from(user: UserConfig, *, server_timing: bool | None = None, callba
             allow_credentials=http.cors.allow_credentials,
             max_age=http.cors.max_age,
         ),
+        request_log=_request_log(coordinator.logging_config),
+        dashboard=DashboardSettings(
+            enable=coordinator.dashboard_config.enable,
+            requests_per_second=float(coordinator.dashboard_config.requests_per_second),
+        ),
+        tracing=_tracing(coordinator.tracer_config, environment),
+        keys=_keys(coordinator.api_key_config),
+        rates=_rates(coordinator.rate_limit_config),
+        tls=_tls(user.motor_deploy_config.tls_config.infer_tls_config, directory),
+    )
+
+
+def _tls(block: TLSBlock, directory: Path) -> InferenceTLS | None:
+    files = tls_files(block, directory)
+    return InferenceTLS(files, block.client_auth, block.peer_name) if files is not None else None
+
+
+def _request_log(logs: CoordinatorLoggingConfig) -> RequestLogSettings:
+    return RequestLogSettings(
+        form=logs.request_log,
+        directory=logs.request_log_directory,
+        line_length=logs.log_max_line_length,
+        rotation_size=logs.log_rotation_size * _MEGABYTE,
+        rotation_count=logs.log_rotation_count,
+        total_size=logs.log_max_total_size * _MEGABYTE,
+        compress_level=logs.log_compress_level if logs.log_compress else None,
+    )
+
+
+def _tracing(config: TracerConfig, environment: Mapping[str, str]) -> TracingSettings:
+    disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return TracingSettings(
+        endpoint="" if disabled else config.endpoint,
+        root_ratio=config.root_sampling_rate,
+        sampled_parent_ratio=config.remote_parent_sampled,
+        unsampled_parent_ratio=config.remote_parent_not_sampled,
+        steps_ratio=config.local_parent_sampled,
+    )
+
+
+def _keys(config: APIKeyConfig) -> KeySettings | None:
+    if not config.enable_api_key:
+        return None
+    return KeySettings(
+        header_name=config.header_name, key_prefix=config.key_prefix, skip_paths=tuple(config.skip_paths)
+    )
+
+
+def _rates(config: RateLimitConfig) -> RateSettings | None:
+    if not config.enable_rate_limit:
+        return None
+    return RateSettings(
+        window=float(config.window_size),
+        max_requests=config.max_requests,
+        max_tokens=config.max_tokens,
+        key_max_requests=config.key_max_requests,
+        key_max_tokens=config.key_max_tokens,
+        skip_paths=tuple(config.skip_paths),
+        message=config.error_message,
+        status=config.error_status_code,
     )
 
 

@@ -8,19 +8,34 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import msgspec
+from fastapi import APIRouter
 
 from pymotor.control_plane import AdminServer
+from pymotor.control_plane.ending import end_requests
+from pymotor.control_plane.plane import PlaneTLS
+from pymotor.control_plane.ports import hold_shared, listen_alone, url_of
+from pymotor.control_plane.tls import ServerTLS
 from pymotor.coordinator.admin import Overview, management_app, observability_app
 from pymotor.coordinator.control import WorkerStart
+from pymotor.coordinator.dashboard.board import keeping_board
+from pymotor.coordinator.dashboard.page_files import page_files
+from pymotor.coordinator.dashboard.routes import dashboard_routes
+from pymotor.coordinator.doors import Doors, Token
 from pymotor.coordinator.engine_readings import reading_engines
+from pymotor.coordinator.engine_scrapes import EngineScrapes, scraping_engines
 from pymotor.coordinator.fleet_source import FleetSource
+from pymotor.coordinator.keys.key_source import KeySource
 from pymotor.coordinator.known_fleet import KnownFleet, SnapshotRefusedError
+from pymotor.coordinator.limits.buckets import size_of
+from pymotor.coordinator.limits.rate_limits import BUCKETS
+from pymotor.coordinator.live_settings import SettingsWatch
 from pymotor.coordinator.operators import Operator, OperatorDesk
 from pymotor.coordinator.pairing import PairingRules
-from pymotor.coordinator.ports import hold_shared, listen_alone, url_of
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.settings import Settings
 from pymotor.coordinator.told_fleet import ToldFleet
@@ -49,8 +64,18 @@ class CoordinatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds after which a worker that does not answer is replaced."""
     parent_pipe: int | None = None
     """A descriptor whose end of file means that the parent is gone."""
+    key_source: KeySource | None = None
+    """Where API keys come from; None: nobody needs one."""
+    door_token: Token | None = None
+    """What opens the management and observability ports beside keys."""
+    open_doors: tuple[str, ...] = ()
+    """Of `management` and `observability`: at these anybody may read."""
     worker_module: str
     """What `python -m` starts as a worker."""
+    management_tls: PlaneTLS | None = None
+    """Of the management port; None: plain HTTP."""
+    observability_tls: PlaneTLS | None = None
+    """Of the observability port, likewise."""
 
 
 class Sockets(msgspec.Struct):
@@ -61,19 +86,37 @@ class Sockets(msgspec.Struct):
     observability: socket.socket | None
 
 
+class Page(NamedTuple):
+    """The dashboard as the management port serves it."""
+
+    routes: APIRouter
+    paths: tuple[str, ...]
+    """Of files that anybody may have."""
+
+
 async def supervise(
     options: CoordinatorOptions,
     source: FleetSource,
     announce: Callable[[str], None],
     operator: Operator | None = None,
+    live: SettingsWatch | None = None,
 ) -> None:
     """Run a Coordinator until SIGTERM, SIGINT or the parent's end; a second signal cuts the grace short.
 
     `source` tells of the fleet. `announce` gets the inference URL once all workers accept requests. `operator`
-    answers some paths of the inference port in this process. Returns when every process, task and socket it made is
-    gone, also when it raises: `PortError` when a port cannot be had, `WorkerStartError` when the workers do not start.
+    answers some paths of the inference port in this process. `live` follows the configuration; None: there is no file
+    to follow. Returns when every process, task and socket it made is gone, also when it raises: `PortError` when a
+    port cannot be had, `TLSError` when certificates cannot be used, `WorkerStartError` when the workers do not start,
+    `KeysFileError` when the keys cannot be read.
     """
-    with _ports(options) as sockets, _ledger(options.workers) as (ledger, descriptor):
+    keys = options.key_source.read() if options.key_source is not None else ()
+    planes = (options.management_tls, options.observability_tls)
+    doors_tls = [None if plane is None else plane.server() for plane in planes]
+    tls = options.settings.tls
+    if tls is not None:
+        tls.door()  # workers have their own: what is wrong is told here, and in words
+    to_engines = tls.to_engines() if tls is not None else None
+    with _ports(options) as sockets, _ledger(options) as (ledger, descriptor):
         host, port = sockets.inference.getsockname()[:2]
         first = WorkerStart(
             settings=options.settings,
@@ -84,6 +127,7 @@ async def supervise(
             ledger_rows=LEDGER_ROWS,
             log_level=options.log_level,
             operator_paths=operator.paths if operator is not None else (),
+            keys=keys,
         )
         desk = OperatorDesk(operator)
         pool = WorkerPool(options.worker_module, first, ledger, descriptor, options.worker_timeout, desk)
@@ -91,13 +135,28 @@ async def supervise(
         fleet = KnownFleet(LEDGER_ROWS, PairingRules(settings.deploy_mode, settings.callback_host))
         stop, hurry = asyncio.Event(), asyncio.Event()
         with _end_requests(stop, hurry, options.parent_pipe):
-            reading = reading_engines(fleet, ledger, options.settings.engine_load_interval)
-            overview = Overview(fleet, ledger, pool, source)
+            reading = reading_engines(fleet, ledger, options.settings.engine_load_interval, to_engines)
             source.follow(ToldFleet(fleet, ledger, pool))
-            async with _admin(overview, sockets), reading, desk.attended(overview):
+            doors = Doors(settings.keys, keys, options.door_token, options.open_doors)
+            async with contextlib.AsyncExitStack() as opened:
+                engines = await opened.enter_async_context(
+                    scraping_engines(fleet, settings.metrics_reuse_time, to_engines)
+                )
+                overview = Overview(fleet, ledger, pool, source, engines, live)
+                page = await opened.enter_async_context(_dashboard(overview, pool, fleet, ledger, engines, settings))
+                for part in (
+                    doors.attended(options.key_source, pool.publish_keys),
+                    _admin(overview, page, sockets, doors, doors_tls),
+                    reading,
+                    desk.attended(overview),
+                ):
+                    await opened.enter_async_context(part)
                 following = asyncio.create_task(_follow(source, fleet, pool))
                 running = asyncio.create_task(pool.run())
-                announcing = asyncio.create_task(_announce(pool, announce, url_of(sockets.inference)))
+                renewing = asyncio.create_task(live.follow(pool)) if live is not None else None
+                announcing = asyncio.create_task(
+                    _announce(pool, announce, url_of(sockets.inference, secure=tls is not None))
+                )
                 stopping = asyncio.create_task(stop.wait())
                 graceful = False
                 try:
@@ -106,6 +165,9 @@ async def supervise(
                 finally:
                     announcing.cancel()
                     stopping.cancel()
+                    if renewing is not None:
+                        renewing.cancel()
+                        await asyncio.gather(renewing, return_exceptions=True)
                     await pool.stop(options.grace if graceful else 0.0, hurry)
                     following.cancel()
                 await running
@@ -158,8 +220,10 @@ def _ports(options: CoordinatorOptions) -> Iterator[Sockets]:
 
 
 @contextlib.contextmanager
-def _ledger(workers: int) -> Iterator[tuple[Ledger, int]]:
-    descriptor = Ledger.allocate(columns=workers, rows=LEDGER_ROWS)
+def _ledger(options: CoordinatorOptions) -> Iterator[tuple[Ledger, int]]:
+    workers = options.workers
+    behind = size_of(workers, BUCKETS) if options.settings.rates is not None else 0
+    descriptor = Ledger.allocate(columns=workers, rows=LEDGER_ROWS, behind=behind)
     try:
         yield Ledger(descriptor, columns=workers, rows=LEDGER_ROWS, column=None), descriptor
     finally:
@@ -167,13 +231,39 @@ def _ledger(workers: int) -> Iterator[tuple[Ledger, int]]:
 
 
 @contextlib.asynccontextmanager
-async def _admin(overview: Overview, sockets: Sockets) -> AsyncIterator[None]:
-    """The admin servers that have a port, as long as the block runs."""
+async def _dashboard(
+    overview: Overview, pool: WorkerPool, fleet: KnownFleet, ledger: Ledger, engines: EngineScrapes, settings: Settings
+) -> AsyncIterator[Page | None]:
+    """The dashboard as long as the block runs; None where nobody wants it."""
+    if not settings.dashboard.enable:
+        yield None
+        return
+    files = page_files()
+    async with keeping_board(overview, pool, fleet, ledger, engines) as board:
+        yield Page(dashboard_routes(board, files), tuple(files))
+
+
+@contextlib.asynccontextmanager
+async def _admin(
+    overview: Overview, page: Page | None, sockets: Sockets, doors: Doors, tls: Sequence[ServerTLS | None]
+) -> AsyncIterator[None]:
+    """The admin servers that have a port, as long as the block runs. `tls`: their certificates."""
+    routes, paths = ((page.routes,), page.paths) if page is not None else ((), ())
     served = [
-        (AdminServer(make_app(overview)), listening, url_of(listening), subject)
-        for make_app, listening, subject in (
-            (management_app, sockets.management, "management"),
-            (observability_app, sockets.observability, "metrics"),
+        (
+            AdminServer(door, tls=certificates),
+            listening,
+            url_of(listening, secure=certificates is not None),
+            subject,
+        )
+        for door, listening, subject, certificates in (
+            (
+                doors.before(management_app(overview, routes), "management", paths),
+                sockets.management,
+                "management",
+                tls[0],
+            ),
+            (doors.before(observability_app(overview), "observability"), sockets.observability, "metrics", tls[1]),
         )
         if listening is not None
     ]
@@ -188,10 +278,8 @@ async def _admin(overview: Overview, sockets: Sockets) -> AsyncIterator[None]:
         await asyncio.gather(*tasks)
 
 
-@contextlib.contextmanager
-def _end_requests(stop: asyncio.Event, hurry: asyncio.Event, parent_pipe: int | None) -> Iterator[None]:
+def _end_requests(stop: asyncio.Event, hurry: asyncio.Event, parent_pipe: int | None) -> AbstractContextManager[None]:
     """Set `stop` at SIGTERM, SIGINT or when the parent is gone, and `hurry` when a signal comes again."""
-    loop = asyncio.get_running_loop()
 
     def on_signal(number: signal.Signals) -> None:
         if stop.is_set():
@@ -201,28 +289,8 @@ def _end_requests(stop: asyncio.Event, hurry: asyncio.Event, parent_pipe: int | 
             logger.info("%s: running requests are finished, then the Coordinator ends", number.name)
             stop.set()
 
-    def on_parent(descriptor: int) -> None:
-        try:
-            alive = bool(os.read(descriptor, 4096))
-        except BlockingIOError:
-            return
-        except OSError as error:
-            logger.warning("the parent's pipe cannot be read: %s", error)
-            alive = False
-        if not alive:
-            loop.remove_reader(descriptor)
-            logger.info("the parent is gone: running requests are finished, then the Coordinator ends")
-            stop.set()
+    def on_parent_gone() -> None:
+        logger.info("the parent is gone: running requests are finished, then the Coordinator ends")
+        stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    if parent_pipe is not None:
-        os.set_blocking(parent_pipe, False)
-        loop.add_reader(parent_pipe, on_parent, parent_pipe)
-    try:
-        yield
-    finally:
-        if parent_pipe is not None:
-            loop.remove_reader(parent_pipe)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+    return end_requests(on_signal, on_parent_gone, parent_pipe)

@@ -1,124 +1,94 @@
-"""A worker process: it listens beside its siblings on the inference port and answers requests.
-
-`python -m pymotor.coordinator.worker --control-fd N --ledger-fd M`, started by the supervisor, which tells it the
-rest over the control channel. It ends when told to drain, or when the channel closes because the supervisor is gone.
-"""
+"""A worker: it listens beside its siblings on the inference port and answers requests. `worker_control` is its
+process."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import gc
 import logging
-import os
-import signal
 import socket
-import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Any
+from typing import TypedDict
 
-import uvloop
-
+from pymotor.control_plane.open_files import allow_many_files
 from pymotor.coordinator.admission import Admission
+from pymotor.coordinator.affinity.composition import placement_for, prompt_tokens
 from pymotor.coordinator.bootstraps import Bootstraps
 from pymotor.coordinator.callbacks import Callbacks
 from pymotor.coordinator.control import (
-    CallbackPort,
-    CallbackPorts,
-    Drain,
-    FleetTaken,
+    ExplainReply,
+    ExplainRequest,
+    FinishedQuestion,
     FleetUpdate,
-    FrameReader,
-    Listening,
-    MetricsReport,
-    MetricsRequest,
-    OperatorReply,
     WorkerStart,
-    frame,
 )
+from pymotor.coordinator.dashboard.finished_answers import answer_finished
+from pymotor.coordinator.dashboard.finished_requests import FinishedRequests
+from pymotor.coordinator.explainer import Explainer
 from pymotor.coordinator.flows.context import Services
 from pymotor.coordinator.flows.responses import ResponseHeads
+from pymotor.coordinator.following import Follower, Following
 from pymotor.coordinator.gateway import Gateway
+from pymotor.coordinator.guarding import Guarding
 from pymotor.coordinator.http.client_request import Limits
-from pymotor.coordinator.http.open_connections import OpenConnections, allow_many_files, connections_within
+from pymotor.coordinator.http.open_connections import OpenConnections, connections_within
 from pymotor.coordinator.http.server import ClientConnection
+from pymotor.coordinator.http.tls_door import HANDSHAKES, TLSDoor
 from pymotor.coordinator.http.upstream_pool import SharedState
 from pymotor.coordinator.instruments import Instruments
+from pymotor.coordinator.limits.rate_limits import RateLimits
 from pymotor.coordinator.metaserver import Metaserver
 from pymotor.coordinator.operators import OperatorLine
 from pymotor.coordinator.pairing import PairingRules
-from pymotor.coordinator.prompt_tokenizer import PromptTokenizer
 from pymotor.coordinator.readiness import serving_endpoints
+from pymotor.coordinator.request_log import RequestLog
 from pymotor.coordinator.routing import FleetView
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
 from pymotor.coordinator.scheduling.round_robin import RoundRobin
-from pymotor.coordinator.scheduling.target import Policy, Target
-from pymotor.fleet import EndpointState, KVDialect
-from pymotor.telemetry.logs import configure_logging
+from pymotor.coordinator.scheduling.target import Policy
+from pymotor.coordinator.settings import Settings
+from pymotor.coordinator.targets import Targets
+from pymotor.coordinator.tracing.composition import Tracing
+from pymotor.fleet import KVDialect
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 _SWEEP_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 0.25
+"""Between the last connection that is accepted and the first that is closed."""
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """Where workers of one machine reach each other when they listen on all interfaces."""
-
-
-class Targets:
-    """The endpoints of the newest snapshot, kept alive from one snapshot to the next."""
-
-    def __init__(self, ledger: Ledger, shared: SharedState) -> None:
-        self._ledger = ledger
-        self._shared = shared
-        self._by_id: dict[str, Target] = {}
-        self._by_row: dict[int, Target] = {}
-
-    def update(self, update: FleetUpdate) -> dict[str, Target]:
-        """The targets of a snapshot; those not in it any more close their idle connections."""
-        found: dict[str, Target] = {}
-        for instance in update.snapshot.instances:
-            for endpoint in instance.endpoints:
-                row, generation = update.rows[endpoint.id]
-                target = self._by_id.get(endpoint.id)
-                if target is None or target.generation != generation or target.row != row or target.url != endpoint.url:
-                    target = Target(endpoint, instance, self._ledger, row, generation, self._shared)
-                    self._take_row(target)
-                target.instance = instance
-                target.pool.suspect = endpoint.state in (EndpointState.UNHEALTHY, EndpointState.GONE)
-                found[endpoint.id] = target
-        for endpoint_id, target in self._by_id.items():
-            if found.get(endpoint_id) is not target:
-                target.pool.close()
-        self._by_id = found
-        return found
-
-    def _take_row(self, target: Target) -> None:
-        former = self._by_row.get(target.row)
-        if former is not None and former.generation != target.generation:
-            former.retired = True
-            self._ledger.clear_own_row(target.row)
-        self._by_row[target.row] = target
-
-    def close_expired(self, now: float) -> None:
-        """Close idle connections that the engines are about to close."""
-        for target in self._by_id.values():
-            target.pool.close_expired(now)
 
 
 class Worker:
     """All that lives in one worker process."""
 
-    def __init__(self, start: WorkerStart, ledger: Ledger, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        start: WorkerStart,
+        ledger: Ledger,
+        loop: asyncio.AbstractEventLoop,
+        instruments: Instruments | None = None,
+        limits: RateLimits | None = None,
+    ) -> None:
+        """`instruments`: by default some that count for this process alone. `limits` go with `settings.rates`.
+
+        Raises `TLSError`.
+        """
         settings = start.settings
         self._start = start
         self._loop = loop
-        self._upstream = SharedState()
+        self._tls = settings.tls.door() if settings.tls is not None else None
+        self._upstream = SharedState(settings.tls.to_engines() if settings.tls is not None else None)
         self._connections = OpenConnections(connections_within(allow_many_files()))
         self._targets = Targets(ledger, self._upstream)
-        self.instruments = Instruments()
+        self.instruments = instruments or Instruments()
+        self.guarding = guarding = Guarding(start, limits, self.instruments)
         policy: Policy = RoundRobin(start.column) if settings.scheduler_type == "round_robin" else LoadBalance(ledger)
+        tokens = prompt_tokens(settings, loop)
+        self._placement = placement_for(settings, ledger, policy, self.instruments.registry, tokens, loop)
         self._services = services = Services(
             loop=loop,
             admission=Admission(loop, ledger, start.column, settings.limits, self.instruments),
@@ -129,23 +99,40 @@ class Worker:
             heads=ResponseHeads(server_timing=settings.server_timing, cors=settings.cors),
             callbacks=Callbacks(start.column, loop),
             bootstraps=Bootstraps(self._upstream),
-            tokenizer=PromptTokenizer.load(settings.tokenizer_path, loop) if settings.tokenizer_path else None,
+            tokenizer=tokens,
+            placement=self._placement,
+            counts_usage=guarding.meter is not None,
         )
         self._metaserver = Metaserver(services.callbacks, services.heads, self._upstream, settings.first_token_timeout)
         self._serving_callbacks: asyncio.Task[None] | None = None
         self.on_callback_port: Callable[[int], None] = lambda _port: None
         """Told the port at which decode engines call this worker back, once there is one."""
         self.operators = OperatorLine(start.operator_paths, loop)
-        self._gateway = Gateway(services, self._metaserver, self.operators)
-        self._rules = PairingRules(settings.deploy_mode, settings.callback_host)
-        self._limits = Limits(
-            head_bytes=settings.header_limit_bytes,
-            body_bytes=settings.body_limit_bytes,
-            arriving_bytes=settings.arriving_limit_bytes,
-            head_time=settings.header_timeout,
-            body_idle=settings.body_idle_timeout,
+        self._request_log: RequestLog | None = None
+        if settings.request_log.form != "off":
+            self._request_log = RequestLog(settings.request_log, start.column, start.columns, self.instruments)
+        self._gateway = Gateway(
+            services, self._metaserver, self.operators, request_log=self._request_log, meter=guarding.meter
         )
+        self._tracing = Tracing(
+            settings.tracing,
+            start.column,
+            self.instruments.registry,
+            scheme="https" if settings.tls is not None else "http",
+        )
+        self._followers: list[Follower] = []
+        self._finished = FinishedRequests(start.column, settings.dashboard.requests_per_second)
+        self._failures = self._finished if settings.dashboard.enable else None
+        if settings.dashboard.enable:
+            self.follow(self._finished)
+        if self._tracing.tracer is not None:
+            self.follow(self._tracing.tracer)
+        self._handle = guarding.before(self._gateway.handle, services.heads)
+        self._explainer = Explainer(services, self._gateway.routes)
+        self._rules = PairingRules(settings.deploy_mode, settings.callback_host)
+        self._limits = Limits(**_client_limits(settings), once=guarding.once)
         self._server: asyncio.Server | None = None
+        self._door: TLSDoor | None = None
 
     async def listen(self) -> None:
         """Accept requests, beside the other workers on the same port. Raises `OSError`."""
@@ -155,16 +142,34 @@ class Worker:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind((self._start.host, self._start.port))
-            self._server = await self._loop.create_server(self._connection, sock=listener, backlog=_BACKLOG)
+            if self._tls is None:
+                self._server = await self._loop.create_server(self._connection, sock=listener, backlog=_BACKLOG)
+            else:
+                failed = self.instruments.failed_handshakes.add
+                handshakes = min(HANDSHAKES, max(1, self._connections.limit // 4))
+                self._door = TLSDoor(self._loop, listener, self._tls, self._connection, failed, handshakes=handshakes)
+                self._door.open(_BACKLOG)
         except OSError:
             listener.close()
             raise
 
+    def follow(self, follower: Follower) -> None:
+        """Show it the requests that it wants to know of, from now on."""
+        self._followers.append(follower)
+        self._gateway.following = Following(self._followers, self._tracing.tracer, self._failures)
+
     def _connection(self) -> ClientConnection:
-        self.instruments.connections.value += 1
-        return ClientConnection(
-            self._loop, self._gateway.handle, self._gateway.refusal, self._limits, self._connections
-        )
+        self.instruments.connections.add()
+        return ClientConnection(self._loop, self._handle, self._gateway.refusal, self._limits, self._connections)
+
+    def set_settings(self, settings: Settings) -> None:
+        """Requests that begin from now on have these settings; what is bound at the start stays: ports, dialects that
+        are allowed, the policy, the tokenizer."""
+        self._services.use(settings)
+        self._tracing.use(settings.tracing)
+        self._metaserver.reply_seconds = settings.first_token_timeout
+        self._limits.use(**_client_limits(settings))
+        self._finished.use(settings.dashboard.requests_per_second)
 
     def set_fleet(self, update: FleetUpdate) -> None:
         """Route by a new snapshot."""
@@ -208,18 +213,52 @@ class Worker:
             self._targets.close_expired(now)
             self._metaserver.check_deadlines(now)
             self._services.encodings.close_expired()
+            if self._tls is not None:
+                self._tls.renewed()
+            if self._upstream.tls is not None and self._upstream.tls.renewed():
+                self._targets.close_idle()
+
+    def finished_requests(self, question: FinishedQuestion) -> ExplainReply:
+        """What has become of requests that are over."""
+        return answer_finished(self._finished, question)
+
+    async def explain(self, request: ExplainRequest) -> ExplainReply:
+        """Why a request goes where it goes."""
+        return await self._explainer.answer(request)
 
     async def drain(self, grace: float) -> None:
-        """Accept nothing new and wait until what runs is done, `grace` seconds at most."""
+        """Accept nothing new and wait until what runs is done, `grace` seconds at most. Answers say that their
+        connections close: who hears it sends no further request into the end of one."""
+        self._limits.closing = True
+        for client in self._connections:
+            client.close_after_this()
+        # Whoever waits to be accepted would be reset.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         if self._server is not None:
             self._server.close()
+        if self._door is not None:
+            self._door.stop()
         ends = monotonic() + grace
+        # Whoever has just connected has yet to say what for.
+        await asyncio.sleep(min(grace, _LAST_WORDS_SECONDS))
         # Asked again and again: a hook for it would cost every request.
         while not self._close_idle() and monotonic() < ends:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+        if self._door is not None:
+            self._door.close()
         for client in self._connections:
             client.transport.abort()
         self._metaserver.close()
+        if self._placement is not None:
+            await self._placement.close()
+        self.guarding.close()
+
+    def close(self) -> None:
+        """Nothing more is to be told: send and write what waits."""
+        self._tracing.close()
+        if self._request_log is not None:
+            self._request_log.close()
 
     def _close_idle(self) -> bool:
         """Close every client's connection without a request in hand; returns whether that was all."""
@@ -227,116 +266,21 @@ class Worker:
         return all(closed)
 
 
-class ControlChannel(asyncio.Protocol):
-    """The worker's end of the channel to the supervisor."""
+class ClientLimits(TypedDict):
+    """The words of `Limits`."""
 
-    def __init__(self, ledger_descriptor: int) -> None:
-        self._ledger_descriptor = ledger_descriptor
-        self._reader = FrameReader(to_worker=True)
-        self._worker: Worker | None = None
-        self._waiting_fleet: FleetUpdate | None = None
-        self._callback_ports: dict[int, int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._transport: asyncio.Transport
-        self.over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """The process's exit status, once it is to end."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        for message in self._reader.feed(data):
-            if isinstance(message, WorkerStart):
-                configure_logging(message.log_level, process=f"worker-{message.column}")
-                self._spawn(self._begin(message))
-            elif isinstance(message, FleetUpdate):
-                if self._worker is None:
-                    self._waiting_fleet = message
-                else:
-                    self._take_fleet(self._worker, message)
-            elif isinstance(message, MetricsRequest) and self._worker is not None:
-                dump = self._worker.instruments.registry.dump()
-                self._transport.write(frame(MetricsReport(number=message.number, dump=dump)))
-            elif isinstance(message, CallbackPorts):
-                self._callback_ports = message.ports
-                if self._worker is not None:
-                    self._worker.set_callback_ports(message.ports)
-            elif isinstance(message, OperatorReply) and self._worker is not None:
-                self._worker.operators.take(message)
-            elif isinstance(message, Drain):
-                self._spawn(self._drain(message.grace))
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
-        self.end()
-
-    def end(self, status: int = 0) -> None:
-        """The process is to end, with this exit status."""
-        if not self.over.done():
-            self.over.set_result(status)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("the worker cannot go on", exc_info=task.exception())
-            self.end(1)
-
-    async def _begin(self, start: WorkerStart) -> None:
-        ledger = Ledger(self._ledger_descriptor, columns=start.columns, rows=start.ledger_rows, column=start.column)
-        worker = Worker(start, ledger, asyncio.get_running_loop())
-        worker.operators.send = lambda request: self._transport.write(frame(request))
-        await worker.listen()
-        self._worker = worker
-        worker.set_callback_ports(self._callback_ports)
-        worker.on_callback_port = lambda port: self._transport.write(frame(CallbackPort(port=port)))
-        if self._waiting_fleet is not None:
-            self._take_fleet(worker, self._waiting_fleet)
-        self._transport.write(frame(Listening()))
-        self._spawn(worker.sweep())
-
-    def _take_fleet(self, worker: Worker, update: FleetUpdate) -> None:
-        worker.set_fleet(update)
-        self._transport.write(frame(FleetTaken(age=update.age)))
-
-    async def _drain(self, grace: float) -> None:
-        if self._worker is not None:
-            await self._worker.drain(grace)
-        self.end()
+    head_bytes: int
+    body_bytes: int
+    arriving_bytes: int
+    head_time: float
+    body_idle: float
 
 
-async def run(control_descriptor: int, ledger_descriptor: int) -> int:
-    """Be a worker until told to end; returns the exit status."""
-    loop = asyncio.get_running_loop()
-    control = socket.socket(fileno=control_descriptor)
-    transport, channel = await loop.create_connection(lambda: ControlChannel(ledger_descriptor), sock=control)
-    # Ctrl-C reaches the whole process group; the supervisor alone decides when workers end.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
-    loop.add_signal_handler(signal.SIGTERM, channel.end)
-    try:
-        return await channel.over
-    finally:
-        transport.close()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """See the module."""
-    parser = argparse.ArgumentParser(prog="pymotor.coordinator.worker", description="Started by pymotor coordinator.")
-    parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--ledger-fd", type=int, required=True)
-    arguments = parser.parse_args(argv)
-    os.set_inheritable(arguments.control_fd, False)
-    os.set_inheritable(arguments.ledger_fd, False)
-    # What is loaded by now lives as long as the process; and a request's objects hang together without circles, so
-    # looking for those can be rare. Measured: 5 % of a request's time.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    return uvloop.run(run(arguments.control_fd, arguments.ledger_fd))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _client_limits(settings: Settings) -> ClientLimits:
+    return ClientLimits(
+        head_bytes=settings.header_limit_bytes,
+        body_bytes=settings.body_limit_bytes,
+        arriving_bytes=settings.arriving_limit_bytes,
+        head_time=settings.header_timeout,
+        body_idle=settings.body_idle_timeout,
+    )

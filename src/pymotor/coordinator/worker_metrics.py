@@ -1,78 +1,43 @@
-"""The workers' figures added up, so that no counter goes backwards when a worker dies or is late."""
+"""The workers' figures added up, so that no counter goes backwards when a worker dies or hangs.
+
+Workers count in memory that the supervisor reads (`telemetry.shared_figures`): nobody is asked, and what a worker
+counted before it died is still there.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import contextlib
+from collections.abc import Iterator
 
-from pymotor.coordinator.control import MetricsReport
+from pymotor.telemetry import shared_figures
 from pymotor.telemetry.metrics import MetricsDump, merge
-
-
-class Inquiry:
-    """One round of asking: done when every worker that was asked has answered or ended."""
-
-    def __init__(self, number: int, columns: Iterable[int]) -> None:
-        """`columns` are the ledger columns of the workers that are asked under `number`."""
-        self.number = number
-        self._missing = set(columns)
-        self._done = asyncio.Event()
-        self.settle(-1)
-
-    def settle(self, column: int) -> None:
-        """Nothing more is to be awaited from this worker."""
-        self._missing.discard(column)
-        if not self._missing:
-            self._done.set()
-
-    async def done(self, deadline: float) -> None:
-        """Return when all have answered, or after `deadline` seconds."""
-        try:
-            await asyncio.wait_for(self._done.wait(), deadline)
-        except asyncio.TimeoutError:
-            pass  # the late worker's last figures stand in for it
+from pymotor.telemetry.shared_figures import FiguresReader
 
 
 class WorkerMetrics:
-    """The last figures of each living worker and the sum of those that ended.
-
-    What a worker counted after its last report is lost when it dies; nothing that was reported is.
-    """
+    """The figures of each living worker and the sum of those that ended."""
 
     def __init__(self) -> None:
-        self._last: dict[int, MetricsDump] = {}
+        self._readers: dict[int, FiguresReader] = {}
         self._retired = MetricsDump()
-        self._numbers = itertools.count(1)
-        self._inquiries: dict[int, Inquiry] = {}
 
-    @contextmanager
-    def inquiry(self, columns: Iterable[int]) -> Iterator[Inquiry]:
-        """A new round of asking the workers of `columns`."""
-        inquiry = Inquiry(next(self._numbers), columns)
-        self._inquiries[inquiry.number] = inquiry
-        try:
-            yield inquiry
-        finally:
-            del self._inquiries[inquiry.number]
+    @contextlib.contextmanager
+    def counting(self, column: int) -> Iterator[int]:
+        """The life of the worker of a ledger column: gives the descriptor of the memory in which it is to count. Its
+        successor counts from zero, what it counted stays in the sum, its gauges are gone with it."""
+        with shared_figures.memory() as descriptor:
+            reader = self._readers[column] = FiguresReader(descriptor)
+            try:
+                yield descriptor
+            finally:
+                del self._readers[column]
+                counted = tuple(family for family in reader.dump().families if family.kind != "gauge")
+                self._retired = merge([self._retired, MetricsDump(counted)])
+                reader.close()
 
-    def report(self, column: int, report: MetricsReport) -> None:
-        """The figures of the worker of a ledger column, from its start until now; it may come late."""
-        self._last[column] = report.dump
-        inquiry = self._inquiries.get(report.number)
-        if inquiry is not None:
-            inquiry.settle(column)
-
-    def retire(self, column: int) -> None:
-        """The worker of this column has ended: its successor counts from zero. Its gauges are gone with it."""
-        for inquiry in self._inquiries.values():
-            inquiry.settle(column)
-        last = self._last.pop(column, None)
-        if last is not None:
-            counted = tuple(family for family in last.families if family.kind != "gauge")
-            self._retired = merge([self._retired, MetricsDump(counted)])
-
-    def total(self) -> MetricsDump:
-        """The sum over all workers there were."""
-        return merge([self._retired, *self._last.values()])
+    def total(self, names: frozenset[str] | None = None) -> MetricsDump:
+        """The sum over all workers there were: of all figures, or of those with these names only."""
+        retired = self._retired
+        if names is not None:
+            retired = MetricsDump(tuple(family for family in retired.families if family.name in names))
+        return merge([retired, *(reader.dump(names) for reader in self._readers.values())])

@@ -12,15 +12,23 @@ import msgspec
 from pymotor.coordinator.control import (
     Age,
     CallbackPorts,
+    ExplainReply,
+    ExplainRequest,
+    FinishedQuestion,
     FleetUpdate,
-    MetricsRequest,
+    KeysUpdate,
     OperatorReply,
     OperatorRequest,
+    Ping,
+    SettingsUpdate,
     WorkerStart,
     frame,
 )
+from pymotor.coordinator.keys.api_key import ApiKey
 from pymotor.coordinator.operators import OperatorDesk
 from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.settings import Settings
+from pymotor.coordinator.worker_explanations import WorkerExplanations
 from pymotor.coordinator.worker_metrics import WorkerMetrics
 from pymotor.coordinator.worker_process import WorkerProcess
 from pymotor.telemetry.metrics import MetricsDump
@@ -37,9 +45,6 @@ STEADY_SECONDS = 30.0
 
 TERMINATE_SECONDS = 5.0
 """What a worker has after SIGTERM before SIGKILL comes, and beyond its grace before SIGTERM does."""
-
-_ASKED_BY_NOBODY = 0
-"""The number of an inquiry that no scrape waits for; numbers of scrapes begin at 1."""
 
 
 class WorkerStartError(Exception):
@@ -76,8 +81,11 @@ class WorkerPool:
         self._updates: list[FleetUpdate] = []
         """Published and not yet left behind by every worker, the oldest first."""
         self._taken = asyncio.Event()
+        self._settings: SettingsUpdate | None = None
+        self._settings_taken = asyncio.Event()
         self._callback_ports: dict[int, int] = {}
         self._metrics = WorkerMetrics()
+        self._explained = WorkerExplanations()
         self._restarts = 0
 
     @property
@@ -126,6 +134,25 @@ class WorkerPool:
             worker.tell_fleet(self._fleet, update.age)
         self._note_taken()
 
+    async def set_settings(self, settings: Settings, log_level: str) -> None:
+        """Give all workers, and those that come later, these settings and this level of the log; return when each has
+        them."""
+        number = self._settings.number + 1 if self._settings is not None else 1
+        self._settings = SettingsUpdate(number=number, settings=settings, log_level=log_level)
+        self._first = msgspec.structs.replace(self._first, settings=settings, log_level=log_level)
+        for worker in self._workers.values():
+            worker.tell(frame(self._settings))
+        while any(worker.settings_number < number for worker in self._workers.values()):
+            self._settings_taken.clear()
+            await self._settings_taken.wait()
+
+    def publish_keys(self, keys: tuple[ApiKey, ...]) -> None:
+        """Tell all workers, and those that come later, which keys are good."""
+        self._first = msgspec.structs.replace(self._first, keys=keys)
+        words = frame(KeysUpdate(keys=keys))
+        for worker in self._workers.values():
+            worker.tell(words)
+
     @property
     def told(self) -> FleetUpdate | None:
         """The newest update such that no worker routes by an older one; None before the first."""
@@ -146,16 +173,22 @@ class WorkerPool:
         self._updates = [update for update in self._updates if update.age >= oldest]
         self._taken.set()
 
-    async def metrics(self, deadline: float) -> MetricsDump:
-        """The figures of all workers, dead ones included. For one that does not answer within `deadline`
-        seconds, those it gave last."""
+    def metrics(self, names: frozenset[str] | None = None) -> MetricsDump:
+        """The figures of all workers, dead ones included: all, or those of these names only."""
+        return self._metrics.total(names)
+
+    async def explain(self, request: ExplainRequest | FinishedQuestion, deadline: float) -> dict[int, ExplainReply]:
+        """What each worker says to it, by column; those that do not answer within `deadline` seconds say nothing. What
+        is not sent is asked of one worker only: all choose alike."""
         asked = {column: worker for column, worker in self._workers.items() if worker.listens}
-        with self._metrics.inquiry(asked) as inquiry:
-            words = frame(MetricsRequest(number=inquiry.number))
+        if isinstance(request, ExplainRequest) and request.path:
+            asked = dict(list(asked.items())[:1])
+        with self._explained.inquiry(asked) as inquiry:
+            words = frame(msgspec.structs.replace(request, number=inquiry.number))
             for worker in asked.values():
                 worker.tell(words)
             await inquiry.done(deadline)
-        return self._metrics.total()
+            return inquiry.replies
 
     async def stop(self, grace: float, hurry: asyncio.Event) -> None:
         """End all workers: they finish what they have within `grace` seconds, or less when `hurry` is set;
@@ -202,20 +235,29 @@ class WorkerPool:
 
     async def _live(self, column: int) -> str:
         """The life of one worker; returns how it ended. Its ledger column is zero again after it."""
+        with self._metrics.counting(column) as figures_descriptor:
+            return await self._run_worker(column, figures_descriptor)
+
+    async def _run_worker(self, column: int, figures_descriptor: int) -> str:
         try:
             worker = await WorkerProcess.start(
                 self._module,
                 self._ledger_descriptor,
+                figures_descriptor,
                 frame(msgspec.structs.replace(self._first, column=column)),
                 on_listening=partial(self._listened, column),
                 on_callback_port=partial(self._takes_callbacks, column),
-                on_metrics=partial(self._metrics.report, column),
                 on_operator=partial(self._ask_operator, column),
                 on_fleet_taken=self._note_taken,
+                on_settings_taken=self._settings_taken.set,
+                on_explained=partial(self._explained.report, column),
             )
         except OSError as error:
             return f"no process could be made: {error}"
         self._workers[column] = worker
+        if self._settings is not None:
+            # They may have changed while the process was made.
+            worker.tell(frame(self._settings))
         if self._callback_ports:
             worker.tell(frame(CallbackPorts(ports=self._callback_ports)))
         if self._fleet is not None:
@@ -231,8 +273,9 @@ class WorkerPool:
         finally:
             guard.cancel()
             del self._workers[column]
+            self._settings_taken.set()
             self._callback_ports.pop(column, None)
-            self._metrics.retire(column)
+            self._explained.retire(column)
             self._ledger.clear_column(column)
             self._note_taken()
 
@@ -266,7 +309,7 @@ class WorkerPool:
             logger.error("worker %d does not listen after %g s and is killed", column, LISTENING_DEADLINE)
             worker.kill()
             return
-        asking = frame(MetricsRequest(number=_ASKED_BY_NOBODY))
+        asking = frame(Ping())
         while True:
             heard = worker.messages
             worker.tell(asking)

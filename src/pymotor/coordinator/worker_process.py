@@ -12,11 +12,12 @@ from pymotor.coordinator.control import (
     Age,
     CallbackPort,
     Drain,
+    ExplainReply,
     FleetTaken,
     FrameReader,
     Listening,
-    MetricsReport,
     OperatorRequest,
+    SettingsTaken,
     frame,
 )
 
@@ -33,15 +34,17 @@ class _Channel(asyncio.Protocol):
         self,
         on_listening: Callable[[], None],
         on_callback_port: Callable[[int], None],
-        on_metrics: Callable[[MetricsReport], None],
         on_operator: Callable[[OperatorRequest], None],
         on_fleet_taken: Callable[[], None],
+        on_settings_taken: Callable[[], None],
+        on_explained: Callable[[ExplainReply], None],
     ) -> None:
         self._on_operator = on_operator
+        self._on_settings_taken = on_settings_taken
+        self._on_explained = on_explained
         self._on_fleet_taken = on_fleet_taken
         self._on_listening = on_listening
         self._on_callback_port = on_callback_port
-        self._on_metrics = on_metrics
         self._reader = FrameReader(to_worker=False)
         self._transport: asyncio.Transport | None = None
         self._paused = False
@@ -49,6 +52,7 @@ class _Channel(asyncio.Protocol):
         self.listening = asyncio.Event()
         self.messages = 0
         self.fleet: Age | None = None
+        self.settings_number = 0
         self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,12 +68,15 @@ class _Channel(asyncio.Protocol):
             elif isinstance(message, FleetTaken):
                 self.fleet = message.age
                 self._on_fleet_taken()
+            elif isinstance(message, SettingsTaken):
+                self.settings_number = message.number
+                self._on_settings_taken()
             elif isinstance(message, CallbackPort):
                 self._on_callback_port(message.port)
-            elif isinstance(message, MetricsReport):
-                self._on_metrics(message)
             elif isinstance(message, OperatorRequest):
                 self._on_operator(message)
+            elif isinstance(message, ExplainReply):
+                self._on_explained(message)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.lost.set()
@@ -112,22 +119,27 @@ class WorkerProcess:
         cls,
         module: str,
         ledger_descriptor: int,
+        figures_descriptor: int,
         first_words: bytes,
         *,
         on_listening: Callable[[], None],
         on_callback_port: Callable[[int], None],
-        on_metrics: Callable[[MetricsReport], None],
         on_operator: Callable[[OperatorRequest], None],
         on_fleet_taken: Callable[[], None],
+        on_settings_taken: Callable[[], None],
+        on_explained: Callable[[ExplainReply], None],
     ) -> WorkerProcess:
-        """Run `module` as a process with a control channel and tell it `first_words`.
+        """Run `module` as a process with a control channel and tell it `first_words`; it counts in the memory behind
+        `figures_descriptor`.
 
         Its standard output goes to our standard error: ours is kept for the line that says ready.
         Raises `OSError` when the process cannot be made.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            channel = _Channel(on_listening, on_callback_port, on_metrics, on_operator, on_fleet_taken)
+            channel = _Channel(
+                on_listening, on_callback_port, on_operator, on_fleet_taken, on_settings_taken, on_explained
+            )
             try:
                 await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
             except BaseException:
@@ -137,7 +149,8 @@ class WorkerProcess:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     *("-m", module, "--control-fd", str(theirs.fileno()), "--ledger-fd", str(ledger_descriptor)),
-                    pass_fds=(theirs.fileno(), ledger_descriptor),
+                    *("--figures-fd", str(figures_descriptor)),
+                    pass_fds=(theirs.fileno(), ledger_descriptor, figures_descriptor),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=_STANDARD_ERROR,
                 )
@@ -166,6 +179,11 @@ class WorkerProcess:
     def fleet(self) -> Age | None:
         """The age of the oldest snapshot that it may still route by; None before it was told any."""
         return self._channel.fleet
+
+    @property
+    def settings_number(self) -> int:
+        """The number of the settings it says that it has; 0 for those it began with."""
+        return self._channel.settings_number
 
     async def listening(self) -> None:
         """Return when it has said that it accepts requests."""

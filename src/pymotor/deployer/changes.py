@@ -7,50 +7,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from pymotor.config import json_path
-from pymotor.deployer.kubectl import Manifest
+from pymotor.config.differences import Path, differences
+from pymotor.config.live_keys import INSTANCE_NUMBERS, LIVE_KEYS, live_key
+from pymotor.deployer.naming import CONFIG_MAP, Manifest
 from pymotor.deployer.request import DeployError
 
-CONFIG_MAP = "motor-config"
 CONFIG_KEY = "user_config.json"
-INSTANCE_NUMBERS = ("e_instances_num", "p_instances_num", "d_instances_num", "hybrid_instances_num")
 MOST_INSTANCES = 16
 _DEPLOY = "motor_deploy_config"
 _MODE = (_DEPLOY, "deploy_mode")
 _DEFAULT_MODE = "infer_service_set"
-
-Path = tuple[str | int, ...]
-
-_TLS = ("enable_tls", "ca_file", "cert_file", "key_file", "passwd_file", "crl_file")
-_EXCEPTION = ("max_retry", "retry_delay", "first_token_timeout", "infer_timeout")
-LIVE_KEYS: frozenset[Path] = frozenset(
-    [
-        *((_DEPLOY, "tls_config", "north_tls_config", key) for key in _TLS),
-        *(("north_config", key) for key in ("name", "ip", "port")),
-        ("motor_controller_config", "logging_config", "log_level"),
-        ("motor_controller_config", "observability_config", "observability_enable"),
-        ("motor_controller_config", "observability_config", "metrics_ttl"),
-        ("motor_coordinator_config", "logging_config", "log_level"),
-        *(("motor_coordinator_config", "exception_config", key) for key in _EXCEPTION),
-        ("motor_nodemanger_config", "logging_config", "log_level"),
-    ]
-)
-"""What `--update_config` may change."""
-_LIVE_SECTIONS: tuple[Path, ...] = (("motor_coordinator_config", "timeout_config"),)
-"""Sections of which it may change every key."""
-
-
-def differences(old: Any, new: Any, at: Path = ()) -> list[Path]:
-    """Where two JSON values differ, down to the single key. A list whose length changes differs as a whole."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [path for key in sorted(old.keys() | new.keys()) for path in _at_key(old, new, key, at)]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            path
-            for index, (before, after) in enumerate(zip(old, new, strict=True))
-            for path in differences(before, after, (*at, index))
-        ]
-    # True is 1 to Python and not to JSON.
-    return [] if old == new and isinstance(old, bool) == isinstance(new, bool) else [at]
 
 
 def check_scaling(old: Any, new: Any) -> list[Path]:
@@ -91,11 +57,11 @@ def check_live_update(old: Any, new: Any) -> list[Path]:
             f"{json_path(_MODE)} cannot be changed by --update_config\n"
             "    to do: bash delete.sh the deployment, then deploy it in the other mode"
         )
-    others = [path for path in changed if not _live(path)]
+    others = [path for path in changed if live_key(path, LIVE_KEYS) is None]
     if others:
         raise DeployError(
             f"--update_config may not change {_listed(others)}\n"
-            f"    may change: {_listed(sorted(LIVE_KEYS, key=str))}, all of {_listed(_LIVE_SECTIONS)}\n"
+            f"    may change: {_listed(key.path for key in LIVE_KEYS)}\n"
             "    to do: put the others back, or run deploy.py without --update_config"
         )
     return changed
@@ -118,17 +84,6 @@ def config_of(config_map: Manifest | None, *, where: str) -> Any:
         ) from error
 
 
-def _at_key(old: dict[str, Any], new: dict[str, Any], key: str, at: Path) -> Iterable[Path]:
-    path = (*at, key)
-    if key in old and key in new:
-        return differences(old[key], new[key], path)
-    # A section that only one side has counts key by key, since each of its keys may or may not change.
-    there = old[key] if key in old else new[key]
-    if isinstance(there, dict) and there:
-        return differences({} if key in new else there, there if key in new else {}, path)
-    return [path]
-
-
 def _changes(old: Any, new: Any) -> list[Path]:
     changed = differences(old, new)
     return [path for path in changed if path != _MODE or mode_of(old) != mode_of(new)]
@@ -140,8 +95,14 @@ def mode_of(config: Any) -> Any:
     return section.get("deploy_mode", _DEFAULT_MODE) if isinstance(section, dict) else _DEFAULT_MODE
 
 
-def _live(path: Path) -> bool:
-    return path in LIVE_KEYS or any(path[: len(section)] == section for section in _LIVE_SECTIONS)
+def takers(changed: Iterable[Path]) -> dict[str, list[str]]:
+    """Who takes up which of the keys, in words; under the empty word those that no part reads."""
+    found: dict[str, list[str]] = {}
+    for path in changed:
+        key = live_key(path, LIVE_KEYS)
+        for part in sorted(part.value for part in key.parts) if key is not None and key.parts else [""]:
+            found.setdefault(part, []).append(json_path(path))
+    return found
 
 
 def _listed(paths: Iterable[Path]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from pymotor.control_plane.arguments import some_seconds
 from pymotor.deployer.preparing import Prepared, prepare
 from pymotor.deployer.request import DeployRequest
 from pymotor.deployer.yaml_files import write_yaml
@@ -72,9 +73,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="delete workloads whose pods have an old template: an InferServiceSet does not roll it out",
     )
-    steps.add_argument("--wait", action="store_true", help="follow the rollout until a request is answered")
     steps.add_argument(
-        "--timeout", type=_seconds, default=1800.0, metavar="SECONDS", help="for --wait (default: %(default)g)"
+        "--wait",
+        action="store_true",
+        help="follow the rollout until a request is answered, an update until all parts run with it",
+    )
+    steps.add_argument(
+        "--timeout", type=some_seconds, default=1800.0, metavar="SECONDS", help="for --wait (default: %(default)g)"
     )
     steps.add_argument(
         "--auto_log_collect", "--auto-log-collect", action="store_true", help="collect the logs of all pods from now on"
@@ -84,6 +89,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it; returns the exit status. Exits with 2 when the command line is wrong."""
+    _check_flags(arguments)
     user_path, env_path = config_paths(arguments)
     home: Path = arguments.home
     prepared = prepare(user_path, env_path, home, dry_run=arguments.dry_run)
@@ -109,6 +115,21 @@ def run(arguments: argparse.Namespace) -> int:
         print("...... dry run end: nothing was applied.")
         return 0
     return _in_cluster(prepared, arguments)
+
+
+def _check_flags(arguments: argparse.Namespace) -> None:
+    """A flag that would do nothing is a mistake: whoever waits wants to know."""
+    without = {
+        "dry_run": ("wait", "recreate", "auto_log_collect"),
+        "diff": ("wait", "recreate", "auto_log_collect"),
+        "update_config": ("wait", "recreate"),
+        "update_instance_num": ("recreate",),
+    }
+    for step, flags in without.items():
+        for flag in flags:
+            if getattr(arguments, step) and getattr(arguments, flag):
+                words = step.replace("dry_run", "dry-run")
+                arguments.usage_error(f"--{flag} has no effect with --{words}; leave one of them out")
 
 
 def config_paths(arguments: argparse.Namespace) -> tuple[Path, Path | None]:
@@ -160,13 +181,6 @@ def _tell(prepared: Prepared) -> None:
 
 def _number(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError("a number of seconds, more than 0")
-    return seconds
 
 
 def main(argv: Sequence[str], home: Path) -> int:

@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
-from pymotor.deployer.kubectl import Kubectl, Manifest
+from pymotor.deployer.kubectl import Kubectl
 from pymotor.deployer.kubectl_errors import KubectlError
+from pymotor.deployer.naming import Manifest
 from pymotor.deployer.pods import name_of, running_controller
 from pymotor.deployer.request import DeployError, DeployRequest
+from pymotor.deployer.tls import asked_in_pods
 
 _MARGIN_SECONDS = 30.0
 _SHORT_SECONDS = 60.0
@@ -24,8 +26,7 @@ class ControllerVerbs:
         self._pod = name_of(pod)
         self._container = container
         address = str((pod.get("status") or {}).get("podIP") or "127.0.0.1")
-        host = f"[{address}]" if ":" in address else address
-        self._url = f"http://{host}:{request.controller_port}"
+        self._url, self._options = asked_in_pods(request.user, address, request.controller_port)
 
     @classmethod
     def found(cls, kubectl: Kubectl, request: DeployRequest) -> ControllerVerbs | None:
@@ -52,7 +53,7 @@ class ControllerVerbs:
         self._run("undrain", instance, timeout=_SHORT_SECONDS)
 
     def _run(self, *words: str, timeout: float) -> str:
-        argv = ("pymotor", "instances", *words, "--controller", self._url)
+        argv = ("pymotor", "instances", *words, "--controller", self._url, *self._options)
         return self._kubectl.execute(self._pod, self._container, *argv, timeout=timeout)
 
 

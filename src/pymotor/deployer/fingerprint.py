@@ -9,33 +9,19 @@ from typing import Any
 
 from pymotor.config import EnvConfig, UserConfig
 from pymotor.config.env import environment_string
+from pymotor.config.live_keys import LIVE_KEYS, SCALING_KEYS
 from pymotor.deployer.config_text import user_content
 from pymotor.deployer.naming import KV_CONDUCTOR, KV_POOL, SINGLE
 from pymotor.deployer.options import RenderOptions
-
-NUMBERS = tuple(f"{letter}_instances_num" for letter in ("e", "p", "d", "hybrid"))
-"""Keys of `motor_deploy_config` that say how many instances there are."""
-
-_TAKEN_UP: tuple[tuple[str, ...], ...] = (
-    *(("motor_deploy_config", name) for name in NUMBERS),
-    ("motor_deploy_config", "tls_config", "north_tls_config"),
-    ("north_config",),
-    ("motor_controller_config", "logging_config", "log_level"),
-    ("motor_controller_config", "observability_config", "metrics_ttl"),
-    ("motor_coordinator_config", "logging_config", "log_level"),
-    ("motor_coordinator_config", "exception_config", "max_retry"),
-    ("motor_coordinator_config", "exception_config", "retry_delay"),
-    ("motor_coordinator_config", "exception_config", "first_token_timeout"),
-    ("motor_coordinator_config", "exception_config", "infer_timeout"),
-)
-"""What running parts take up, or do not read; `kubernetes_config` and the image are in the template itself."""
 
 
 def fingerprint(user: UserConfig, env: EnvConfig, options: RenderOptions, part: str) -> str:
     """A short word that changes with what a pod reads only when it starts."""
     content = user_content(user)
-    for path in (*_TAKEN_UP, ("motor_deploy_config", "kubernetes_config")):
-        _remove(content, path)
+    for key in (*LIVE_KEYS, *SCALING_KEYS):
+        _remove(content, key.path)
+    # In the template itself, as the image is.
+    _remove(content, ("motor_deploy_config", "kubernetes_config"))
     seen = json.dumps(
         [_without_empty(content), part_variables(env, part), options.boot_script], sort_keys=True, ensure_ascii=True
     )

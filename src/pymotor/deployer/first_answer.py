@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -10,11 +11,14 @@ from typing import Any
 
 import httpx
 
-from pymotor.deployer.kubectl import Kubectl, Manifest
+from pymotor.deployer.kubectl import Kubectl
 from pymotor.deployer.kubectl_errors import KubectlError
+from pymotor.deployer.naming import Manifest
 from pymotor.deployer.pods import name_of
 from pymotor.deployer.request import DeployError, DeployRequest
 
+KEY_VARIABLE = "PYMOTOR_API_KEY"
+"""The variable with the API key to ask with."""
 _CONNECT_SECONDS = 3.0
 _ANSWER_SECONDS = 120.0
 _FORWARDING = re.compile(r"Forwarding from (127\.0\.0\.1:\d+)")
@@ -27,12 +31,16 @@ def wait_answered(kubectl: Kubectl, request: DeployRequest, tell: Callable[[str]
         # Clients have to show a certificate there, and only the user has one.
         tell("everything is ready; infer_tls_config is on, so ask for a first answer yourself, with your certificate")
         return
+    key = os.environ.get(KEY_VARIABLE, "")
+    if request.user.motor_coordinator_config.api_key_config.enable_api_key and not key:
+        tell(f"everything is ready; enable_api_key is on, so ask for a first answer yourself, or set {KEY_VARIABLE}")
+        return
     ends = time.monotonic() + request.timeout
     service, port, node_port = _inference_service(kubectl, request)
     said = ""
     while True:
         for url in _node_urls(kubectl, node_port):
-            answer = _ask(url)
+            answer = _ask(url, key)
             if answer.model:
                 tell(f"{answer.model} answers at {url}")
                 return
@@ -40,7 +48,7 @@ def wait_answered(kubectl: Kubectl, request: DeployRequest, tell: Callable[[str]
                 break
         else:
             with _forwarded(kubectl, service, port) as url:
-                answer = _ask(url) if url else _Answer("", False, f"port {port} of {service} cannot be forwarded")
+                answer = _ask(url, key) if url else _Answer("", False, f"port {port} of {service} cannot be forwarded")
                 if answer.model:
                     tell(
                         f"{answer.model} answers through a forwarded port; the nodes' port {node_port} is not reached "
@@ -65,11 +73,12 @@ class _Answer:
         self.words = words
 
 
-def _ask(url: str) -> _Answer:
-    """Ask for one token of the first model that is served there."""
+def _ask(url: str, key: str) -> _Answer:
+    """Ask for one token of the first model that is served there, with an API key where there is one."""
+    headers = {"Authorization": f"Bearer {key}"} if key else None
     limits = httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS)
     try:
-        with httpx.Client(base_url=url, timeout=limits, trust_env=False) as client:
+        with httpx.Client(base_url=url, headers=headers, timeout=limits, trust_env=False) as client:
             models = client.get("/v1/models")
             if not models.is_success:
                 return _Answer("", True, f"HTTP {models.status_code} {models.text[:200]}")

@@ -9,9 +9,17 @@ from pymotor.config import EnvConfig, Problem, UserConfig, json_path
 from pymotor.config.user import DEPLOY_LETTER
 from pymotor.control_plane import is_loopback
 from pymotor.deployer.hardware import hardware_of
-from pymotor.deployer.input_directories import paths, relative_models, shared_stores
+from pymotor.deployer.input_directories import (
+    certificate_places,
+    paths,
+    relative_models,
+    shared_stores,
+    unused_claims,
+)
+from pymotor.deployer.input_events import event_endpoints
+from pymotor.deployer.input_resources import rdma_device, resources
 from pymotor.deployer.input_variables import env_values
-from pymotor.deployer.naming import ENGINE_ROLES
+from pymotor.deployer.naming import ENGINE_ROLES, controller_lease
 from pymotor.deployer.services_used import needs_pool, uses_pool
 
 Check = Callable[[UserConfig, str], Iterator[Problem]]
@@ -23,6 +31,8 @@ _IMAGE = re.compile(
 )
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_LONGEST_NAME = 253
 _LONGEST_JOB = 40
 """Names such as `<job_id>-coordinator-service` have to fit into 63 characters."""
 
@@ -172,21 +182,32 @@ def hosts(user: UserConfig, file: str) -> Iterator[Problem]:
             )
 
 
-def resources(user: UserConfig, file: str) -> Iterator[Problem]:
-    """Devices are counted by the keys of roles, so that engines and pods agree on them."""
-    config = user.motor_deploy_config.kubernetes_config.resources
-    for part in type(config).model_fields:
-        stated = getattr(config, part)
-        for key in ("requests", "limits"):
-            for name in getattr(stated, key, {}):
-                if "/" in name:
-                    yield Problem.error(
-                        file,
-                        json_path(("motor_deploy_config", "kubernetes_config", "resources", part, key, name)),
-                        "devices are not counted here",
-                        suggestion="write the number as e_pod_npu_num, p_pod_npu_num, d_pod_npu_num or"
-                        " hybrid_pod_npu_num; an RDMA device as rdma_resource",
-                    )
+def lease(user: UserConfig, file: str) -> Iterator[Problem]:
+    """The Lease of the Controllers has the key in its name."""
+    key = user.motor_controller_config.standby_config.master_lock_key
+    if len(controller_lease(key)) > _LONGEST_NAME:
+        yield Problem.error(
+            file,
+            "$.motor_controller_config.standby_config.master_lock_key",
+            "too long for the name of a Lease",
+            value=key,
+            allowed=f"at most {_LONGEST_NAME - len(controller_lease('')) - 1} characters",
+            suggestion="choose a shorter one",
+        )
+
+
+def fault_reports(user: UserConfig, file: str) -> Iterator[Problem]:
+    """The Controller is given the right to read in that namespace."""
+    faults = user.motor_controller_config.fault_tolerance_config
+    if faults.enable_fault_tolerance and not _NAMESPACE.fullmatch(faults.configmap_namespace):
+        yield Problem.error(
+            file,
+            "$.motor_controller_config.fault_tolerance_config.configmap_namespace",
+            "no name that a namespace can have",
+            value=faults.configmap_namespace,
+            allowed="lower-case letters, digits and -, as kube-system",
+            suggestion="name the namespace where MindCluster reports",
+        )
 
 
 def labels(user: UserConfig, file: str) -> Iterator[Problem]:
@@ -254,10 +275,16 @@ CHECKS: tuple[Check, ...] = (
     devices,
     pool,
     conductor,
+    event_endpoints,
     node_ports,
     hosts,
     resources,
     labels,
     single_container,
     shared_stores,
+    unused_claims,
+    certificate_places,
+    rdma_device,
+    lease,
+    fault_reports,
 )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from pymotor.config import Problem, UserConfig, json_path
 from pymotor.deployer.check_pods import refused_path
+from pymotor.deployer.hardware import hardware_of
 from pymotor.deployer.naming import ENGINE_ROLES
-from pymotor.deployer.storage import clean, named_paths, shared_on_hosts
+from pymotor.deployer.options import CONFIG_DIRECTORY, TOKEN_DIRECTORY
+from pymotor.deployer.storage import clean, mounts_of, named_paths, shared_on_hosts
+from pymotor.deployer.tls import FILE_KEYS, block_of, enabled_planes
 
 DEPLOY = "$.motor_deploy_config"
+_OF_IMAGES = tuple(f"{stem}/{name}" for stem in ("", "/usr", "/usr/local") for name in ("bin", "sbin", "lib", "lib64"))
 
 
 def paths(user: UserConfig, file: str) -> Iterator[Problem]:
@@ -27,7 +32,7 @@ def paths(user: UserConfig, file: str) -> Iterator[Problem]:
         for path in user.motor_deploy_config.kubernetes_config.persistent_volume_claims
     ]
     for where, path in named:
-        why = refused_path(path)
+        why = refused_path(path) or _refused_place(path, user)
         if why:
             yield Problem.error(
                 file,
@@ -36,6 +41,60 @@ def paths(user: UserConfig, file: str) -> Iterator[Problem]:
                 value=path,
                 allowed="an absolute path without .., as /mnt/weight",
                 suggestion="name a directory for this alone",
+            )
+
+
+def _refused_place(path: str, user: UserConfig) -> str:
+    """Why a container cannot have a directory at this path; empty where it can."""
+    if ":" in path or not path.isprintable():
+        return "a path that Kubernetes does not mount"
+    place = PurePosixPath(clean(path))
+    if any(place.is_relative_to(one) for one in _OF_IMAGES):
+        return "a place where images have their programs"
+    taken = ["/dev", CONFIG_DIRECTORY, TOKEN_DIRECTORY, *(one.path for one in hardware_of(user).host_files)]
+    if any(place.is_relative_to(one) or PurePosixPath(one).is_relative_to(place) for one in taken):
+        return "a place where pods have something else"
+    return ""
+
+
+def certificate_places(user: UserConfig, file: str) -> Iterator[Problem]:
+    """Certificates have a directory to themselves: what lies under a mount is hidden by it."""
+    for plane in enabled_planes(user):
+        block = block_of(user, plane)
+        for key in FILE_KEYS:
+            name: str = getattr(block, key)
+            path = PurePosixPath(name)
+            if not name:
+                continue
+            absolute = name.startswith("/")
+            why = refused_path(str(path.parent)) or _refused_place(str(path.parent), user) if absolute else ""
+            if ".." in path.parts:
+                why = "a path with .. may lead anywhere"
+            elif not absolute and len(path.parts) < 2:
+                why = "among the files of the configuration, where it could take the place of one"
+            if why:
+                yield Problem.error(
+                    file,
+                    f"{DEPLOY}.tls_config.{plane}.{key}",
+                    why,
+                    value=name,
+                    allowed="a path such as security/mgmt/cert/ca.crt, or an absolute one in a directory of its own",
+                    suggestion="choose another directory",
+                )
+
+
+def unused_claims(user: UserConfig, file: str) -> Iterator[Problem]:
+    """A claim that no directory comes from is most likely misspelt."""
+    roles = [role for role in ENGINE_ROLES if user.instance_count(role)]
+    used = {mount.path for role in roles for mount in mounts_of(user, role) if mount.claim}
+    for path, claim in user.motor_deploy_config.kubernetes_config.persistent_volume_claims.items():
+        if not refused_path(path) and clean(path) not in used:
+            yield Problem.warning(
+                file,
+                json_path(("motor_deploy_config", "kubernetes_config", "persistent_volume_claims", path)),
+                "no pod gets this claim: neither weight_mount_path nor an option of an engine names a path in it",
+                value=claim,
+                suggestion="write the directory as the engines' options have it",
             )
 
 

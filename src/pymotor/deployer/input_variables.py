@@ -34,6 +34,8 @@ _SET_BY_DEPLOYER = frozenset(
         "CONDUCTOR_CONFIG_PATH",
     }
 )
+_READ_BY_SHELLS = frozenset({"BASH_ENV", "BASHOPTS", "ENV", "IFS", "PS4", "SHELLOPTS"})
+"""What a shell does by them; `boot.sh` is run by one."""
 _SECRET = "PYMOTOR_CLUSTER_TOKEN"  # noqa: S105  the name of a variable
 
 
@@ -45,6 +47,14 @@ def env_values(env: EnvConfig, file: str) -> Iterator[Problem]:
             if name in _SET_BY_DEPLOYER:
                 yield Problem.error(
                     file, path, "the deployer sets this variable itself", suggestion="remove it from env.json"
+                )
+            elif name in _READ_BY_SHELLS:
+                yield Problem.error(
+                    file,
+                    path,
+                    "it changes what the shell does that starts the pod",
+                    value=value,
+                    suggestion="remove it from env.json",
                 )
             elif name == _SECRET:
                 yield Problem.error(

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymotor.deployer.kubectl_errors import KubectlError, KubectlMissingError, NotThereError, TimedOutError, error_of
+from pymotor.deployer.naming import Manifest
 
 FIELD_MANAGER = "pymotor"
-Manifest = dict[str, Any]
 _NONE_LEFT_SECONDS = 15.0
 _SECONDS_FOR_EACH = 5.0
 

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pymotor.deployer.kubectl import Kubectl
+from pymotor.deployer.kubectl_errors import KubectlError
 from pymotor.deployer.log_follower import LogFollower
 from pymotor.deployer.log_settings import LogSettings, LogSettingsError, read_log_settings
 
@@ -138,12 +139,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         settings = read_log_settings(arguments.config, arguments.namespace)
+        # A follower goes on when a cluster fails for a while; one that never answered is most likely a wrong one.
+        Kubectl(settings.namespace).listed(["pods"])
         if arguments.detach:
             return _in_background(arguments, settings)
         return collect(settings, arguments.poll, arguments.quiet)
     except LogSettingsError as error:
         print(f"show_log.sh: {error}", file=sys.stderr)
         return 2
+    except KubectlError as error:
+        print(f"logs are not collected: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"show_log.sh: {error}", file=sys.stderr)
         return 1

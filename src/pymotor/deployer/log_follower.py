@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymotor.deployer.kubectl import Kubectl, Manifest
+from pymotor.deployer.kubectl import Kubectl
 from pymotor.deployer.kubectl_errors import KubectlError
 from pymotor.deployer.log_files import RotatingFile, file_name
 from pymotor.deployer.log_settings import LogSettings
+from pymotor.deployer.naming import Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from pymotor.deployer.kubectl import Kubectl, Manifest, kind_with_group, named
+from pymotor.deployer.kubectl import Kubectl, kind_with_group, named
 from pymotor.deployer.kubectl_errors import AlreadyThereError, ForbiddenError, KindMissingError, KubectlError
+from pymotor.deployer.naming import CREATE_ONLY, INSTANCE_LABEL, MANAGER, MANAGER_LABEL, Manifest
 
-INSTANCE_LABEL = "app.kubernetes.io/instance"
-PART_LABEL = "app.kubernetes.io/component"
-MANAGER_LABEL = "app.kubernetes.io/managed-by"
-MANAGER = "pymotor"
-CREATE_ONLY = "pymotor/create-only"
-"""Annotation of what is created where it is missing and then left alone, as the cluster's token."""
 TEMPLATE_ANNOTATION = "pymotor/pod-template"
 SET_KIND = "InferServiceSet"
 _SETS = "inferservicesets.mindcluster.huawei.com"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pymotor.deployer.kubectl import Kubectl, Manifest
+from pymotor.deployer.kubectl import Kubectl
+from pymotor.deployer.naming import Manifest
 
 SERVICE_LABEL = "infer.huawei.com/inferservice-name"
 ROLE_LABEL = "infer.huawei.com/instanceset-name"

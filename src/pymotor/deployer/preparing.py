@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymotor.config import EnvConfig, Problem, UserConfig, load_config
+from pymotor.deployer.check_keys_file import check_keys_file
 from pymotor.deployer.checks import check_devices, check_manifests
 from pymotor.deployer.input_checks import check_inputs
 from pymotor.deployer.naming import Manifest
-from pymotor.deployer.patches import apply_patches, read_patches
+from pymotor.deployer.patches import Patch, apply_patches, read_patches
 from pymotor.deployer.render import RenderOptions, render
 from pymotor.deployer.tls import enabled_planes, is_users_own, secret_of
 from pymotor.deployer.tls_files import read_tls_files
+from pymotor.deployer.walk import secret_names
 from pymotor.engines.checks import check_engines
 
 PATCHES = "yaml_template"
@@ -62,8 +64,9 @@ def prepare(user_path: Path, env_path: Path | None, home: Path, *, dry_run: bool
     )
     manifests, unused = apply_patches(render(user, env, options), patches)
     problems += unused
-    problems += check_manifests(manifests, _expected(user, dry_run=dry_run))
+    problems += check_manifests(manifests, [*_expected(user, dry_run=dry_run), *_named_by(patches)])
     problems += check_devices(manifests, user)
+    problems += check_keys_file(manifests, user, file)
     return Prepared(user, env, manifests, problems)
 
 
@@ -82,6 +85,11 @@ def _expected(user: UserConfig, *, dry_run: bool) -> list[str]:
     """Secrets that are not made here: the user's own, and in a dry run those whose files may be elsewhere."""
     planes = [plane for plane in enabled_planes(user) if dry_run or is_users_own(user, plane)]
     return [f"Secret/{secret_of(user, plane)}" for plane in planes]
+
+
+def _named_by(patches: Sequence[Patch]) -> list[str]:
+    """Secrets that patches name are the user's own: whether they are there is asked of the cluster."""
+    return [f"Secret/{name}" for patch in patches for name in secret_names(patch.content)]
 
 
 def _told_once(problems: Sequence[Problem], more: Sequence[Problem]) -> list[Problem]:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from pymotor.deployer.draining import drain_pods
-from pymotor.deployer.kubectl import Kubectl, Manifest
+from pymotor.deployer.kubectl import Kubectl
+from pymotor.deployer.naming import Manifest
 from pymotor.deployer.owned import SET_KIND, set_roles
 from pymotor.deployer.pods import INDEX_LABEL, ROLE_LABEL, SERVICE_LABEL, labels_of, name_of, pods_of_set
 from pymotor.deployer.request import DeployError, DeployRequest

@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from pymotor.deployer.kubectl import Kubectl, Manifest, named
+from pymotor.deployer.cluster_checks import namespace_is_there
+from pymotor.deployer.kubectl import Kubectl, named
 from pymotor.deployer.kubectl_errors import ForbiddenError, KubectlError
-from pymotor.deployer.owned import INSTANCE_LABEL, controller_leases, owned_objects
+from pymotor.deployer.naming import INSTANCE_LABEL, Manifest
+from pymotor.deployer.owned import controller_leases, owned_objects
 from pymotor.deployer.pods import SERVICE_LABEL, labels_of, name_of
-from pymotor.deployer.preparation import namespace_is_there
 from pymotor.deployer.request import DeployError
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -36,7 +36,7 @@ def _objects(user: UserConfig, env: EnvConfig, options: RenderOptions) -> Iterat
     yield motor_config(user, env, naming, options)
     yield from environments(env, naming, parts)
     for part in parts:
-        yield disruption_budget(user, naming, part)
+        yield disruption_budget(naming, part)
     if naming.in_set:
         yield workloads.infer_service_set(parts)
         return

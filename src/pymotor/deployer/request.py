@@ -27,7 +27,7 @@ class DeployRequest:
     update_config: bool = False
     """Change keys that may change while the fleet runs, and nothing else."""
     wait: bool = False
-    """Follow the rollout until a request is answered."""
+    """Follow the rollout until a request is answered, an update of the configuration until all parts run with it."""
     recreate: bool = False
     """Delete workloads whose pods have an old template, one after the other, where nobody else rolls it out."""
     auto_log_collect: bool = False

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pymotor.deployer.kubectl import Kubectl, Manifest, named
+from pymotor.deployer.kubectl import Kubectl, named
 from pymotor.deployer.kubectl_errors import NoClusterError, TimedOutError
-from pymotor.deployer.owned import PART_LABEL, SET_KIND, TEMPLATE_ANNOTATION, set_roles, stamped
-from pymotor.deployer.pods import labels_of, name_of, pods_of_set, pods_of_workload, trouble_of
+from pymotor.deployer.naming import Manifest
+from pymotor.deployer.owned import SET_KIND, TEMPLATE_ANNOTATION, set_roles, stamped
+from pymotor.deployer.pods import name_of, pods_of_set, pods_of_workload, trouble_of
 from pymotor.deployer.request import DeployError, DeployRequest
 
 WORKLOADS = ("Deployment", "StatefulSet", SET_KIND)
@@ -47,9 +48,6 @@ def progress_of(live: Manifest | None, name: str) -> Progress:
         good = good and status.get("currentRevision") == status.get("updateRevision")
     else:
         good = good and int(status.get("availableReplicas") or 0) == wanted
-    if labels_of(live).get(PART_LABEL) == "controller":
-        # Of several Controllers one leads, and only that one is ready.
-        good = ready >= min(1, wanted) and updated == current == wanted
     old = f", {current - updated} of the old kind" if current > updated else ""
     return Progress(name, good, f"{ready}/{wanted} ready{old}")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pymotor.config import json_path
-from pymotor.deployer.changes import CONFIG_MAP, check_scaling, config_of
+from pymotor.deployer.changes import check_scaling, config_of
 from pymotor.deployer.draining import drain_pods
-from pymotor.deployer.kubectl import Kubectl, Manifest, named
+from pymotor.deployer.kubectl import Kubectl, named
+from pymotor.deployer.naming import CONFIG_MAP, Manifest
 from pymotor.deployer.owned import (
     SET_KIND,
     changed_templates,

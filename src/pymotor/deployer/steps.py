@@ -8,10 +8,19 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pymotor.config import json_path
-from pymotor.deployer.changes import CONFIG_KEY, CONFIG_MAP, check_live_update, config_of
+from pymotor.deployer.changes import CONFIG_KEY, check_live_update, config_of, takers
+from pymotor.deployer.cluster_checks import (
+    check_accepted,
+    check_mode,
+    check_node_ports,
+    check_secrets,
+    make_namespace,
+    namespace_is_there,
+)
 from pymotor.deployer.first_answer import wait_answered
-from pymotor.deployer.kubectl import Kubectl, Manifest, named
+from pymotor.deployer.kubectl import Kubectl, named
 from pymotor.deployer.kubectl_errors import KubectlError
+from pymotor.deployer.naming import CONFIG_MAP, Manifest
 from pymotor.deployer.owned import (
     SET_KIND,
     changed_templates,
@@ -23,17 +32,11 @@ from pymotor.deployer.owned import (
     stamped,
     without,
 )
-from pymotor.deployer.preparation import (
-    check_accepted,
-    check_mode,
-    check_secrets,
-    make_namespace,
-    namespace_is_there,
-)
 from pymotor.deployer.recreating import recreate
 from pymotor.deployer.request import DeployError, DeployRequest
 from pymotor.deployer.rollout import outdated_workloads, wait_ready
 from pymotor.deployer.scaling import scale
+from pymotor.deployer.taken_up import wait_taken_up
 
 Tell = Callable[[str], None]
 ALL_END = "...... all deploy end."
@@ -73,6 +76,7 @@ def _apply_all(kubectl: Kubectl, manifests: Sequence[Manifest], request: DeployR
     make_namespace(kubectl, tell)
     check_mode(kubectl, manifests)
     check_secrets(kubectl, manifests)
+    check_node_ports(kubectl, manifests, request.user)
     check_accepted(kubectl, manifests)
     put_all(kubectl, manifests, tell)
     there, _ = owned_objects(kubectl, request.namespace)
@@ -97,12 +101,21 @@ def _update_config(kubectl: Kubectl, manifests: Sequence[Manifest], request: Dep
     changed = check_live_update(old, config_of(new_map, where="what was made of the configuration"))
     if live is None or new_map is None or not changed:
         tell("nothing to change: the cluster has this configuration")
+        _follow_update(kubectl, request, live, tell)
         return
     # Start scripts and all else in the map stay those with which the pods were started.
     merged = copy.deepcopy(new_map)
     merged["data"] = {**live["data"], CONFIG_KEY: new_map["data"][CONFIG_KEY]}
     tell(kubectl.apply(stamped(merged, request.namespace)))
     tell(f"changed: {', '.join(json_path(path) for path in changed)}; pods have the new file within about a minute")
+    for part, keys in takers(changed).items():
+        tell(f"  {f'the {part} takes up' if part else 'no part reads'} {', '.join(keys)}")
+    _follow_update(kubectl, request, merged, tell)
+
+
+def _follow_update(kubectl: Kubectl, request: DeployRequest, applied: Manifest | None, tell: Tell) -> None:
+    if request.wait and applied is not None:
+        wait_taken_up(kubectl, request, applied["data"][CONFIG_KEY], tell)
 
 
 def _show_differences(kubectl: Kubectl, manifests: Sequence[Manifest], request: DeployRequest, tell: Tell) -> None:

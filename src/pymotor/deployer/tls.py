@@ -12,7 +12,9 @@ from typing import Any
 
 from pymotor.config import UserConfig
 from pymotor.config.deploy import TLSBlock
-from pymotor.deployer.naming import CONTROLLER, COORDINATOR, ENGINE_ROLES, KV_CONDUCTOR, KV_POOL, SINGLE
+from pymotor.control_plane.arguments import CERTIFICATE_VARIABLES, PEER_NAME_VARIABLE
+from pymotor.control_plane.ports import http_url
+from pymotor.deployer.naming import CONTROLLER, COORDINATOR, ENGINE_ROLES, KV_CONDUCTOR, SINGLE
 
 PLANES = ("infer_tls_config", "mgmt_tls_config", "etcd_tls_config", "observability_tls_config", "north_tls_config")
 FILE_KEYS = {
@@ -25,13 +27,14 @@ FILE_KEYS = {
 """Keys of `tls_config` and the keys of a Secret; those of certificates are cert-manager's."""
 
 _USERS = {
-    "infer_tls_config": (COORDINATOR, *ENGINE_ROLES, SINGLE),
-    "mgmt_tls_config": (CONTROLLER, COORDINATOR, *ENGINE_ROLES, SINGLE),
+    "infer_tls_config": (COORDINATOR, *ENGINE_ROLES, KV_CONDUCTOR, SINGLE),
+    "mgmt_tls_config": (CONTROLLER, COORDINATOR, *ENGINE_ROLES, KV_CONDUCTOR, SINGLE),
     "etcd_tls_config": (CONTROLLER, COORDINATOR),
-    "observability_tls_config": (CONTROLLER,),
+    "observability_tls_config": (CONTROLLER, COORDINATOR, SINGLE),
     "north_tls_config": (),
 }
 _READABLE = 0o440
+MANAGEMENT = "mgmt_tls_config"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def certificates(user: UserConfig, part: str) -> Iterator[Certificate]:
     """The files that a part finds; where two planes name one file, it is the first one's."""
     seen = set()
     for plane in enabled_planes(user):
-        if part not in _USERS[plane] or part in (KV_POOL, KV_CONDUCTOR):
+        if part not in _USERS[plane]:
             continue
         block = block_of(user, plane)
         for name, key in FILE_KEYS.items():
@@ -80,6 +83,24 @@ def certificates(user: UserConfig, part: str) -> Iterator[Certificate]:
             if path and path not in seen:
                 seen.add(path)
                 yield Certificate(plane, secret_of(user, plane), key, str(PurePosixPath(path)))
+
+
+def asked_in_pods(user: UserConfig, host: str, port: int) -> tuple[str, tuple[str, ...]]:
+    """The URL of a part's management for who asks it in its own pod, and the options that go with it: there it is
+    dialled by an address, which its certificate does not have to name."""
+    if not block_of(user, MANAGEMENT).enable_tls:
+        return http_url(host, port), ()
+    return http_url(host, port, secure=True), ("--any-name",)
+
+
+def verbs_environment(user: UserConfig, part: str, directory: str) -> dict[str, str]:
+    """The variables by which verbs of PyMotor that are run in a pod find the certificates of management."""
+    block = block_of(user, MANAGEMENT)
+    if not block.enable_tls or part not in _USERS[MANAGEMENT]:
+        return {}
+    named = {variable: getattr(block, key) for key, variable in CERTIFICATE_VARIABLES.items()}
+    found = {variable: str(PurePosixPath(directory) / path) for variable, path in named.items() if path}
+    return {**found, **({PEER_NAME_VARIABLE: block.peer_name} if block.peer_name else {})}
 
 
 def beside_config(found: list[Certificate]) -> list[dict[str, Any]]:
@@ -102,7 +123,12 @@ def elsewhere(found: list[Certificate]) -> list[tuple[dict[str, Any], dict[str, 
 
 
 def _sources(placed: list[tuple[Certificate, str]]) -> list[dict[str, Any]]:
-    by_secret: dict[str, list[dict[str, Any]]] = {}
+    by_secret: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for one, path in placed:
-        by_secret.setdefault(one.secret, []).append({"key": one.key, "path": path, "mode": _READABLE})
-    return [{"secret": {"name": name, "items": items}} for name, items in sorted(by_secret.items())]
+        # A password is named by default, and pods of a Secret without the key would never start.
+        optional = one.key == FILE_KEYS["passwd_file"]
+        by_secret.setdefault((one.secret, optional), []).append({"key": one.key, "path": path, "mode": _READABLE})
+    return [
+        {"secret": {"name": name, "items": items, **({"optional": True} if optional else {})}}
+        for (name, optional), items in sorted(by_secret.items(), key=lambda one: (one[0][0], not one[0][1]))
+    ]

@@ -101,6 +101,21 @@ def takes(selector: Mapping[str, Any], labels: Mapping[str, Any]) -> bool:
     return bool(selector) and all(labels.get(key) == value for key, value in selector.items())
 
 
+def secret_names(value: Any) -> Iterator[str]:
+    """Secrets without which a pod does not start, at any depth of an object."""
+    if isinstance(value, list):
+        for one in value:
+            yield from secret_names(one)
+    if isinstance(value, dict):
+        for key, inside in value.items():
+            if isinstance(inside, dict) and not inside.get("optional"):
+                if key in ("secretKeyRef", "secretRef") and "name" in inside:
+                    yield str(inside["name"])
+                elif key == "secret" and "secretName" in inside:
+                    yield str(inside["secretName"])
+            yield from secret_names(inside)
+
+
 def items(value: object) -> list[dict[str, Any]]:
     """The dictionaries of a list; none where it is no list. A patch may put anything anywhere."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

@@ -9,6 +9,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from pymotor.engines.plan import new_id
+from pymotor.engines.tls import EngineTLS
 
 FIRST_PORT = 20000
 """Where ports are looked for when none is preferred: below the range that systems give to outgoing connections."""
@@ -34,15 +35,17 @@ class HostResources:
         shared_directory: Path | None = None,
         devices: tuple[int, ...] | None = None,
         port_is_free: Callable[[str, int], bool] | None = None,
+        tls: EngineTLS | None = None,
     ) -> None:
         """`python`: the interpreter in which vLLM or SGLang is installed; empty: their commands on PATH.
         `engine_version`: of that installation; empty: unknown. `shared_directory`: where instances meet when the
         configuration names no directory. `devices`: accelerators that may be given; None: as many as are wanted,
-        from 0."""
+        from 0. `tls`: what engines serve HTTP with; None: plain HTTP."""
         self.address = address
         self.python = python
         self.engine_version = engine_version
         self.shared_directory = shared_directory
+        self.tls = tls
         self._devices: Iterator[int] = iter(devices) if devices is not None else count()
         self._port_is_free = port_is_free or is_unbound
         self._taken: set[int] = set()
@@ -51,6 +54,10 @@ class HostResources:
     def address_in_url(self) -> str:
         """The address as a URL wants it: IPv6 in brackets."""
         return f"[{self.address}]" if ":" in self.address else self.address
+
+    def url(self, port: int) -> str:
+        """The URL of an engine's HTTP port."""
+        return f"{'http' if self.tls is None else 'https'}://{self.address_in_url}:{port}"
 
     def take_port(self, preferred: int | None = None) -> int:
         """A TCP port free at this moment: the preferred one or the next free one after it."""

@@ -12,6 +12,7 @@ from pymotor.engines.metrics_names import METRIC_NAMES, EngineMetric, read_metri
 _WANTED = (EngineMetric.RUNNING, EngineMetric.WAITING, EngineMetric.KV_USAGE)
 _CACHE_INFO = re.compile(r"^vllm:(?:cache_config_info)\{([^}]*)\}", re.MULTILINE)
 _TOKENS = re.compile(r"^(?:vllm|sglang):(?:prompt|generation)_tokens(?:_total)?(?:\{[^}]*\})? (\S+)", re.MULTILINE)
+_WRITTEN = re.compile(r"^(?:vllm|sglang):generation_tokens(?:_total)?(?:\{[^}]*\})? (\S+)", re.MULTILINE)
 _BLOCK_SIZE = re.compile(r'\bblock_size="(\d+)"')
 _BLOCKS = re.compile(r'\bnum_gpu_blocks="(\d+)"')
 
@@ -67,6 +68,11 @@ def read_load(engine: str, text: str) -> EngineLoad:
 def tokens_so_far(text: str) -> float:
     """Tokens that an engine has read and written since its start; as long as this grows, it computes."""
     return sum(_number(value) or 0.0 for value in _TOKENS.findall(text))
+
+
+def written_so_far(text: str) -> float:
+    """Tokens that an engine has written since its start."""
+    return sum(_number(value) or 0.0 for value in _WRITTEN.findall(text))
 
 
 def _number(text: str) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, replace
 
+from pymotor.engines.tls import KnownTLS
 from pymotor.fleet import Endpoint, Instance
 
 
@@ -30,6 +31,8 @@ class ServerPlan:
     health_path: str = "/health"
     headless: bool = False
     """Whether it has no HTTP endpoint: `endpoint` is then only a name, and it is ready once it runs."""
+    tls: KnownTLS | None = None
+    """How its endpoint is known; None: it speaks plain HTTP."""
 
 
 @dataclass(frozen=True, kw_only=True)

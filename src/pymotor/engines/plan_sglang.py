@@ -52,6 +52,8 @@ def plan_sglang(request: PlanRequest) -> InstancePlan:
     port = host.take_port(request.section.motor_nodemanger_config.endpoint_config.base_port or None)
     words = option_words({"model_path": model, **options, "host": host.address, "port": port}, sglang.STYLE)
     devices = take_devices(request)
+    if host.tls is not None:
+        raise PlanError("infer_tls_config is on, and TLS of SGLang's servers is not planned: set enable_tls to false")
     endpoint = Endpoint(id=f"{request.name}/0", url=f"http://{host.address_in_url}:{port}")
     server = ServerPlan(
         name=f"{request.name}-node-{part.node_rank}" if spread.headless else request.name,

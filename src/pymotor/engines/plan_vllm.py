@@ -13,7 +13,16 @@ from pymotor.engines.command_line import option_words
 from pymotor.engines.devices import device_environment, take_devices
 from pymotor.engines.parts import Spread, spread_of
 from pymotor.engines.plan import InstancePlan, PlanError, ServerPlan
-from pymotor.engines.ports import BOOTSTRAP_VARIABLE, InstancePorts, PortRun, Ranks, events_config, take_ports
+from pymotor.engines.ports import (
+    BOOTSTRAP_VARIABLE,
+    InstancePorts,
+    PortRun,
+    Ranks,
+    events_config,
+    published_events,
+    publishes_locally,
+    take_ports,
+)
 from pymotor.engines.request import PlanRequest, token_count
 from pymotor.engines.transfer import (
     Placement,
@@ -27,7 +36,7 @@ from pymotor.engines.transfer import (
     kv_transfer,
     shared_path,
 )
-from pymotor.fleet import Endpoint, Instance, KVDialect, KVTransfer, Role
+from pymotor.fleet import Endpoint, Instance, KVDialect, KVEvents, KVTransfer, Role
 from pymotor.fleet.dialects import handing_connector
 
 
@@ -165,10 +174,17 @@ def _server(request: PlanRequest, settings: _Settings, layout: _Layout, rank: in
     options |= {} if kv is None else {"kv_transfer_config": kv}
     options |= {} if ec is None else {"ec_transfer_config": ec}
     if settings.events is not None:
-        options["kv_events_config"] = events_config(settings.events, layout.ports, layout.ranks, rank)
+        options["kv_events_config"] = events_config(
+            settings.events, layout.ports, layout.ranks, rank, local=publishes_locally(request)
+        )
     if options.get("tool_call_parser"):
         options.setdefault("enable_auto_tool_choice", True)
     options |= _rank_options(request, layout, rank)
+    tls = request.host.tls if not layout.spread.headless else None
+    if tls is not None:
+        if problem := tls.problem():
+            raise PlanError(problem)
+        options |= tls.options()
     kv_bootstrap, ec_address = _found_at(request, layout, rank, kv, ec)
     headless = layout.spread.headless
     if headless:
@@ -179,10 +195,11 @@ def _server(request: PlanRequest, settings: _Settings, layout: _Layout, rank: in
     name = f"{request.name}-rank-{rank}" if several else request.name
     endpoint = Endpoint(
         id=f"{request.name}/{rank}",
-        url=f"http://{request.host.address_in_url}:{port}",
+        url=request.host.url(port),
         data_parallel_rank=rank if several and layout.ranks.joined else None,
         kv_bootstrap=kv_bootstrap if several else "",
         ec_address=ec_address if several else "",
+        kv_events=_published_events(request, settings, layout, rank),
     )
     plan = ServerPlan(
         name=f"{name}-node-{request.part.node_rank}" if headless else name,
@@ -190,8 +207,16 @@ def _server(request: PlanRequest, settings: _Settings, layout: _Layout, rank: in
         argv=_command(request, layout.model) + command_line.words,
         env=_environment(request, layout, rank),
         headless=headless,
+        tls=tls,
     )
     return _Rank(plan, kv, ec, kv_bootstrap, ec_address, warnings + command_line.warnings)
+
+
+def _published_events(request: PlanRequest, settings: _Settings, layout: _Layout, rank: int) -> tuple[KVEvents, ...]:
+    """Of one server for all ranks only where they are all here: of the others nobody knows where they publish."""
+    data = request.sizes.data
+    behind_it = range(data if request.part.nodes == 1 or data == 1 else 0)
+    return published_events(settings.events, layout.ports, layout.ranks, rank, behind_it)
 
 
 def _found_at(
@@ -274,7 +299,9 @@ def _node_options(request: PlanRequest, spread: Spread) -> dict[str, Any]:
 
 def _environment(request: PlanRequest, layout: _Layout, rank: int) -> dict[str, str]:
     """Defaults, then env.json, then what must be as planned."""
-    defaults = vllm.CPU_ENVIRONMENT if request.engine == "vllm" and request.hardware == "cpu" else {}
+    defaults = dict(vllm.CPU_ENVIRONMENT) if request.engine == "vllm" and request.hardware == "cpu" else {}
+    if request.options.get("kv_events_config") is not None and publishes_locally(request):
+        defaults["VLLM_HOST_IP"] = request.host.address
     share = len(layout.devices) // len(layout.spread.ranks)
     here = rank - layout.spread.ranks.start
     planned = device_environment(request.hardware, layout.devices[here * share : (here + 1) * share])

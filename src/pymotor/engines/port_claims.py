@@ -9,6 +9,7 @@ import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from pymotor.engines.host import can_listen
 
@@ -21,7 +22,8 @@ class PortClaims:
     """Ports that belong to this process until it closes them or ends.
 
     A claim is a lock on a file named after the port, which the kernel gives back when the holder dies. All processes
-    of a user on one machine share these files, wherever their state is kept.
+    of a user on one machine share these files, wherever their state is kept. A file goes with its claim; that of a
+    holder which died stays until the port is claimed again.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -44,21 +46,47 @@ class PortClaims:
         return self._claim(address, port, _nobody_is_bound)
 
     def _claim(self, address: str, port: int, is_free: Callable[[str, int], bool]) -> bool:
-        lock = open(self._directory / str(port), "wb")  # noqa: SIM115 - closed by the exit stack
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
+        path = self._directory / str(port)
+        lock = _locked(path)
+        if lock is None:
             return False
         if not is_free(address, port):
-            lock.close()
+            _give_back(path, lock)
             return False
-        self._locks.callback(lock.close)
+        self._locks.callback(_give_back, path, lock)
         return True
 
     def close(self) -> None:
         """Give all of them back."""
         self._locks.close()
+
+
+def _locked(path: Path) -> BinaryIO | None:
+    """The file of this name, locked; None when somebody has claimed it."""
+    while True:
+        lock = open(path, "wb")  # noqa: SIM115 - closed by who is given it
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        if _is_file(path, lock):
+            return lock
+        lock.close()  # its former holder removed it between the opening and the lock
+
+
+def _is_file(path: Path, opened: BinaryIO) -> bool:
+    """Whether what is opened is still the file of this name."""
+    try:
+        return os.path.samestat(os.fstat(opened.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _give_back(path: Path, lock: BinaryIO) -> None:
+    """Remove the file while it is still locked: whoever opened it before then finds that it is no more."""
+    path.unlink(missing_ok=True)
+    lock.close()
 
 
 def _nobody_is_bound(address: str, port: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 from pymotor.config.engine import positive_integer
 from pymotor.engines.request import PlanRequest
 from pymotor.engines.transfer import BOOTSTRAP_CONNECTOR, KV_PORT_CONNECTORS, LOOKUP_PORT_KEYS, connectors_of
+from pymotor.engines.versions import version_numbers
+from pymotor.fleet import KVEvents
 
 NIXL_SIDE_PORT = 5600
 EC_SIDE_PORT = 5601
@@ -20,6 +23,7 @@ KV_PORT = 14579
 EC_PORT = 14579
 LOOKUP_PORT = 50100
 KV_EVENTS_PORT = 5557
+DEFAULT_EVENTS_ENDPOINT = "tcp://*:5557"
 KV_REPLAY_PORT = 5558
 DATA_PARALLEL_RPC_PORT = 29550
 
@@ -91,6 +95,8 @@ def take_ports(
     takes_lookups = bool(connectors & LOOKUP_PORT_KEYS.keys())
     publishes = events is not None and events.get("publisher") != "null"
     replays = publishes and events is not None and bool(events.get("replay_endpoint"))
+    binds = _binds((events or {}).get("endpoint") or DEFAULT_EVENTS_ENDPOINT)
+    listens = publishes and binds and not publishes_locally(request)
     joined = sizes.data > 1 and ranks.joined
     rpc: int | None = None
     if joined and request.part.nodes > 1:
@@ -103,20 +109,71 @@ def take_ports(
         kv=run(rank_devices, kv.get("kv_port"), KV_PORT) if connectors & KV_PORT_CONNECTORS else None,
         ec=run(sizes.tensor, ec.get("ec_port"), EC_PORT) if ec.get("ec_connector") == "ECMooncakeConnector" else None,
         lookup=run(1, LOOKUP_PORT) if takes_lookups else None,
-        events=run(1, _endpoint_port(events, "endpoint"), KV_EVENTS_PORT) if publishes else None,
+        events=run(1, _endpoint_port(events, "endpoint"), KV_EVENTS_PORT) if listens else None,
         replay=run(1, _endpoint_port(events, "replay_endpoint"), KV_REPLAY_PORT) if replays else None,
         data_parallel_rpc=rpc,
     )
 
 
-def events_config(events: Mapping[str, Any], ports: InstancePorts, ranks: Ranks, rank: int) -> dict[str, Any]:
-    """`kv_events_config` with the ports of this rank."""
+def events_config(
+    events: Mapping[str, Any], ports: InstancePorts, ranks: Ranks, rank: int, *, local: bool
+) -> dict[str, Any]:
+    """`kv_events_config` with the ports of this rank; `local`: on this machine's own address only.
+
+    vLLM listens at endpoints with a `*` and connects to all others, so that an address of one's own choice can't be
+    written there; `tcp://*:0` it takes as a free port of `VLLM_HOST_IP`, which `GET /kv_event_sources` tells.
+    """
     changed = dict(events)
-    if ports.events is not None:
-        changed["endpoint"] = _with_port(events.get("endpoint") or "tcp://*:0", ports.events.base(ranks, rank))
+    if events.get("publisher") == "null":
+        return changed
+    endpoint = events.get("endpoint") or DEFAULT_EVENTS_ENDPOINT
+    if local and _binds(endpoint):
+        changed["endpoint"] = "tcp://*:0"
+    elif ports.events is not None:
+        changed["endpoint"] = _with_port(endpoint, ports.events.base(ranks, rank))
     if ports.replay is not None:
-        changed["replay_endpoint"] = _with_port(events["replay_endpoint"], ports.replay.base(ranks, rank))
+        replay = _with_port(events["replay_endpoint"], ports.replay.base(ranks, rank))
+        changed["replay_endpoint"] = replay.replace("*", "127.0.0.1") if local else replay
     return changed
+
+
+def published_events(
+    events: Mapping[str, Any] | None, ports: InstancePorts, ranks: Ranks, rank: int, behind_it: range
+) -> tuple[KVEvents, ...]:
+    """Where the ranks `behind_it` publish KV events, those that the server of `rank` answers for."""
+    if events is None or ports.events is None or not events.get("enable_kv_cache_events"):
+        return ()
+    own = range(rank, rank + 1) if ranks.servers > 1 else behind_it
+    return tuple(
+        KVEvents(
+            rank=number if ranks.joined else 0,
+            port=ports.events.port(number),
+            replay_port=ports.replay.port(number) if ports.replay is not None else None,
+            topic=str(events.get("topic") or ""),
+        )
+        for number in own
+    )
+
+
+def publishes_locally(request: PlanRequest) -> bool:
+    """Whether KV events can stay on the loopback address: the host has no other, and the engine takes `tcp://*:0`.
+
+    An unknown version of vLLM counts as the newest.
+    """
+    version = version_numbers(request.engine_version)
+    return is_loopback(request.host.address) and (not version or version >= (0, 32) or request.engine == "sim")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _binds(endpoint: object) -> bool:
+    return "*" in str(endpoint) or "::" in str(endpoint)
 
 
 def _side_channels(connectors: set[str], ec_connector: str, tensor: int) -> list[tuple[str, int, int]]:

@@ -164,7 +164,8 @@ class FleetWatch(msgspec.Struct, frozen=True, kw_only=True):
     """A Coordinator asks for a snapshot newer than it has."""
 
     coordinator: str
-    """Unique among Coordinators, new with each start."""
+    """Unique among Coordinators, new with each start; empty: who asks sends no requests anywhere, as the KV Conductor,
+    and no drain waits for it."""
     epoch: int = -1
     version: int = -1
     """Of the newest snapshot its workers have been told; -1: none."""
@@ -197,3 +198,11 @@ def decode_message(data: bytes | str, kind: type[Message]) -> Message:
     Raises `msgspec.ValidationError` or `msgspec.DecodeError` when it is none.
     """
     return msgspec.json.decode(data, type=kind)
+
+
+def refusal_in(body: bytes) -> ControllerRefusal:
+    """Why a Controller did not take a message; empty words where the body says nothing that can be read."""
+    try:
+        return decode_message(body, ControllerRefusal)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ControllerRefusal(error="")

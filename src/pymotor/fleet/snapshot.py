@@ -37,6 +37,18 @@ class InstanceState(str, Enum):
     GONE = "gone"
 
 
+class KVEvents(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one rank of an engine publishes which KV blocks it holds; the host is the endpoint's."""
+
+    rank: int = 0
+    """Data parallel rank."""
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    """Of the ZeroMQ socket that publishes."""
+    replay_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    """Of the one that repeats what was missed, where there is one."""
+    topic: str = ""
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One engine HTTP server."""
 
@@ -51,6 +63,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Where it has a bootstrap server of its own, like `KVTransfer.bootstrap`; read by `Instance.bootstrap_of`."""
     ec_address: str = ""
     """Where it has a control address of its own, like `ECTransfer.address`; read by `Instance.ec_address_of`."""
+    kv_events: tuple[KVEvents, ...] = ()
+    """As its engine was told to publish them, a rank each; an engine that can say itself where it does is asked."""
 
 
 class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):

@@ -192,6 +192,6 @@ def _coloured(event: ProcessChanged) -> str:
 def _ready_text(event: Ready) -> str:
     return (
         f"\nReady after {event.seconds:.1f} s: {event.url}   (model {', '.join(event.models)})\n"
-        f"  management {event.management_url}/instances   metrics {event.observability_url}/metrics\n\n"
+        f"  dashboard {event.management_url}/dashboard   metrics {event.observability_url}/metrics\n\n"
         f"{event.curl}\n"
     )

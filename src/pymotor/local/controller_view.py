@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator
 import httpx
 import msgspec
 
+from pymotor.control_plane.asking import asking_client
+from pymotor.control_plane.tls import ClientTLS
 from pymotor.fleet import EndpointState, InstanceState, Role
 
 INTERVAL = 0.25
@@ -111,14 +113,15 @@ class SeenFleet(msgspec.Struct, frozen=True, kw_only=True):
 class ControllerView:
     """Asks the Controller again and again."""
 
-    def __init__(self, url: str, headers: dict[str, str]) -> None:
-        """`headers` show the cluster's token."""
+    def __init__(self, url: str, headers: dict[str, str], tls: ClientTLS | None = None) -> None:
+        """`headers` show the cluster's token; `tls`: None for plain HTTP."""
+        self._tls = tls
         self._url = f"{url}/fleet"
         self._headers = headers
 
     async def changes(self) -> AsyncGenerator[SeenFleet, None]:
         """What it says, as often as it answers; never ends by itself, and passes over its absence."""
-        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, headers=self._headers) as client:
+        async with asking_client(self._tls, timeout=_TIMEOUT, headers=self._headers) as client:
             while True:
                 with contextlib.suppress(httpx.HTTPError, msgspec.DecodeError):
                     reply = await client.get(self._url)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from pymotor.control_plane import ClusterToken
+from pymotor.control_plane.asking import asking_client
 from pymotor.engines import KeptServers
 from pymotor.engines.kept_servers import all_or_none
 from pymotor.fleet import ENDED_ON_PURPOSE, EndpointState, InstanceState, Role
@@ -30,10 +31,11 @@ READINESS_INTERVAL = 0.05
 SERVING_SECONDS = 30.0
 """For the Coordinator to learn that all engines are ready, and to serve."""
 CONTROLLER_GRACE = 3.0
+CONDUCTOR_GRACE = 3.0
 
 
 class LocalFleet:
-    """Controller, Coordinator and NodeManagers as processes of this machine.
+    """Controller, Coordinator, KV Conductor and NodeManagers as processes of this machine.
 
     `start()`, then `watch()`, and `stop()` on every way out. All start side by side; the Coordinator answers 503 until
     the engines are ready. From then on what ends, or is silent for too long, starts again: engines by their
@@ -58,7 +60,9 @@ class LocalFleet:
         self._plan = plan
         self._show = show
         self._began = began
-        self._view = ControllerView(plan.ports.url(plan.ports.controller), token.header)
+        management = plan.ports.management_tls
+        self._tls = tls = management.client() if management is not None else None
+        self._view = ControllerView(plan.ports.url(plan.ports.controller), token.header, tls)
         self._servers = SeenServers(self._tell, show, directory.log_file)
         self._giving_up = GivingUp()
         self._own = OwnProcesses(
@@ -71,6 +75,8 @@ class LocalFleet:
         )
         self._controller = self._own.kept(plan.controller, CONTROLLER_GRACE)
         self._coordinator = self._own.kept(plan.coordinator, COORDINATOR_GRACE + 1.0)
+        conductor = plan.conductor
+        self._conductors = () if conductor is None else (self._own.kept(conductor, CONDUCTOR_GRACE),)
         self._nodes = LocalNodes(plan, self._own, show, self._giving_up.fail)
         self._giving_up.indispensable = (self._coordinator, self._controller)
         self._seen: SeenFleet | None = None
@@ -91,11 +97,11 @@ class LocalFleet:
     async def watch(self) -> str:
         """Return when the fleet cannot answer any more and starting again did not help, with the reason."""
         self._nodes.keep()
-        indispensable = (self._controller, self._coordinator)
-        tasks: list[asyncio.Task[None]] = [asyncio.create_task(kept.keep()) for kept in indispensable]
+        watched = (self._controller, self._coordinator, *self._conductors)
+        tasks: list[asyncio.Task[None]] = [asyncio.create_task(kept.keep()) for kept in watched]
         tasks += [
             asyncio.create_task(self._follow()),
-            asyncio.create_task(HealthWatch(indispensable, self._show).run()),
+            asyncio.create_task(HealthWatch(watched, self._show, self._tls).run()),
         ]
         try:
             either: list[asyncio.Future[Any]] = [self._giving_up.reason, *tasks]
@@ -119,6 +125,8 @@ class LocalFleet:
         hurried = asyncio.create_task(self._stop_at_once(hurry))
         try:
             await self._own.stop(self._coordinator, 0.0 if hurry.is_set() else COORDINATOR_GRACE + 1.0)
+            for conductor in self._conductors:
+                await self._own.stop(conductor, 0.0 if hurry.is_set() else CONDUCTOR_GRACE)
             # Nobody asks the engines any more, so there is nothing to drain: without a Controller they end at once.
             await self._own.stop(self._controller, 0.0 if hurry.is_set() else CONTROLLER_GRACE)
             await self._nodes.stop(0.0 if hurry.is_set() else NODE_GRACE)
@@ -129,7 +137,7 @@ class LocalFleet:
 
     @property
     def _everybody(self) -> tuple[KeptServers, ...]:
-        return (self._controller, self._coordinator, *self._nodes.kept)
+        return (self._controller, self._coordinator, *self._conductors, *self._nodes.kept)
 
     async def _wait_active(self) -> None:
         """Wait until every instance is active. Raises `FleetError` when an engine fails."""
@@ -168,7 +176,7 @@ class LocalFleet:
         url = f"{coordinator.plan.endpoint.url}/instances"
         deadline = time.monotonic() + SERVING_SECONDS
         answer: object = "no answer"
-        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT, trust_env=False) as client:
+        async with asking_client(self._tls, timeout=HEALTH_TIMEOUT) as client:
             while time.monotonic() < deadline and coordinator.running:
                 with contextlib.suppress(httpx.HTTPError, ValueError):
                     answer = (await client.get(url)).json()

@@ -9,6 +9,11 @@ import struct
 import zlib
 from typing import Any
 
+from pymotor.control_plane.tls import ClientTLS
+
+KEY_VARIABLE = "PYMOTOR_API_KEY"
+"""The variable with the API key of requests that `pymotor up` makes itself."""
+
 
 def first_request(model: str, *, with_image: bool, side: int = 64) -> dict[str, Any]:
     """A chat completion; with an image, `side` pixels high and wide, where the fleet takes images."""
@@ -25,11 +30,17 @@ def first_request(model: str, *, with_image: bool, side: int = 64) -> dict[str, 
     }
 
 
-def curl_command(url: str, request: dict[str, Any]) -> str:
-    """The request as a shell command; `-i` shows the headers, `Server-Timing` among them."""
+def curl_command(url: str, request: dict[str, Any], *, with_key: bool = False, tls: ClientTLS | None = None) -> str:
+    """The request as a shell command; `-i` shows the headers, `Server-Timing` among them. `with_key`: it shows the API
+    key that is in the shell's `PYMOTOR_API_KEY`; `tls`: the fleet's own certificate."""
+    key = f'    -H "Authorization: Bearer ${KEY_VARIABLE}" \\\n' if with_key else ""
+    if tls is not None:
+        files = tls.files
+        shown = f"--cacert {shlex.quote(files.ca_file)} --cert {shlex.quote(files.cert_file)}"
+        key += f"    {shown} \\\n    --key {shlex.quote(files.key_file)} \\\n"
     return (
         f"curl -i {url}/v1/chat/completions \\\n"
-        "    -H 'Content-Type: application/json' \\\n"
+        f"    -H 'Content-Type: application/json' \\\n{key}"
         f"    -d {shlex.quote(json.dumps(request))}"
     )
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import httpx
 
+from pymotor.control_plane.asking import asking_client
+from pymotor.control_plane.tls import ClientTLS
 from pymotor.engines import EngineProcess, KeptServers
 from pymotor.local.events import Event, Note
 
@@ -19,7 +21,11 @@ FAILURES_UNTIL_ENDED = 15
 class HealthWatch:
     """Asks them again and again."""
 
-    def __init__(self, watched: Sequence[KeptServers], show: Callable[[Event], None]) -> None:
+    def __init__(
+        self, watched: Sequence[KeptServers], show: Callable[[Event], None], tls: ClientTLS | None = None
+    ) -> None:
+        """`tls`: None for plain HTTP."""
+        self._tls = tls
         self._watched = tuple(watched)
         self._show = show
         self._bad_answers: dict[EngineProcess, int] = {}
@@ -27,7 +33,7 @@ class HealthWatch:
 
     async def run(self) -> None:
         """Never returns."""
-        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT, trust_env=False) as client:
+        async with asking_client(self._tls, timeout=HEALTH_TIMEOUT) as client:
             while True:
                 await asyncio.sleep(HEALTH_INTERVAL)
                 serving = [process for kept in self._watched if kept.serving for process in kept.processes]

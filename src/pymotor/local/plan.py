@@ -1,4 +1,5 @@
-"""What `pymotor up` starts: a Controller, a Coordinator, and for each engine instance a NodeManager."""
+"""What `pymotor up` starts: a Controller, a Coordinator, a KV Conductor where the configuration has one, and for each
+engine instance a NodeManager."""
 
 from __future__ import annotations
 
@@ -10,17 +11,25 @@ from pathlib import Path
 
 from pymotor.config import EnvConfig, UserConfig
 from pymotor.config.user import ROLES
+from pymotor.control_plane.plane import PlaneTLS
+from pymotor.control_plane.ports import http_url
+from pymotor.control_plane.tls import ClientTLS, TLSError, tls_files
 from pymotor.control_plane.token import TOKEN_FILE_VARIABLE
 from pymotor.engines import HostResources, InstancePlan, NoPortLeftError, PlanError, ServerPlan, plan_instance
 from pymotor.engines.port_claims import PortClaims
+from pymotor.engines.tls import engine_tls
 from pymotor.engines.vllm_python import NoVllmError, VllmPython, find_vllm_python
 from pymotor.fleet import Endpoint, Role
 from pymotor.local.accelerators import Accelerators
-from pymotor.local.request import LOOPBACK
+from pymotor.local.certificates import KnownPart, check_certificates, plane_tls
+from pymotor.local.request import DEFAULT_PORT, LOOPBACK
 from pymotor.local.state import FleetDirectory, FleetError
 
 CONTROLLER = "controller"
 COORDINATOR = "coordinator"
+KV_CONDUCTOR = "kv-conductor"
+KV_CONDUCTOR_VARIABLE = "PYMOTOR_KV_CONDUCTOR"
+"""Tells a Coordinator where the conductor is: `host:port`."""
 COORDINATOR_GRACE = 5.0
 """Seconds that running requests get when the fleet is stopped."""
 NODE_GRACE = 15.0
@@ -35,6 +44,14 @@ class FleetPorts:
     inference: int
     host: str = LOOPBACK
     """Where the Coordinator listens, as far as its three ports go; all others stay on loopback."""
+    conductor: int | None = None
+    """Of the KV Conductor, where there is one."""
+    management_tls: PlaneTLS | None = None
+    """Of Coordinator, Controller and KV Conductor; None: plain HTTP."""
+    observability_tls: PlaneTLS | None = None
+    """Of the Coordinator's metrics."""
+    secure: bool = False
+    """Whether clients speak TLS."""
 
     @property
     def management(self) -> int:
@@ -51,9 +68,17 @@ class FleetPorts:
         """The port after that."""
         return self.inference + 3
 
+    @property
+    def known(self) -> KnownPart | None:
+        """How Controller, Coordinator and KV Conductor are known; None: they speak plain HTTP."""
+        return None if self.management_tls is None else KnownPart(self.management_tls)
+
     def url(self, port: int) -> str:
         """The URL of one of them."""
-        return f"http://{LOOPBACK}:{port}"
+        if port == self.inference:
+            return http_url(LOOPBACK, port, secure=self.secure)
+        plane = self.observability_tls if port == self.observability else self.management_tls
+        return http_url(LOOPBACK, port, secure=plane is not None)
 
 
 @dataclass(frozen=True)
@@ -75,6 +100,8 @@ class FleetPlan:
     ports: FleetPorts
     controller: ServerPlan
     coordinator: ServerPlan
+    conductor: ServerPlan | None
+    """The KV Conductor; None where none is configured."""
     nodes: tuple[NodePlan, ...]
     further_node: Callable[[Role, int], NodePlan]
     """The plan of one more node, by role and number."""
@@ -82,6 +109,10 @@ class FleetPlan:
     """Takes what a node had that has ended, for those that come after it."""
     instances: tuple[InstancePlan, ...]
     """What the nodes will run, but for ports and identities, which each NodeManager takes itself."""
+    client_tls: ClientTLS | None = None
+    """What the Coordinator is asked with at the inference port; None: plain HTTP."""
+    asks_for_key: bool = False
+    """Whether clients need an API key."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -99,8 +130,24 @@ class FleetPlan:
         return tuple(f"{plan.instance.name}: {warning}" for plan in self.instances for warning in plan.warnings)
 
 
+def fleet_ports(user: UserConfig, first: int, host: str) -> FleetPorts:
+    """The ports of a fleet whose clients ask at `first`. Its KV Conductor has the configured port, but with another
+    first port than usual the one after the Controller's: then it may be a second fleet."""
+    conductor, port = user.kv_conductor_config, None
+    if conductor is not None and conductor.http_server_port:
+        port = conductor.http_server_port if first == DEFAULT_PORT else first + 4
+    management, observability = (plane_tls(user, plane) for plane in ("mgmt_tls_config", "observability_tls_config"))
+    secure = user.motor_deploy_config.tls_config.infer_tls_config.enable_tls
+    return FleetPorts(first, host, port, management, observability, secure)
+
+
 def claim_fleet_ports(ports: FleetPorts, claims: PortClaims) -> None:
-    """Take the four ports. Raises `FleetError` when one is not to be had."""
+    """Take all of them. Raises `FleetError` when one is not to be had."""
+    if ports.conductor is not None and not claims.claim(LOOPBACK, ports.conductor):
+        raise FleetError(
+            f"port {ports.conductor} of the KV Conductor is in use. Stop what listens there, or change "
+            "kv_conductor_config.http_server_port; with another --port than the usual one it is N+4."
+        )
     for port in (ports.inference, ports.management, ports.observability, ports.controller):
         if not claims.claim(LOOPBACK, port):
             raise FleetError(
@@ -123,6 +170,7 @@ def plan_fleet(
     cannot become processes here.
     """
     require_models(user)
+    check_certificates(user, ("mgmt_tls_config", "observability_tls_config"))
     vllm = _vllm_for(user, working_directory)
     host = HostResources(
         LOOPBACK,
@@ -130,6 +178,7 @@ def plan_fleet(
         engine_version=vllm.version,
         shared_directory=directory.embeddings,
         port_is_free=lambda address, port: True,  # noqa: ARG005  nothing is started with these plans
+        tls=engine_tls(user, working_directory),
     )
     wanted = [(Role(role), index) for role in ROLES for index in range(user.instance_count(role))]
     try:
@@ -147,11 +196,24 @@ def plan_fleet(
         ports=ports,
         controller=_controller(env, ports, directory),
         coordinator=_coordinator(env, ports, directory),
+        conductor=_conductor(env, ports, ports.conductor, directory) if ports.conductor is not None else None,
         nodes=tuple(node(role, index) for role, index in wanted),
         further_node=node,
         give_back=lambda ended: accelerators.give_back(ended.devices),
         instances=tuple(instances),
+        client_tls=_client_tls(user, working_directory),
+        asks_for_key=user.motor_coordinator_config.api_key_config.enable_api_key,
     )
+
+
+def _client_tls(user: UserConfig, directory: Path) -> ClientTLS | None:
+    """Raises `FleetError`."""
+    block = user.motor_deploy_config.tls_config.infer_tls_config
+    files = tls_files(block, directory)
+    try:
+        return ClientTLS(files, peer_name=block.peer_name) if files is not None else None
+    except TLSError as error:
+        raise FleetError(f"infer_tls_config: {error}") from error
 
 
 def require_models(user: UserConfig) -> None:
@@ -194,6 +256,7 @@ def _controller(env: EnvConfig, ports: FleetPorts, directory: FleetDirectory) ->
         argv=argv,
         env=env.variables(CONTROLLER) | token_file(directory),
         health_path="/liveness",
+        tls=ports.known,
     )
 
 
@@ -213,9 +276,32 @@ def _coordinator(env: EnvConfig, ports: FleetPorts, directory: FleetDirectory) -
         name=COORDINATOR,
         endpoint=Endpoint(id=COORDINATOR, url=ports.url(ports.management)),
         argv=argv,
-        env=env.variables(COORDINATOR) | token_file(directory),
+        env=env.variables(COORDINATOR) | token_file(directory) | _conductor_address(ports),
         health_path="/health",
+        tls=ports.known,
     )
+
+
+def _conductor(env: EnvConfig, ports: FleetPorts, port: int, directory: FleetDirectory) -> ServerPlan:
+    argv = (
+        *(sys.executable, "-m", "pymotor", "kv-conductor"),
+        *("--user_config_path", str(directory.config_file)),
+        *("--controller", ports.url(ports.controller)),
+        *("--host", LOOPBACK),
+        *("--port", str(port)),
+    )
+    return ServerPlan(
+        name=KV_CONDUCTOR,
+        endpoint=Endpoint(id=KV_CONDUCTOR, url=ports.url(port)),
+        argv=argv,
+        env=env.variables("kv_conductor") | token_file(directory),
+        health_path="/health",
+        tls=ports.known,
+    )
+
+
+def _conductor_address(ports: FleetPorts) -> dict[str, str]:
+    return {} if ports.conductor is None else {KV_CONDUCTOR_VARIABLE: f"{LOOPBACK}:{ports.conductor}"}
 
 
 def _node(

@@ -6,40 +6,62 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pymotor.config import EnvConfig, LoadedConfig, Problem, UserConfig, load_config
+from pymotor.config import EnvConfig, LoadedConfig, Problem, UserConfig
 from pymotor.config.checks import check_user
+from pymotor.config.deploy import TLSBlock
 from pymotor.config.user import ROLES
 from pymotor.engines.checks import check_engines
 from pymotor.engines.tiny_model import NotOursError, make_tiny_model
+from pymotor.local.certificates import certified_planes
 from pymotor.local.events import Event, Note
 from pymotor.local.request import LocalEngine, UpRequest
 from pymotor.local.state import FleetDirectory, FleetError
 from pymotor.local.substitute import VLLM_CPU_BYTES, LocalMeans, substitute
 
 TINY_MODEL = ".models/tiny-qwen3-vl"
+_TLS_FILES = ("ca_file", "cert_file", "key_file", "passwd_file", "crl_file")
 _MEMORY_LEFT_FREE = 1_000_000_000
 
 
 def runnable_config(
-    request: UpRequest, home: Path, directory: FleetDirectory, show: Callable[[Event], None]
+    request: UpRequest, loaded: LoadedConfig, home: Path, directory: FleetDirectory, show: Callable[[Event], None]
 ) -> tuple[UserConfig, EnvConfig]:
-    """Load and check the configuration, with `--engine` applied; shows each problem and each replacement.
+    """Check the loaded configuration and apply `--engine`; shows each problem and each replacement.
 
     Raises `FleetError` when it cannot run.
     """
     file, directory_of_file = str(request.user_config_path), request.user_config_path.parent
-    loaded = load_config(request.user_config_path, request.env_config_path)
     if request.engine is not None and loaded.user is not None:
         replaced_too = check_user(loaded.user, file, directory_of_file)
         loaded = replace(loaded, problems=tuple(one for one in loaded.problems if one not in replaced_too))
     user, env = _accepted(loaded, show)
+    user = _with_whole_paths(user, directory_of_file)
     further: list[Problem] = []
     if request.engine is not None:
-        means = _local_means(request.engine, home, directory)
+        means = replace(_local_means(request.engine, home, directory), kept_tls=certified_planes(user))
         user, env = _substituted(user, env, means, request, show)
         further += check_user(user, file, directory_of_file)
     further += check_engines(user, file)
     return _accepted(LoadedConfig(user, env, tuple(further)), show)
+
+
+def _with_whole_paths(user: UserConfig, directory: Path) -> UserConfig:
+    """Files of keys and certificates by their whole paths: what runs reads a copy of the configuration, elsewhere."""
+    deploy = user.motor_deploy_config
+    planes = deploy.tls_config
+    for plane in type(planes).model_fields:
+        block = getattr(planes, plane)
+        if isinstance(block, TLSBlock) and block.enable_tls:
+            paths = {key: str((directory / name).absolute()) for key in _TLS_FILES if (name := getattr(block, key))}
+            planes = planes.model_copy(update={plane: block.model_copy(update=paths)})
+    user = user.model_copy(update={"motor_deploy_config": deploy.model_copy(update={"tls_config": planes})})
+    coordinator = user.motor_coordinator_config
+    keys = coordinator.api_key_config
+    if not keys.keys_file:
+        return user
+    keys = keys.model_copy(update={"keys_file": str((directory / keys.keys_file).resolve())})
+    coordinator = coordinator.model_copy(update={"api_key_config": keys})
+    return user.model_copy(update={"motor_coordinator_config": coordinator})
 
 
 def _substituted(

@@ -17,14 +17,18 @@ from typing import Any
 import httpx
 from msgspec.structs import replace
 
+from pymotor.config import load_config
 from pymotor.control_plane import ClusterToken
+from pymotor.control_plane.tls import ClientTLS
+from pymotor.control_plane.tls_transport import RenewedTransport
 from pymotor.engines import EngineStartError
 from pymotor.engines.port_claims import PortClaims
 from pymotor.local.console import Console, LogConsole
 from pymotor.local.events import Answered, Event, Failed, Note, Ready, Stopped, Stopping
 from pymotor.local.fleet import LocalFleet
-from pymotor.local.greeting import curl_command, first_request
-from pymotor.local.plan import FleetPlan, FleetPorts, claim_fleet_ports, plan_fleet
+from pymotor.local.greeting import KEY_VARIABLE, curl_command, first_request
+from pymotor.local.live_config import hand_on_changes
+from pymotor.local.plan import FleetPlan, claim_fleet_ports, fleet_ports, plan_fleet
 from pymotor.local.prepare import runnable_config
 from pymotor.local.processes import ProcessIdentity, identify, is_alive, kill_groups, wait_gone
 from pymotor.local.request import UpRequest
@@ -84,9 +88,13 @@ class Session:
 
     async def _run(self, held: ExitStack) -> int:
         """What is taken for the fleet is given back by `held`. Raises `FleetError` when nothing could be started."""
-        user, env = runnable_config(self._request, self._home, self._directory, self._show)
-        ports = FleetPorts(self._request.port, self._request.host)
+        loaded = load_config(self._request.user_config_path, self._request.env_config_path)
+        user, env = runnable_config(self._request, loaded, self._home, self._directory, self._show)
+        ports = fleet_ports(user, self._request.port, self._request.host)
+        is_new = not self._directory.path.exists()
         held.enter_context(self._directory.locked())
+        if is_new:
+            held.callback(self._leave_nothing_of_a_refusal)
         claims = held.enter_context(contextlib.closing(PortClaims()))
         self._end_remains()
         claim_fleet_ports(ports, claims)
@@ -106,7 +114,12 @@ class Session:
         for warning in plan.warnings:
             self._show(Note(warning, severity="warning"))
         self._write_first_state(plan)
-        return await self._live(plan, ClusterToken(secret), StoreCare.for_fleet(plan, user, self._show))
+        following = asyncio.create_task(hand_on_changes(self._request, loaded, self._directory.config_file, self._show))
+        try:
+            return await self._live(plan, ClusterToken(secret), StoreCare.for_fleet(plan, user, self._show))
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
     async def _live(self, plan: FleetPlan, token: ClusterToken, care: StoreCare) -> int:
         """Start, keep, and in any case stop everything; returns the exit status."""
@@ -145,13 +158,13 @@ class Session:
                 observability_url=plan.ports.url(plan.ports.observability),
                 models=plan.models,
                 seconds=self._seconds(),
-                curl=curl_command(url, request),
+                curl=curl_command(url, request, with_key=plan.asks_for_key, tls=plan.client_tls),
             )
         )
         if self._request.first_request:
             # Not the image that is printed: that one is to be seen going through an encoder, too.
             own = first_request(model, with_image=plan.takes_images, side=96)
-            self._show(await ask(url, own))
+            self._show(await ask(url, own, os.environ.get(KEY_VARIABLE, ""), plan.client_tls))
         self._was_ready = True
         if self.on_ready is not None:
             self._console = None
@@ -168,6 +181,11 @@ class Session:
         self._show(Stopped(time.monotonic() - began))
         if failure:
             self._show(Failed(failure))
+
+    def _leave_nothing_of_a_refusal(self) -> None:
+        """A fleet that was refused before any of it started leaves no directory, unless an earlier one did."""
+        if self._state is None:
+            shutil.rmtree(self._directory.path, ignore_errors=True)
 
     def _end_remains(self) -> None:
         """What a killed `pymotor up` of this name left: its guardians are ending it; nothing may outlast them."""
@@ -188,7 +206,10 @@ class Session:
             management_url=plan.ports.url(plan.ports.management),
             observability_url=plan.ports.url(plan.ports.observability),
             controller_url=plan.ports.url(plan.ports.controller),
+            conductor_url=plan.ports.url(plan.ports.conductor) if plan.ports.conductor is not None else "",
             models=plan.models,
+            management_tls=plan.ports.management_tls,
+            observability_tls=plan.ports.observability_tls,
             config=str(self._request.user_config_path),
             engine=self._request.engine,
         )
@@ -231,14 +252,18 @@ class Session:
         return time.monotonic() - self._began
 
 
-async def ask(url: str, request: dict[str, Any]) -> Answered:
-    """Send the request and return the answer. Raises `FleetError` when there is none."""
+async def ask(url: str, request: dict[str, Any], key: str = "", tls: ClientTLS | None = None) -> Answered:
+    """Send the request, with an API key where there is one, to an https `url` by `tls`, and return the answer. Raises
+    `FleetError` when there is none."""
+    headers = {"Authorization": f"Bearer {key}"} if key else None
     began = time.monotonic()
     try:
-        async with httpx.AsyncClient(timeout=FIRST_ANSWER_SECONDS, trust_env=False) as client:
-            response = await client.post(f"{url}/v1/chat/completions", json=request)
+        transport = RenewedTransport(tls, httpx.Limits())
+        async with httpx.AsyncClient(timeout=FIRST_ANSWER_SECONDS, trust_env=False, transport=transport) as client:
+            response = await client.post(f"{url}/v1/chat/completions", json=request, headers=headers)
         if response.status_code != 200:
-            raise FleetError(f"the first request was answered {response.status_code}: {response.text[:500]}")
+            hint = f"; put a key into {KEY_VARIABLE}" if response.status_code in (401, 403) else ""
+            raise FleetError(f"the first request was answered {response.status_code}: {response.text[:500]}{hint}")
         text = response.json()["choices"][0]["message"]["content"]
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise FleetError(f"the first request got no answer that can be read: {error!r}") from error

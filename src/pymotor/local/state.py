@@ -25,6 +25,8 @@ from pathlib import Path
 import msgspec
 
 from pymotor.control_plane import ClusterToken
+from pymotor.control_plane.asking import Trust
+from pymotor.control_plane.plane import PlaneTLS
 from pymotor.local.processes import ProcessIdentity, is_alive
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -61,16 +63,33 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
     management_url: str
     observability_url: str
     controller_url: str = ""
+    conductor_url: str = ""
+    """Of the KV Conductor; empty where there is none."""
     models: tuple[str, ...] = ()
     config: str = ""
     """The user_config.json that was asked for."""
     engine: str | None = None
     """The `--engine` that was asked for."""
+    management_tls: PlaneTLS | None = None
+    """Of the planes whose ports speak TLS."""
+    observability_tls: PlaneTLS | None = None
+
+    def management_certificates(self) -> Trust | None:
+        """What Coordinator, Controller and KV Conductor are asked with; None: plain HTTP. Raises `TLSError`."""
+        return _trusted(self.management_tls)
+
+    def observability_certificates(self) -> Trust | None:
+        """What metrics are asked with, likewise. Raises `TLSError`."""
+        return _trusted(self.observability_tls)
 
     @property
     def running(self) -> bool:
         """Whether its `pymotor up` still lives."""
         return self.phase not in (Phase.STOPPED, Phase.FAILED) and is_alive(self.supervisor)
+
+
+def _trusted(plane: PlaneTLS | None) -> Trust | None:
+    return None if plane is None else Trust(plane.client().context(), plane.peer_name)
 
 
 class FleetDirectory:

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 
 from pymotor.control_plane import TokenError
+from pymotor.control_plane.asking import Trust, verb_client
+from pymotor.control_plane.tls import TLSError
 from pymotor.local.processes import is_alive
 from pymotor.local.selection import add_fleet_options, choose_fleet
 from pymotor.local.state import FleetDirectory, FleetError, FleetState, state_home
@@ -29,6 +31,8 @@ class FleetStatus:
     """The Coordinator's `GET /instances`; None when it does not answer."""
     fleet: dict[str, Any] | None
     """The Controller's `GET /fleet`; None when it does not answer or does not lead."""
+    sources: dict[str, Any] | None = None
+    """The KV Conductor's `GET /sources`; None when there is none or it does not answer."""
 
     @property
     def serving(self) -> bool:
@@ -53,7 +57,17 @@ def run(arguments: argparse.Namespace) -> int:
         return NOT_SERVING
     if fleet is None or state is None or not state.running:
         return _no_fleet(state, arguments.json)
-    status = FleetStatus(state, _ask(f"{state.management_url}/instances"), _ask_controller(fleet, state))
+    try:
+        certificates = state.management_certificates()
+    except TLSError as error:
+        print(f"pymotor status: {error}", file=sys.stderr)
+        return NOT_SERVING
+    status = FleetStatus(
+        state,
+        _ask(f"{state.management_url}/instances", certificates),
+        _ask_with_token(fleet, f"{state.controller_url}/fleet", certificates) if state.controller_url else None,
+        _ask_with_token(fleet, f"{state.conductor_url}/sources", certificates) if state.conductor_url else None,
+    )
     print(json.dumps(as_json(status), indent=2) if arguments.json else as_text(status))
     return SERVING if status.serving else NOT_SERVING
 
@@ -69,6 +83,7 @@ def as_json(status: FleetStatus) -> dict[str, Any]:
         "management_url": state.management_url,
         "observability_url": state.observability_url,
         "controller_url": state.controller_url,
+        "conductor_url": state.conductor_url,
         "models": list(state.models),
         "config": state.config,
         "engine": state.engine,
@@ -79,6 +94,7 @@ def as_json(status: FleetStatus) -> dict[str, Any]:
         },
         "coordinator": status.report,
         "controller": status.fleet,
+        "conductor": status.sources,
     }
 
 
@@ -91,6 +107,7 @@ def as_text(status: FleetStatus) -> str:
         f"  up for {_duration(time.time() - state.started_at)} (pid {state.supervisor.pid}), {state.config}",
     ]
     lines += _control_lines(state, status.fleet)
+    lines += _conductor_lines(state, status.sources)
     if status.report is None:
         return "\n".join([*lines, f"  the Coordinator does not answer at {state.management_url}"])
     lines += [f"  missing: {lack}" for lack in status.report.get("missing", [])]
@@ -117,6 +134,17 @@ def _control_lines(state: FleetState, fleet: dict[str, Any] | None) -> list[str]
         if role["target"] is not None and not role["active"] == role["present"] == role["target"]:
             lines.append(f"  {role['role']}: {role['active']} of {role['present']} active, {role['target']} are wanted")
     return lines
+
+
+def _conductor_lines(state: FleetState, sources: dict[str, Any] | None) -> list[str]:
+    """The KV Conductor."""
+    if not state.conductor_url:
+        return []
+    if sources is None:
+        return [f"  the KV Conductor does not answer at {state.conductor_url}; requests are served without it"]
+    publishers = [source for endpoint in sources["endpoints"] for source in endpoint["sources"]]
+    live = sum(source["standing"] == "live" for source in publishers)
+    return [f"  kv conductor: {live} of {len(publishers)} publishers of events are live, {state.conductor_url}"]
 
 
 def _node_in_words(node: dict[str, Any]) -> str:
@@ -175,18 +203,17 @@ def _belongs(server: str, instance: str) -> bool:
     return server == instance or server.startswith(f"{instance}-rank-")
 
 
-def _ask_controller(fleet: FleetDirectory, state: FleetState) -> dict[str, Any] | None:
-    if not state.controller_url:
-        return None
+def _ask_with_token(fleet: FleetDirectory, url: str, certificates: Trust | None) -> dict[str, Any] | None:
     try:
-        return _ask(f"{state.controller_url}/fleet", fleet.read_token().header)
+        return _ask(url, certificates, fleet.read_token().header)
     except (OSError, TokenError):
         return None
 
 
-def _ask(url: str, headers: dict[str, str] | None = None) -> dict[str, Any] | None:
+def _ask(url: str, certificates: Trust | None, headers: dict[str, str] | None = None) -> dict[str, Any] | None:
     try:
-        response = httpx.get(url, headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False)
+        with verb_client(url, certificates, timeout=_TIMEOUT_SECONDS, headers=headers) as client:
+            response = client.get(url)
         answer = response.json()
     except (httpx.HTTPError, ValueError):
         return None

@@ -34,6 +34,7 @@ _KEPT_BY_VLLM_CPU = frozenset(
         "enable_prefix_caching",
         "enable_request_id_headers",
         "generation_config",
+        "kv_events_config",
         "limit_mm_per_prompt",
         "mm_processor_cache_gb",
         "mm_processor_kwargs",
@@ -62,6 +63,8 @@ class LocalMeans:
     """The model that real vLLM serves."""
     instance_limit: int | None = None
     """How many instances fit; None: as many as are wanted."""
+    kept_tls: frozenset[str] = frozenset()
+    """Planes of `tls_config` whose certificates are here."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def substitute(user: UserConfig, env: EnvConfig, means: LocalMeans) -> Substitut
     was_local = user.motor_deploy_config.hardware_type == "cpu"
     deploy = content.setdefault("motor_deploy_config", {})
     _replace_hardware(deploy, edits)
+    _replace_tls(deploy, means.kept_tls, edits)
     _replace_counts(user, deploy, means.instance_limit, edits)
     _replace_services(content, edits)
     for role in ROLES:
@@ -120,9 +124,15 @@ def _replace_hardware(deploy: dict[str, Any], edits: _Edits) -> None:
         if deploy.get(f"single_{letter}_instance_pod_num", 1) != 1:
             edits.put(deploy, f"single_{letter}_instance_pod_num", 1, where)
         edits.put(deploy, f"{letter}_pod_npu_num", None, where)
-    if any(block.get("enable_tls") for block in deploy.get("tls_config", {}).values() if isinstance(block, dict)):
-        edits.note(f"{where}.tls_config", "TLS", "no TLS: the fleet listens on loopback only")
-        del deploy["tls_config"]
+
+
+def _replace_tls(deploy: dict[str, Any], kept: frozenset[str], edits: _Edits) -> None:
+    planes = deploy.get("tls_config", {})
+    for plane, block in list(planes.items()):
+        if isinstance(block, dict) and block.get("enable_tls") and plane not in kept:
+            why = "no TLS: its certificates are not on this machine, and nothing is encrypted"
+            edits.note(f"$.motor_deploy_config.tls_config.{plane}", "TLS", why)
+            del planes[plane]
 
 
 def _replace_counts(user: UserConfig, deploy: dict[str, Any], limit: int | None, edits: _Edits) -> None:
@@ -147,10 +157,9 @@ def _replace_services(content: dict[str, Any], edits: _Edits) -> None:
     scheduler = content.get("motor_coordinator_config", {}).get("scheduler_config", {})
     if scheduler.get("deploy_mode") in _ORDERS_OF_OTHER_CONNECTORS:
         edits.put(scheduler, "deploy_mode", None, "$.motor_coordinator_config.scheduler_config")
-    for key in ("kv_cache_pool_config", "kv_conductor_config"):
-        if content.get(key):
-            edits.note(f"$.{key}", "configured", "not started on this machine")
-            del content[key]
+    if content.get("kv_cache_pool_config"):
+        edits.note("$.kv_cache_pool_config", "configured", "not started on this machine")
+        del content["kv_cache_pool_config"]
 
 
 def _replace_engine(

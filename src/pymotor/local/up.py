@@ -55,7 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=DEFAULT_PORT,
         metavar="N",
-        help="clients' requests on N, management on N+1, metrics on N+2, the Controller on N+3 (default: %(default)s)",
+        help="clients' requests on N, management on N+1, metrics on N+2, the Controller on N+3, a KV Conductor on N+4"
+        " or, with the default, on its configured port (default: %(default)s)",
     )
     where.add_argument(
         "--host",
@@ -120,8 +121,8 @@ def _usage_mistake(arguments: argparse.Namespace) -> str:
         return "say what to run: --config_dir DIR, or --user_config_path FILE [--env_config_path FILE]"
     if arguments.config_dir is not None and (arguments.user_config_path or arguments.env_config_path):
         return "--config_dir names both files; leave out --user_config_path and --env_config_path"
-    if not 1 <= arguments.port <= 65532:
-        return f"--port {arguments.port}: a port from 1 to 65532 is needed, for it and the three after it"
+    if not 1 <= arguments.port <= 65531:
+        return f"--port {arguments.port}: a port from 1 to 65531 is needed, for it and the four after it"
     if not 0 < arguments.start_timeout < float("inf"):
         return f"--start-timeout {arguments.start_timeout:g}: seconds, more than 0"
     return ""

@@ -5,24 +5,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
-from pymotor.config import EnvConfig, UserConfig, load_config
-from pymotor.config.engine import HealthCheckConfig
+from pymotor.config import LiveConfig, LoadedConfig, Part, UserConfig, load_config
 from pymotor.control_plane import TokenError, is_loopback
+from pymotor.control_plane.arguments import descriptor, port, seconds
+from pymotor.control_plane.foreground import announce, failed
+from pymotor.control_plane.tls import ClientTLS, ServerTLS, TLSError, tls_files
+from pymotor.engines.tls import engine_tls
 from pymotor.fleet import Role
+from pymotor.node_manager.live_settings import ConfigWatch
 from pymotor.node_manager.manager import NodeManager
 from pymotor.node_manager.planning import OrderPlanner
 from pymotor.node_manager.settings import NodeSettings, SettingsError, settings_from
 from pymotor.telemetry.logs import LEVELS, configure_logging
 
-logger = logging.getLogger(__name__)
-
+_PROGRAM = "node-manager"
 _EPILOG = """\
 It prints one line to standard output, `pymotor node-manager ready, reports to URL`, and its log to standard error.
 What to run it hears from the Controller; without one it goes on with what runs. The token of the cluster comes from
@@ -58,22 +61,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--controller",
         metavar="URL[,URL]",
-        help="the Controllers; default: http:// CONTROLLER_SERVICE : controller_api_port",
+        help="the Controllers; default: http:// CONTROLLER_SERVICE : controller_api_port, with mgmt_tls_config"
+        " https://",
     )
     running.add_argument("--log-dir", type=Path, metavar="DIR", help="logs of the engines; default: a temporary one")
     running.add_argument(
-        "--port", type=_port, metavar="N", help="of its probes, none: no port; default: node_manager_port"
+        "--port", type=port_or_none, metavar="N", help="of its probes, none: no port; default: node_manager_port"
     )
     running.add_argument(
         "--grace",
-        type=_seconds,
+        type=seconds,
         default=30.0,
         metavar="SECONDS",
         help="time that the Controller has to drain its instance when it is to end (default: %(default)g)",
     )
     running.add_argument(
         "--start-timeout",
-        type=_seconds,
+        type=seconds,
         default=1800.0,
         metavar="SECONDS",
         help="time until an engine answers after its start (default: %(default)g)",
@@ -81,7 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--log-level", type=str.upper, choices=LEVELS, help="default: log_level of logging_config")
     running.add_argument(
         "--parent-pipe",
-        type=_descriptor,
+        type=descriptor,
         metavar="FD",
         help="end when this inherited descriptor reports end of file, that is when the parent is gone",
     )
@@ -91,31 +95,37 @@ def run(arguments: argparse.Namespace) -> int:
     """Run until it is told to end or released; returns the exit status."""
     with contextlib.ExitStack() as held:
         try:
-            user, env = _config(arguments, os.environ)
-            settings = settings_from(arguments, user, os.environ)
+            loaded, user = _config(arguments, os.environ)
+            env = loaded.env
+            directory = _config_paths(arguments, os.environ)[0].parent
+            settings = settings_from(arguments, user, os.environ, directory)
+            management = settings.management_tls
+            tls = management.client() if management is not None else None
+            door = management.server() if management is not None and settings.port is not None else None
+            block = user.motor_deploy_config.tls_config.infer_tls_config
+            files = tls_files(block, directory)
+            to_engines = ClientTLS(files, peer_name=block.peer_name) if files is not None else None
             _make_log_directory(settings.log_directory, stated=arguments.log_dir is not None)
             listening = None if settings.port is None else held.enter_context(_listen(settings.address, settings.port))
-        except (SettingsError, TokenError, OSError) as error:
-            print(f"pymotor node-manager: {error}", file=sys.stderr)
-            return 1
+        except (SettingsError, TokenError, TLSError, OSError) as error:
+            return failed(_PROGRAM, str(error))
         section = user.engine_section(settings.role.value)
         assert section is not None
         level = arguments.log_level or section.motor_nodemanger_config.logging_config.log_level
         configure_logging(level, process="node-manager")
         planner = OrderPlanner(
-            user, env, settings.job, settings.address, settings.devices, settings.store, settings.ranktable_path
+            *(user, env, settings.job, settings.address, settings.devices, settings.store, settings.ranktable_path),
+            tls=engine_tls(user, directory),
         )
-        manager = NodeManager(settings, planner, lambda role: _health_of(user, role))
-        asyncio.run(manager.run(_announce, _beside(manager, settings, listening)))
+        roles = {role.value for role in (settings.role, *settings.roles)}
+        config = LiveConfig(*_config_paths(arguments, os.environ), loaded, Part.NODE_MANAGER, roles=roles)
+        watch = ConfigWatch(config, user, settings.role, stated_level=arguments.log_level)
+        manager = NodeManager(settings, planner, watch.health_of, to_engines, tls)
+        asyncio.run(manager.run(_announce, _beside(manager, settings, listening, watch, door)))
     return 0
 
 
-def _health_of(user: UserConfig, role: Role) -> HealthCheckConfig:
-    section = user.engine_section(role.value)
-    return section.health_check_config if section is not None else HealthCheckConfig()
-
-
-def _config(arguments: argparse.Namespace, variables: Mapping[str, str]) -> tuple[UserConfig, EnvConfig]:
+def _config(arguments: argparse.Namespace, variables: Mapping[str, str]) -> tuple[LoadedConfig, UserConfig]:
     """Load the configuration; problems go to standard error. Raises `SettingsError` when there is an error."""
     user_path, env_path = _config_paths(arguments, variables)
     loaded = load_config(user_path, env_path, strict=False)
@@ -123,7 +133,7 @@ def _config(arguments: argparse.Namespace, variables: Mapping[str, str]) -> tupl
         print(problem, file=sys.stderr)
     if loaded.user is None or not loaded.ok:
         raise SettingsError("the configuration has errors; mend what is listed above")
-    return loaded.user, loaded.env
+    return loaded, loaded.user
 
 
 def _config_paths(arguments: argparse.Namespace, variables: Mapping[str, str]) -> tuple[Path, Path | None]:
@@ -153,20 +163,23 @@ def _listen(address: str, port: int) -> socket.socket:
 
 
 def _beside(
-    manager: NodeManager, settings: NodeSettings, listening: socket.socket | None
+    manager: NodeManager,
+    settings: NodeSettings,
+    listening: socket.socket | None,
+    watch: ConfigWatch,
+    tls: ServerTLS | None,
 ) -> list[Callable[[], Awaitable[None]]]:
+    following = partial(watch.follow, manager)
     if listening is None:
-        return []
+        return [following]
     from pymotor.node_manager.probes import probes_server  # FastAPI takes half a second to import
 
-    return [probes_server(manager, None if is_loopback(settings.address) else settings.token, listening)]
+    token = None if is_loopback(settings.address) else settings.token
+    return [following, probes_server(manager, token, listening, lambda: watch.state, tls)]
 
 
 def _announce(url: str) -> None:
-    try:
-        print(f"pymotor node-manager ready, reports to {url}", flush=True)
-    except OSError as error:
-        logger.warning("standard output is closed, so nobody was told that it is ready: %s", error)
+    announce(_PROGRAM, f", reports to {url}")
 
 
 _GREATEST_NUMBER = 2**31 - 1
@@ -182,30 +195,11 @@ def _whole(text: str) -> int:
     return number
 
 
-def _port(text: str) -> int | str:
+def port_or_none(text: str) -> int | str:
     if text == "none":
         return text
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{port} is no port: 0 to 65535, or none")
-    return port
+    return port(text)
 
 
 def _devices(text: str) -> tuple[int, ...]:
     return tuple(_whole(word) for word in text.split(","))
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no length of time in seconds")
-    return seconds
-
-
-def _descriptor(text: str) -> int:
-    descriptor = int(text)
-    try:
-        os.fstat(descriptor)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"descriptor {descriptor} is not open: {error}") from error
-    return descriptor

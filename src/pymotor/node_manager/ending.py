@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import signal
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+from pymotor.control_plane.ending import end_requests
 
 logger = logging.getLogger(__name__)
 
@@ -23,22 +23,9 @@ class EndRequests:
         self.hurry = asyncio.Event()
         """Nothing gets any more time."""
 
-    @contextlib.contextmanager
-    def listening(self, parent_pipe: int | None) -> Iterator[None]:
+    def listening(self, parent_pipe: int | None) -> AbstractContextManager[None]:
         """Hear SIGTERM and SIGINT, and the end of the parent at the other end of a pipe, within the block."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        if parent_pipe is not None:
-            os.set_blocking(parent_pipe, False)
-            loop.add_reader(parent_pipe, self._on_parent, parent_pipe)
-        try:
-            yield
-        finally:
-            if parent_pipe is not None:
-                loop.remove_reader(parent_pipe)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+        return end_requests(self._on_signal, self._on_parent_gone, parent_pipe)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self.leave.is_set():
@@ -49,16 +36,7 @@ class EndRequests:
             logger.info("%s: the NodeManager ends when its instance is drained", number.name)
             self.leave.set()
 
-    def _on_parent(self, descriptor: int) -> None:
-        try:
-            alive = bool(os.read(descriptor, 4096))
-        except BlockingIOError:
-            return
-        except OSError as error:
-            logger.warning("the parent's pipe cannot be read: %s", error)
-            alive = False
-        if not alive:
-            asyncio.get_running_loop().remove_reader(descriptor)
-            logger.info("the parent is gone: the engines are ended")
-            self.leave.set()
-            self.stop.set()
+    def _on_parent_gone(self) -> None:
+        logger.info("the parent is gone: the engines are ended")
+        self.leave.set()
+        self.stop.set()

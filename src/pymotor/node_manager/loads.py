@@ -32,7 +32,8 @@ class LoadReadings:
         self._client = client
         self._running = running
         self._draining = draining
-        self._interval = interval
+        self.interval = interval
+        """As above; what is set holds from the next reading."""
         self._changed = changed
         self._wake = asyncio.Event()
 
@@ -49,7 +50,7 @@ class LoadReadings:
                 await asyncio.gather(*(self._read(running, server) for server in running.answering))
                 if self._draining():
                     self._changed()
-            pause = min(DRAINING_INTERVAL, self._interval) if self._draining() else self._interval
+            pause = min(DRAINING_INTERVAL, self.interval) if self._draining() else self.interval
             # not `wait_for`, which forgets that it was cancelled when the event comes at the same moment (Python 3.11)
             woken = asyncio.ensure_future(self._wake.wait())
             try:

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from pymotor.config.engine import HealthCheckConfig
+from pymotor.control_plane.tls import ClientTLS
 from pymotor.engines.plan import new_id
 from pymotor.fleet import NodeOrder, NodeReport, ReportReply, Role
 from pymotor.node_manager.controllers import ControllerList
@@ -18,7 +19,7 @@ from pymotor.node_manager.following import HeldOrder, RunKey, Step, next_step
 from pymotor.node_manager.health import HealthWatch
 from pymotor.node_manager.loads import LoadReadings
 from pymotor.node_manager.planning import OrderError, OrderPlanner
-from pymotor.node_manager.reporting import Reporting, http_client
+from pymotor.node_manager.reporting import Reporting, engine_client, http_client
 from pymotor.node_manager.running import RunningOrder
 from pymotor.node_manager.settings import NodeSettings
 
@@ -32,12 +33,20 @@ class NodeManager:
     """Made inside the event loop; `run()` once."""
 
     def __init__(
-        self, settings: NodeSettings, planner: OrderPlanner, health_of: Callable[[Role], HealthCheckConfig]
+        self,
+        settings: NodeSettings,
+        planner: OrderPlanner,
+        health_of: Callable[[Role], HealthCheckConfig],
+        to_engines: ClientTLS | None = None,
+        to_controllers: ClientTLS | None = None,
     ) -> None:
-        """`health_of`: how a role's engines are watched; the Controller may order any that the node can play."""
+        """`health_of`: how a role's engines are watched; the Controller may order any that the node can play.
+        `to_engines`: for engines that speak TLS; `to_controllers`: for Controllers, where management speaks it."""
         self._settings = settings
+        self._to_controllers = to_controllers
         self._planner = planner
         self._health_of = health_of
+        self._to_engines = to_engines
         self._incarnation = new_id()
         self._sequence = 0
         self._holds = HeldOrder()
@@ -47,19 +56,25 @@ class NodeManager:
         self._ends = EndRequests()
         self._wake = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
+        self._heartbeat = settings.heartbeat_seconds
+        self._paced: list[Reporting | LoadReadings] = []
 
     async def run(self, announce: Callable[[str], None], beside: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
         """Live until it is asked to end or released. `announce` gets the URL of the first Controller once reports
         begin. `beside` runs as long, and is cancelled then. Nothing of the engines is left when this returns or
         raises."""
         controllers = ControllerList(self._settings.controllers)
-        async with http_client(controllers.urls) as to_controllers, http_client(()) as to_engines:
-            interval = self._settings.heartbeat_seconds
+        async with (
+            http_client(controllers.urls, self._to_controllers) as to_controllers,
+            engine_client(self._to_engines) as to_engines,
+        ):
+            interval = self._heartbeat
             reporting = Reporting(
                 to_controllers, controllers, self._settings.token, self._next_report, self._take, interval
             )
             loads = LoadReadings(to_engines, lambda: self._running, lambda: self._draining, interval, reporting.changed)
             health = HealthWatch(to_engines, lambda: self._running, self._health_of)
+            self._paced = [reporting, loads]
             self._on_change = [reporting.changed, loads.hurry]
             with self._ends.listening(self._settings.parent_pipe):
                 announce(controllers.current)
@@ -84,6 +99,12 @@ class NodeManager:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def set_heartbeat(self, seconds: float) -> None:
+        """Report, and read the engines' load, so often from now on."""
+        self._heartbeat = seconds
+        for paced in self._paced:
+            paced.interval = seconds
 
     @property
     def ready(self) -> bool:

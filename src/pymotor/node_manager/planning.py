@@ -14,6 +14,7 @@ from pymotor.config import EnvConfig, UserConfig
 from pymotor.engines import HostResources, InstancePlan, NoPortLeftError, PlanError, plan_instance
 from pymotor.engines.parts import WHOLE, InstancePart
 from pymotor.engines.port_claims import PortClaims
+from pymotor.engines.tls import EngineTLS
 from pymotor.engines.vllm_python import NoVllmError, VllmPython, find_vllm_python
 from pymotor.fleet import NodeOrder, Role
 
@@ -43,9 +44,11 @@ class OrderPlanner:
         store: Path | None,
         ranktable_path: Path | None,
         make_claims: Callable[[], PortClaims] = PortClaims,
+        tls: EngineTLS | None = None,
     ) -> None:
         """`devices`: what engines may be given, None: as many as are wanted. `store`: where instances meet when the
-        configuration names no directory. `ranktable_path`: where engines look for the instance's device table."""
+        configuration names no directory. `ranktable_path`: where engines look for the instance's device table.
+        `tls`: what engines serve HTTP with."""
         self._user = user
         self._env = env
         self._job = job
@@ -54,6 +57,7 @@ class OrderPlanner:
         self._store = store
         self._ranktable_path = ranktable_path
         self._make_claims = make_claims
+        self._tls = tls
         self._vllm: VllmPython | None = None
 
     def plan(self, order: NodeOrder) -> PlannedOrder:
@@ -88,6 +92,7 @@ class OrderPlanner:
             shared_directory=self._store,
             devices=self._devices,
             port_is_free=claims.claim_unbound,
+            tls=self._tls,
         )
 
     def _part(self, order: NodeOrder) -> InstancePart:

@@ -12,6 +12,11 @@ import httpx
 import msgspec
 
 from pymotor.control_plane import ClusterToken
+from pymotor.control_plane.asking import asking_client
+from pymotor.control_plane.certificate_trouble import certificate_trouble
+from pymotor.control_plane.tls import ClientTLS
+from pymotor.control_plane.tls_transport import RenewedTransport
+from pymotor.engines.kept_servers import all_or_none
 from pymotor.fleet import ControllerRefusal, NodeReport, ReportReply, decode_message, encode_message
 from pymotor.node_manager.controllers import ControllerList, Pauses
 
@@ -36,12 +41,16 @@ class NoAnswerError(Exception):
     """A report came to nothing; the message says why."""
 
 
-def http_client(urls: Sequence[str]) -> httpx.AsyncClient:
-    """A client for these URLs. Certificates are read only where one of them needs them: that takes long."""
-    secure = any(url.startswith("https:") for url in urls)
-    context = ssl.create_default_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def http_client(urls: Sequence[str], tls: ClientTLS | None = None) -> httpx.AsyncClient:
+    """A client for these URLs, with the plane's certificates where it speaks TLS."""
     limits = httpx.Limits(keepalive_expiry=_IDLE_SECONDS)
-    return httpx.AsyncClient(trust_env=False, verify=context, timeout=ANSWER_SECONDS, limits=limits)
+    return asking_client(tls, timeout=ANSWER_SECONDS, limits=limits, urls=urls)
+
+
+def engine_client(tls: ClientTLS | None) -> httpx.AsyncClient:
+    """For asking the engines of this node, by `tls` where they speak it."""
+    transport = RenewedTransport(tls, httpx.Limits(keepalive_expiry=_IDLE_SECONDS))
+    return httpx.AsyncClient(transport=transport, trust_env=False, timeout=ANSWER_SECONDS)
 
 
 class Reporting:
@@ -64,7 +73,8 @@ class Reporting:
         self._headers = {"Content-Type": "application/json"} | ({} if token is None else token.header)
         self._make_report = make_report
         self._take = take
-        self._interval = interval
+        self.interval = interval
+        """As above; what is set holds from the next report."""
         self._changed = asyncio.Event()
         self._said: set[str] = set()
         self._newest = 0
@@ -76,13 +86,7 @@ class Reporting:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        tasks = [asyncio.create_task(self._wait_for_orders()), asyncio.create_task(self._tell_changes())]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await all_or_none((self._wait_for_orders(), self._tell_changes()))
 
     async def last(self) -> None:
         """One more report of how things stand, to whoever takes it; nothing where nobody does."""
@@ -95,14 +99,14 @@ class Reporting:
 
     async def _wait_for_orders(self) -> None:
         pauses = Pauses()
-        wait = self._interval
+        wait = self.interval
         while True:
             report, began = self._make_report(wait), time.monotonic()
             reply = await self._exchange(report, pauses)
             if reply is None:
                 continue
             taken = self._take(reply)
-            wait = min(self._interval, reply.report_within) or self._interval
+            wait = min(self.interval, reply.report_within) or self.interval
             asked_for = reply.order is not None and reply.order != report.held
             early = time.monotonic() - began < wait / 2
             if early and not (asked_for and taken):
@@ -157,8 +161,9 @@ class Reporting:
                 headers=self._headers,
                 timeout=httpx.Timeout(ANSWER_SECONDS, read=report.wait_seconds + ANSWER_SECONDS),
             )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise NoAnswerError(f"the Controller {url} does not answer ({type(error).__name__})") from error
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+            why = certificate_trouble(error) or type(error).__name__
+            raise NoAnswerError(f"the Controller {url} does not answer ({why})") from error
         if response.status_code == 200:
             try:
                 return decode_message(response.content, ReportReply)

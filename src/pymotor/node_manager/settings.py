@@ -11,8 +11,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pymotor.config import UserConfig
+from pymotor.config.engine import NodeManagerConfig
 from pymotor.config.user import ROLES
 from pymotor.control_plane import TOKEN_VARIABLE, ClusterToken, is_loopback
+from pymotor.control_plane.asking import refuse_plain
+from pymotor.control_plane.plane import PlaneTLS
+from pymotor.control_plane.ports import http_url
 from pymotor.fleet import Role
 from pymotor.node_manager.controllers import ControllerList
 from pymotor.node_manager.playable import playable_roles
@@ -58,10 +62,14 @@ class NodeSettings:
     """This node's own device table (JSON text), empty where there is none."""
     ranktable_path: Path | None
     """Where engines look for the table of their whole instance."""
+    management_tls: PlaneTLS | None = None
+    """Of its own port and of the Controllers; None: plain HTTP."""
 
 
-def settings_from(arguments: argparse.Namespace, user: UserConfig, variables: Mapping[str, str]) -> NodeSettings:
-    """The settings of `arguments` (see `command.configure`), `variables` and `user`.
+def settings_from(
+    arguments: argparse.Namespace, user: UserConfig, variables: Mapping[str, str], directory: Path = Path()
+) -> NodeSettings:
+    """The settings of `arguments` (see `command.configure`), `variables` and `user`, the configuration of `directory`.
 
     Raises `SettingsError` or `TokenError`.
     """
@@ -72,7 +80,8 @@ def settings_from(arguments: argparse.Namespace, user: UserConfig, variables: Ma
     manager = section.motor_nodemanger_config
     address = arguments.address or variables.get("POD_IP") or manager.api_config.pod_ip or LOOPBACK
     node = arguments.node or variables.get("POD_NAME") or variables.get("HOSTNAME") or socket.gethostname()
-    controllers = _controllers(arguments.controller, user, variables)
+    management = PlaneTLS.of(user.motor_deploy_config.tls_config.mgmt_tls_config, directory)
+    controllers = _controllers(arguments.controller, user, variables, management)
     devices = arguments.devices or tuple(range(user.devices_per_pod(role.value))) or None
     own_table, whole_table = variables.get("HCCL_PATH"), variables.get("RANKTABLE_PATH")
     port: int | None = manager.api_config.node_manager_port
@@ -89,17 +98,23 @@ def settings_from(arguments: argparse.Namespace, user: UserConfig, variables: Ma
         nodes_per_instance=user.pods_per_instance(role.value),
         devices=devices,
         controllers=controllers,
-        token=_token(controllers, variables),
+        token=_token(controllers, variables, management),
         log_directory=arguments.log_dir or Path(tempfile.gettempdir()) / f"pymotor-{node.replace('/', '-')}",
         store=arguments.store,
         port=port,
-        heartbeat_seconds=max(0.1, float(manager.basic_config.heartbeat_interval_seconds)),
+        heartbeat_seconds=heartbeat_of(manager),
         grace=arguments.grace,
         start_timeout=arguments.start_timeout,
         parent_pipe=arguments.parent_pipe,
         ranktable=_content(Path(own_table)) if own_table else "",
         ranktable_path=Path(whole_table) if whole_table else None,
+        management_tls=management,
     )
+
+
+def heartbeat_of(manager: NodeManagerConfig) -> float:
+    """Seconds between two reports, a tenth at least."""
+    return max(0.1, float(manager.basic_config.heartbeat_interval_seconds))
 
 
 def _role(text: str) -> Role:
@@ -110,22 +125,36 @@ def _role(text: str) -> Role:
         raise SettingsError(f"{said}: set --role, or ROLE, to one of {', '.join(ROLES)}") from None
 
 
-def _controllers(stated: str | None, user: UserConfig, variables: Mapping[str, str]) -> tuple[str, ...]:
+def _controllers(
+    stated: str | None, user: UserConfig, variables: Mapping[str, str], management: PlaneTLS | None
+) -> tuple[str, ...]:
     api = user.motor_controller_config.api_config
     service = variables.get("CONTROLLER_SERVICE") or api.controller_api_dns
     if not stated and not service:
         raise SettingsError("nobody says where the Controller is: set --controller URL, or CONTROLLER_SERVICE")
-    host = f"[{service}]" if service and ":" in service else service
-    urls = stated.split(",") if stated else [f"http://{host}:{api.controller_api_port}"]
+    urls = (
+        stated.split(",")
+        if stated
+        else [http_url(service or "", api.controller_api_port, secure=management is not None)]
+    )
     try:
-        return ControllerList(urls).urls
+        found = ControllerList(urls).urls
+        if management is not None:
+            refuse_plain(found)
     except ValueError as error:
         raise SettingsError(str(error)) from error
+    return found
 
 
-def _token(controllers: tuple[str, ...], variables: Mapping[str, str]) -> ClusterToken | None:
+def _token(
+    controllers: tuple[str, ...], variables: Mapping[str, str], management: PlaneTLS | None
+) -> ClusterToken | None:
     token = ClusterToken.from_environment(variables)
-    if token is None and not all(is_loopback(urlsplit(url).hostname or "") for url in controllers):
+    if (
+        token is None
+        and management is None
+        and not all(is_loopback(urlsplit(url).hostname or "") for url in controllers)
+    ):
         raise SettingsError(
             f"a Controller that is not on this machine wants the cluster token: set {TOKEN_VARIABLE}, or the file "
             f"{TOKEN_VARIABLE}_FILE"

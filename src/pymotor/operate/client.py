@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx
 
+from pymotor.control_plane.asking import verb_client
+from pymotor.control_plane.certificate_trouble import why_not
 from pymotor.operate.target import URL_VARIABLE, Target
 
 _TIMEOUT_SECONDS = 10.0
@@ -26,7 +28,7 @@ class ControllerClient:
     def __init__(self, target: Target) -> None:
         self._url = target.url
         headers = target.token.header if target.token is not None else {}
-        self._http = httpx.Client(headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False)
+        self._http = verb_client(target.url, target.certificates, timeout=_TIMEOUT_SECONDS, headers=headers)
 
     def __enter__(self) -> ControllerClient:
         return self
@@ -48,8 +50,8 @@ class ControllerClient:
                 response = self._http.request(method, self._url + path, **what)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise ControllerAwayError(
-                    f"no Controller answers at {self._url} ({error}); try again if it is starting, or say where one "
-                    f"is with --controller or {URL_VARIABLE}"
+                    f"no Controller answers at {self._url} ({why_not(error)}); try again if it is starting, or say "
+                    f"where one is with --controller or {URL_VARIABLE}"
                 ) from error
             answer = _json(response)
             if response.is_success:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+from pymotor.control_plane.arguments import seconds
 from pymotor.fleet import Role
 from pymotor.operate.client import ControllerCallError, ControllerClient
-from pymotor.operate.target import TargetError, add_controller_options, controller_of, seconds
+from pymotor.operate.target import TargetError, add_controller_options, controller_of
 
 DONE, FAILED, USAGE = 0, 1, 2
 _POLL_SECONDS = 0.3

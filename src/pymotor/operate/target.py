@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from pymotor.control_plane import ClusterToken, TokenError
+from pymotor.control_plane.arguments import add_certificate_options, certificates_of
+from pymotor.control_plane.asking import PlainURLError, Trust
+from pymotor.control_plane.tls import TLSError
 from pymotor.control_plane.token import TOKEN_VARIABLE
 from pymotor.local.selection import add_fleet_options, choose_fleet
 from pymotor.local.state import FleetDirectory, FleetError, state_home
@@ -24,6 +27,8 @@ class Target(NamedTuple):
 
     url: str
     token: ClusterToken | None
+    certificates: Trust | None = None
+    """For https:; None: the system's."""
 
 
 def add_controller_options(parser: argparse.ArgumentParser) -> None:
@@ -33,17 +38,7 @@ def add_controller_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help=f"a Controller of another cluster, with the token of ${TOKEN_VARIABLE}; default: ${URL_VARIABLE}",
     )
-
-
-def seconds(text: str) -> float:
-    """A length of time in an option."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return value
+    add_certificate_options(parser)
 
 
 def controller_of(arguments: argparse.Namespace, variables: Mapping[str, str] = os.environ) -> Target:
@@ -55,10 +50,25 @@ def controller_of(arguments: argparse.Namespace, variables: Mapping[str, str] = 
     url = arguments.controller or ("" if names_a_fleet else variables.get(URL_VARIABLE, ""))
     try:
         if url:
-            return Target(url.rstrip("/"), ClusterToken.from_environment(variables))
+            token = ClusterToken.from_environment(variables)
+            return Target(url.rstrip("/"), token, certificates_for((url,), arguments, variables))
         return _of_local(choose_fleet(state_home(), arguments.fleet, arguments.port))
-    except (FleetError, TokenError) as error:
+    except (FleetError, TokenError, TLSError, PlainURLError) as error:
         raise TargetError(str(error)) from error
+
+
+def certificates_for(
+    urls: Iterable[str], arguments: argparse.Namespace, variables: Mapping[str, str] = os.environ
+) -> Trust | None:
+    """Those of the command line, else of the environment; see `certificates_of`.
+
+    Raises `TLSError`, and `PlainURLError` where they are named for a URL that would be asked without them.
+    """
+    certificates = certificates_of(arguments, variables)
+    for url in urls if certificates is not None else ():
+        if not url.startswith("https:"):
+            raise PlainURLError(f"certificates are named, but {url} is plain HTTP; write https:")
+    return certificates
 
 
 def _of_local(fleet: FleetDirectory | None) -> Target:
@@ -72,6 +82,6 @@ def _of_local(fleet: FleetDirectory | None) -> Target:
     if not state.controller_url:
         raise TargetError(f"fleet {fleet.name} has no Controller: an older PyMotor started it")
     try:
-        return Target(state.controller_url, fleet.read_token())
+        return Target(state.controller_url, fleet.read_token(), state.management_certificates())
     except OSError as error:
         raise TargetError(f"the token of fleet {fleet.name} cannot be read: {error}") from error

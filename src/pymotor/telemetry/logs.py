@@ -36,7 +36,7 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, followed by the traceback where the record has one."""
         time = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        message = record.getMessage().translate(_CONTROL_CHARACTERS)
+        message = one_line(record.getMessage())
         line = f"{time} {record.levelname} {self._process}[{os.getpid()}] {record.name}: {message}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
@@ -45,15 +45,18 @@ class LineFormatter(logging.Formatter):
         return line
 
 
+def one_line(text: str) -> str:
+    """The text with its control characters as escapes."""
+    return text.translate(_CONTROL_CHARACTERS)
+
+
 def configure_logging(level: str, *, process: str) -> None:
     """Send this process's log records of `level` and above to standard error.
 
     `level` is one of `LEVELS`, in any case, as `logging_config.log_level` has it. Called again, it replaces what
     was set before. Raises `ValueError` for another level.
     """
-    name = level.upper()
-    if name not in LEVELS:
-        raise ValueError(f"log level {level!r} is not one of {', '.join(LEVELS)}")
+    name = _checked(level)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(process))
     root = logging.getLogger()
@@ -61,6 +64,21 @@ def configure_logging(level: str, *, process: str) -> None:
         root.removeHandler(former)
         former.close()
     root.addHandler(handler)
-    root.setLevel(name)
+    set_log_level(name)
+
+
+def set_log_level(level: str) -> None:
+    """Write records of `level` and above from now on. Raises `ValueError` for one that is not in `LEVELS`."""
+    name = _checked(level)
+    logging.getLogger().setLevel(name)
     # A line for each request that it makes belongs to looking for faults, not to running.
     logging.getLogger("httpx").setLevel(logging.DEBUG if name == "DEBUG" else logging.WARNING)
+    # Ten for each of them, of which none names PyMotor's part in it, belong to nobody's search but httpcore's own.
+    logging.getLogger("httpcore").setLevel(logging.WARNING)
+
+
+def _checked(level: str) -> str:
+    name = level.upper()
+    if name not in LEVELS:
+        raise ValueError(f"log level {level!r} is not one of {', '.join(LEVELS)}")
+    return name

@@ -1,13 +1,14 @@
 """Counters and histograms cheap enough for every request, and their Prometheus text.
 
-A registry belongs to one process. Processes send each other `MetricsDump`s; `merge` adds them up and `render`
-writes the Prometheus text format 0.0.4.
+A registry belongs to one process, or counts in memory that another one reads (`shared_figures`). `merge` adds up the
+`MetricsDump`s of several and `render` writes the Prometheus text format 0.0.4.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -16,69 +17,130 @@ SECONDS_BUCKETS = (
 )  # fmt: skip
 
 
+class Cells(Protocol):
+    """Where the figures of one combination of labels are: a list, or a piece of memory that another process reads."""
+
+    def __getitem__(self, position: int, /) -> float: ...
+
+    def __setitem__(self, position: int, value: float, /) -> None: ...
+
+
 class CounterChild:
-    """A counter with its labels filled in; add to `value` directly."""
+    """A counter or gauge with its labels filled in."""
 
-    __slots__ = ("value",)
+    __slots__ = ("_cells",)
 
-    def __init__(self) -> None:
-        self.value = 0.0
+    def __init__(self, cells: Cells | None = None) -> None:
+        """`cells`: one cell."""
+        self._cells: Cells = [0.0] if cells is None else cells
+
+    def add(self, amount: float = 1.0) -> None:
+        """Count `amount` more."""
+        self._cells[0] += amount
+
+    def set(self, value: float) -> None:
+        """It is now that much: for gauges."""
+        self._cells[0] = value
+
+    @property
+    def value(self) -> float:
+        """What was counted so far."""
+        return self._cells[0]
 
 
 class HistogramChild:
     """A histogram with its labels filled in."""
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("_bounds", "_cells")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: Sequence[float], cells: Cells | None = None) -> None:
+        """`cells`: one for each bound, one for what is above them all, one for the total."""
         self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self._cells: Cells = [0.0] * (len(bounds) + 2) if cells is None else cells
 
     def observe(self, value: float) -> None:
         """Count one value."""
-        self.counts[bisect.bisect_left(self._bounds, value)] += 1
-        self.total += value
+        cells = self._cells
+        cells[bisect.bisect_left(self._bounds, value)] += 1.0
+        cells[-1] += value
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Values between each bound and the one before it."""
+        return tuple(int(self._cells[number]) for number in range(len(self._bounds) + 1))
+
+    @property
+    def total(self) -> float:
+        """The sum of all values."""
+        return self._cells[-1]
+
+
+class Memory(Protocol):
+    """Hands out cells; `shared_figures` has the one that another process can read."""
+
+    def declare(self, family: Family) -> int:
+        """A new family; returns its number."""
+
+    def cells(self, family: int, labels: tuple[str, ...], count: int) -> Cells:
+        """`count` zeroed cells for one combination of labels."""
+
+
+class _OwnMemory:
+    """Lists of this process."""
+
+    def declare(self, family: Family) -> int:  # noqa: ARG002  nobody else is told
+        return 0
+
+    def cells(self, family: int, labels: tuple[str, ...], count: int) -> Cells:  # noqa: ARG002
+        return [0.0] * count
 
 
 class Counter:
     """A family of counters, or of gauges, one for each combination of labels."""
 
-    __slots__ = ("_children", "help", "kind", "labels", "name")
+    __slots__ = ("_children", "_memory", "_number", "family")
 
-    def __init__(self, name: str, help_text: str, labels: tuple[str, ...], kind: str = "counter") -> None:
-        self.name = name
-        self.kind = kind
-        self.help = help_text
-        self.labels = labels
+    def __init__(self, family: Family, memory: Memory) -> None:
+        self.family = family
+        self._memory = memory
+        self._number = memory.declare(family)
         self._children: dict[tuple[str, ...], CounterChild] = {}
 
     def child(self, *values: str) -> CounterChild:
         """The counter of these label values; keep it where it is used often."""
         found = self._children.get(values)
         if found is None:
-            found = self._children[values] = CounterChild()
+            found = self._children[values] = CounterChild(self._memory.cells(self._number, values, 1))
         return found
+
+    def samples(self) -> tuple[Sample, ...]:
+        """The figures as they are now."""
+        return tuple(Sample(labels, child.value) for labels, child in self._children.items())
 
 
 class Histogram:
     """A family of histograms, one for each combination of labels."""
 
-    __slots__ = ("_children", "bounds", "help", "labels", "name")
+    __slots__ = ("_children", "_memory", "_number", "family")
 
-    def __init__(self, name: str, help_text: str, labels: tuple[str, ...], bounds: Sequence[float]) -> None:
-        self.name = name
-        self.help = help_text
-        self.labels = labels
-        self.bounds = tuple(bounds)
+    def __init__(self, family: Family, memory: Memory) -> None:
+        self.family = family
+        self._memory = memory
+        self._number = memory.declare(family)
         self._children: dict[tuple[str, ...], HistogramChild] = {}
 
     def child(self, *values: str) -> HistogramChild:
         """The histogram of these label values; keep it where it is used often."""
         found = self._children.get(values)
         if found is None:
-            found = self._children[values] = HistogramChild(self.bounds)
+            bounds = self.family.bounds
+            cells = self._memory.cells(self._number, values, len(bounds) + 2)
+            found = self._children[values] = HistogramChild(bounds, cells)
         return found
+
+    def samples(self) -> tuple[Sample, ...]:
+        """The figures as they are now."""
+        return tuple(Sample(labels, child.total, child.counts) for labels, child in self._children.items())
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -110,56 +172,38 @@ class MetricsDump(msgspec.Struct, frozen=True):
 class Registry:
     """The metrics of one process."""
 
-    def __init__(self) -> None:
-        self._counters: list[Counter] = []
-        self._histograms: list[Histogram] = []
+    def __init__(self, memory: Memory | None = None) -> None:
+        """`memory`: where the figures are; this process's own by default."""
+        self._memory: Memory = _OwnMemory() if memory is None else memory
+        self._metrics: list[Counter | Histogram] = []
 
     def counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
         """A new counter family; the name ends in `_total`."""
-        counter = Counter(name, help_text, labels)
-        self._counters.append(counter)
-        return counter
+        return self._counter(Family(name=name, kind="counter", help=help_text, labels=labels))
 
     def gauge(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
         """A new family of figures that also fall; those of several processes are added up."""
-        gauge = Counter(name, help_text, labels, "gauge")
-        self._counters.append(gauge)
-        return gauge
+        return self._counter(Family(name=name, kind="gauge", help=help_text, labels=labels))
+
+    def _counter(self, family: Family) -> Counter:
+        counter = Counter(family, self._memory)
+        self._metrics.append(counter)
+        return counter
 
     def histogram(
         self, name: str, help_text: str, labels: tuple[str, ...] = (), bounds: Sequence[float] = SECONDS_BUCKETS
     ) -> Histogram:
         """A new histogram family with upper bounds `bounds`, in seconds unless the name says otherwise."""
-        histogram = Histogram(name, help_text, labels, bounds)
-        self._histograms.append(histogram)
+        family = Family(name=name, kind="histogram", help=help_text, labels=labels, bounds=tuple(bounds))
+        histogram = Histogram(family, self._memory)
+        self._metrics.append(histogram)
         return histogram
 
     def dump(self) -> MetricsDump:
         """The figures as they are now."""
-        families = [
-            Family(
-                name=counter.name,
-                kind=counter.kind,
-                help=counter.help,
-                labels=counter.labels,
-                samples=tuple(Sample(labels, child.value) for labels, child in counter._children.items()),
-            )
-            for counter in self._counters
-        ]
-        families += [
-            Family(
-                name=histogram.name,
-                kind="histogram",
-                help=histogram.help,
-                labels=histogram.labels,
-                bounds=histogram.bounds,
-                samples=tuple(
-                    Sample(labels, child.total, tuple(child.counts)) for labels, child in histogram._children.items()
-                ),
-            )
-            for histogram in self._histograms
-        ]
-        return MetricsDump(tuple(families))
+        return MetricsDump(
+            tuple(msgspec.structs.replace(metric.family, samples=metric.samples()) for metric in self._metrics)
+        )
 
 
 def merge(dumps: Iterable[MetricsDump]) -> MetricsDump:

@@ -18,6 +18,8 @@ import pytest
 
 from ascend_tools.nodes import tool_environment
 from pymotor.cli import main
+from pymotor.controller.inventory import device_addresses
+from pymotor.controller.ranktables import merged_ranktable
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 IPS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
@@ -191,6 +193,35 @@ def test_files_of_an_a3(tmp_path: Path) -> None:
         }
         status, _, errors = nodes.pymotor(IPS[0], "ranktable", "merge", f"{IPS[0]}.json", f"{IPS[0]}.json", *COUNTS)
         assert (status, f"node {IPS[0]}: 2 files of this node" in errors) == (1, True)
+
+
+@pytest.mark.parametrize("generation", ["A2", "A3"])
+def test_the_table_of_a_pod_is_one_that_the_controller_joins_with_others(tmp_path: Path, generation: str) -> None:
+    kinds = {name: {"generation": generation} for name in ("node1", "node2", "node3")}
+    tables = []
+    for nodes in kept(Nodes(tmp_path, **kinds)):
+        for ip in IPS[:2]:
+            words = (
+                "ranktable",
+                "collect",
+                "--hccl",
+                "--local-host",
+                ip,
+                "--npus-per-node",
+                "2",
+                "-o",
+                f"{ip}/hccl.json",
+            )
+            assert nodes.pymotor(ip, *words) == (0, "", "")
+            tables.append((tmp_path / ip / "hccl.json").read_text())
+    whole = json.loads(merged_ranktable(tables))
+    assert (whole["version"], whole["server_count"], whole["status"]) == ("1.0", "2", "completed")
+    assert [server["server_id"] for server in whole["server_list"]] == list(IPS[:2])
+    devices = [device for server in whole["server_list"] for device in server["device"]]
+    assert [device["rank_id"] for device in devices] == ["0", "1", "2", "3"]
+    assert [device["device_id"] for device in devices] == ["0", "1", "0", "1"]
+    assert all(("super_device_id" in device) == (generation == "A3") for device in devices)
+    assert device_addresses(tables[0])["1"] == devices[1]["device_ip"] != ""
 
 
 @pytest.mark.parametrize(

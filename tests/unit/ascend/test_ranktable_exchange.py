@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import socket
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from free_ports import free_port
 from pymotor.ascend.ranktable import NodeDevice, NodeRecord, RanktableError
 from pymotor.ascend.ranktable_exchange import Meeting, exchange
 
 IPS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 JOB = {"--prefill-device-cnt": 2, "--decode-device-cnt": 4}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def record(ip: str) -> NodeRecord:

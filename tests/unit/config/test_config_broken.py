@@ -219,6 +219,11 @@ ERRORS = {
         "$.motor_coordinator_config.api_key_config.valid_keys",
         ["no request could pass", "hashes"],
     ),
+    "a key asked for that is no hash": (
+        {f"{COORDINATOR}.api_key_config": {"enable_api_key": True, "valid_keys": ["plain"]}},
+        "$.motor_coordinator_config.api_key_config.valid_keys[0]",
+        ["looks like a plain key", "salt:iterations:hash"],
+    ),
     "a key that is no string": (
         {f"{COORDINATOR}.api_key_config.valid_keys": ["a:1:b", 7]},
         "$.motor_coordinator_config.api_key_config.valid_keys[1]",

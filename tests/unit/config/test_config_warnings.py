@@ -10,6 +10,11 @@ COORDINATOR = "motor_coordinator_config"
 CONTROLLER = "motor_controller_config"
 PREFILL = "motor_engine_prefill_config"
 NO_EFFECT = "the key has no effect"
+EVENTS = {"publisher": "zmq", "enable_kv_cache_events": True, "endpoint": "tcp://*:5557"}
+AFFINITY = {
+    f"{COORDINATOR}.scheduler_config.scheduler_type": "kv_cache_affinity",
+    "kv_conductor_config": {"http_server_port": 13333},
+}
 
 WARNINGS = {
     "the TLS switch of the old pages": (
@@ -111,7 +116,46 @@ WARNINGS = {
             f"{PREFILL}.engine_config.kv-events-config": {"endpoint": "tcp://*:5557"},
         },
         "$.kv_conductor_config",
-        ["requests go by load", "13333"],
+        ["beginnings of texts are compared", "13333"],
+    ),
+    "engines that tell nothing": (
+        {**AFFINITY, f"{PREFILL}.engine_config.kv-events-config": {**EVENTS, "publisher": "null"}},
+        "$.motor_engine_prefill_config.engine_config.kv-events-config.publisher",
+        ["do not tell what they cache", 'write "zmq"'],
+    ),
+    "events that are off": (
+        {**AFFINITY, f"{PREFILL}.engine_config.kv-events-config": {**EVENTS, "enable_kv_cache_events": False}},
+        "$.motor_engine_prefill_config.engine_config.kv-events-config.enable_kv_cache_events",
+        ["do not tell what they cache", "write true"],
+    ),
+    "events that are off, as text": (
+        {**AFFINITY, f"{PREFILL}.engine_config.kv_events_config": '{"publisher": "zmq"}'},
+        "$.motor_engine_prefill_config.engine_config.kv_events_config.enable_kv_cache_events",
+        ["write true"],
+    ),
+    "affinity without prefix caching": (
+        {
+            **AFFINITY,
+            f"{PREFILL}.engine_config.kv-events-config": EVENTS,
+            f"{PREFILL}.engine_config.no-enable-prefix-caching": True,
+        },
+        "$.motor_engine_prefill_config.engine_config.no-enable-prefix-caching",
+        ["cache no prefixes", "load_balance"],
+    ),
+    "affinity without events": (
+        AFFINITY,
+        "$.motor_engine_prefill_config.engine_config.kv-events-config",
+        ["do not tell what they cache", '"replay_endpoint": "tcp://*:6667"'],
+    ),
+    "too many pods for the devices": (
+        {
+            f"{DEPLOY}.hardware_type": "gpu",
+            f"{DEPLOY}.p_pod_npu_num": 1,
+            f"{DEPLOY}.single_p_instance_pod_num": 3,
+            f"{DEPLOY}.d_pod_npu_num": 1,
+        },
+        "$.motor_deploy_config.single_p_instance_pod_num",
+        ["devices lie idle", "write 1"],
     ),
     "a plain API key": (
         {f"{COORDINATOR}.api_key_config.valid_keys": ["hunter2"]},
@@ -142,6 +186,11 @@ def test_warning(tmp_path, case):
     assert text.startswith("warning: ")
     for word in words:
         assert word in text
+
+
+def test_affinity_that_works(tmp_path):
+    changes = {**AFFINITY, f"{PREFILL}.engine_config.kv-events-config": EVENTS}
+    assert load(tmp_path, with_changes(separate(), changes)).problems == ()
 
 
 def test_missing_tls_files(tmp_path):

@@ -41,6 +41,19 @@ def test_drained_when_every_coordinator_knows_and_nothing_is_in_flight() -> None
     assert active(fleet)
 
 
+def test_a_drain_waits_for_no_watcher_that_sends_no_requests() -> None:
+    fleet = running("a", "b")
+    first = fleet.core.watch(FleetWatch(coordinator="", epoch=-1, version=-1), fleet.now)
+    assert first is not None
+    fleet.operations.drain("union-0", fleet.now)
+    fleet.rounds(1)
+    drain = fleet.group("union-0").drain
+    assert drain is not None
+    assert drain.done
+    assert not fleet.events("coordinator_joined")
+    assert fleet.core.watch(FleetWatch(coordinator="", epoch=1, version=0), fleet.now) is not None
+
+
 def test_a_role_that_nothing_describes_is_not_scaled() -> None:
     """Its NodeManagers would end at once, and be started again for ever."""
     fleet = FleetInMemory(ModelNode("a"), configured=frozenset({Role.UNION}))

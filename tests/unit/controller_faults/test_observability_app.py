@@ -73,3 +73,18 @@ async def test_only_the_leader_has_something_to_tell():
             answer = await http.get(path)
             assert answer.status_code == answer.json()["code"] == 503
         assert (await http.post("/observability/add_alarm", headers=TOKEN.header)).status_code == 503
+
+
+async def test_who_may_read():
+    app = observability_app(a_log(), lambda: VIEW, variables={}, leads=lambda: True, token=TOKEN)
+    for address, headers, status in (
+        ("127.0.0.1", {}, 200),
+        ("127.0.0.1", {"Sec-Fetch-Site": "cross-site"}, 401),
+        ("127.0.0.1", {"X-Forwarded-For": "192.0.2.9"}, 401),
+        ("192.0.2.9", {}, 401),
+        ("192.0.2.9", TOKEN.header, 200),
+    ):
+        transport = httpx.ASGITransport(app=app, client=(address, 5000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1027") as http:
+            for path in ("/observability/alarms", "/observability/inventory"):
+                assert (await http.get(path, headers=headers)).status_code == status, (address, headers)

@@ -77,3 +77,32 @@ async def test_all_parts_run(tmp_path):
                 with contextlib.suppress(asyncio.CancelledError):
                     await leading
                 await leadership.hand_back()
+
+
+async def test_faults_of_hardware_are_watched_and_forgotten_as_the_configuration_says(tmp_path):
+    leadership = Leadership(FileLease(tmp_path), "test", "http://here", 1e6)
+    service = ControllerService(leadership, ControllerSettings())
+    async with SmallAPIServer().serving() as server:
+        await server.put(NODES, "m", **NOT_READY)
+        watching, off = OversightSettings(cluster=ClusterAccess(url=server.url)), OversightSettings()
+        oversight = Oversight(service, off, {})
+        async with oversight.running(None, None):
+            assert await leadership.try_to_lead()
+            leading = asyncio.create_task(service.lead(leadership.epoch))
+            try:
+                await asyncio.sleep(0)
+                assert oversight.strategist.view().faults_known, "where nothing is watched, nothing is all"
+                await oversight.use(watching, no_port)
+                await server.wait_for(server.watched)
+                assert [fault.machine for fault in oversight.strategist.view().faults] == ["m"]
+                await oversight.use(off, no_port)
+                view = oversight.strategist.view()
+                assert (view.faults, view.faults_known) == ((), True)
+            finally:
+                leading.cancel()
+                await asyncio.gather(leading, return_exceptions=True)
+                await leadership.hand_back()
+
+
+def no_port(port: int) -> socket.socket:
+    raise AssertionError(f"port {port} is not wanted")

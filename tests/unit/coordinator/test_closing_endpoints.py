@@ -4,11 +4,11 @@ something is yet to be fetched from them."""
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import msgspec
 import pytest
 
+from free_ports import free_port
 from played_stages import PlayedFleet, chat, completion, played
 from pymotor.fleet import ECDialect, Instance, InstanceState, Role
 
@@ -36,9 +36,7 @@ def held(fleet: PlayedFleet, name: str) -> int:
 
 def refuses(fleet: PlayedFleet, name: str) -> None:
     """Nobody listens where this one should; before the fleet is entered."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     place = list(fleet.stages).index(name)
     instance = fleet.worker.instances[place]
     endpoint = msgspec.structs.replace(instance.endpoints[0], url=url)

@@ -9,7 +9,8 @@ import resource
 import pytest
 import uvloop
 
-from pymotor.coordinator.http.open_connections import allow_many_files, connections_within
+from pymotor.control_plane.open_files import allow_many_files
+from pymotor.coordinator.http.open_connections import connections_within
 from scripted_engine import EngineConnection, ScriptedEngine, StrictClient
 from worker_in_process import WorkerInProcess, until
 

@@ -21,29 +21,30 @@ from pymotor.coordinator.control import (
     FleetUpdate,
     FrameReader,
     Listening,
-    MetricsReport,
-    MetricsRequest,
+    Ping,
+    Pong,
     WorkerStart,
     frame,
 )
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.telemetry.metrics import Registry
+from pymotor.telemetry.shared_figures import SharedFigures
 
 
-async def work(control: socket.socket, ledger_descriptor: int) -> None:
+async def work(control: socket.socket, ledger_descriptor: int, figures_descriptor: int) -> None:
     deaf = "STAND_IN_DEAF" in os.environ
     if deaf:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reader, writer = await asyncio.open_connection(sock=control)
     frames = FrameReader(to_worker=True)
-    registry = Registry()
+    registry = Registry(SharedFigures(figures_descriptor))
     counted = registry.counter("pymotor_connections_total", "Connections of clients.").child()
     ledger: Ledger | None = None
     fleet: FleetUpdate | None = None
 
     async def serve(client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        counted.value += 1
+        counted.add()
         assert ledger is not None
         while line := await client.readline():
             words = line.decode().split()
@@ -68,8 +69,8 @@ async def work(control: socket.socket, ledger_descriptor: int) -> None:
             elif isinstance(message, FleetUpdate):
                 fleet = message
                 writer.write(frame(FleetTaken(age=message.age)))
-            elif isinstance(message, MetricsRequest):
-                writer.write(frame(MetricsReport(number=message.number, dump=registry.dump())))
+            elif isinstance(message, Ping):
+                writer.write(frame(Pong()))
             elif isinstance(message, Drain) and not deaf:
                 return
 
@@ -78,5 +79,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--control-fd", type=int)
     parser.add_argument("--ledger-fd", type=int)
+    parser.add_argument("--figures-fd", type=int)
     arguments = parser.parse_args()
-    asyncio.run(work(socket.socket(fileno=arguments.control_fd), arguments.ledger_fd))
+    asyncio.run(work(socket.socket(fileno=arguments.control_fd), arguments.ledger_fd, arguments.figures_fd))

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from pymotor.coordinator.ports import PortError, hold_shared, listen_alone, url_of
+from pymotor.control_plane.ports import PortError, hold_shared, listen_alone, url_of
 
 LOOPBACK = "127.0.0.1"
 

@@ -15,7 +15,7 @@ FLEET = fleet(ENCODE, PREFILL, DECODE)
 
 
 def coordinator_in(directory: Path, workers: int) -> AbstractContextManager[Coordinator]:
-    return running(directory, "--workers", str(workers), worker_module="pymotor.coordinator.worker")
+    return running(directory, "--workers", str(workers), worker_module="pymotor.coordinator.worker_control")
 
 
 def models(coordinator: Coordinator) -> list[str] | None:

@@ -104,7 +104,7 @@ def test_ctrl_c_ends_it_with_status_0_and_nothing_left(tmp_path: Path) -> None:
 
 
 def test_a_signal_while_workers_start_ends_it_too(tmp_path: Path) -> None:
-    with launch(tmp_path, worker_module="pymotor.coordinator.worker") as process:
+    with launch(tmp_path, worker_module="pymotor.coordinator.worker_control") as process:
         wait_for(lambda: "management on" in (tmp_path / "log").read_text(), "its first words")
         process.terminate()
         output, _ = process.communicate(timeout=DEADLINE)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from running_coordinator import MINIMAL_CONFIG
 
 from pymotor.cli import main
-from pymotor.coordinator.fleet_watch import Candidates, ControllerURLError, Pause, controller_urls
+from pymotor.control_plane.controllers import Candidates, ControllerURLError, Pause, controller_urls
 
 A, B, C = "http://a:1026", "http://b:1026", "http://c:1026"
 

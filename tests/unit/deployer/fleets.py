@@ -67,10 +67,8 @@ def _claims() -> dict[str, Any]:
         epd_guide(),
         deploy_mode="infer_service_set",
         image_name=IMAGE,
-        job_id="claims",
         kubernetes_config={
             "persistent_volume_claims": {"/mnt/share": "share", "/mnt/weight": "weights"},
-            "infer_service_name": "motor",
             "coordinator_node_port": 0,
             "observability_node_port": 0,
             "image_pull_secrets": ["registry"],
@@ -115,7 +113,9 @@ def _single() -> dict[str, Any]:
         for number, role in enumerate(("encode", "prefill", "decode"))
     }
     apart["motor_controller_config.api_config"] = {"controller_api_port": 2026, "observability_api_port": 2027}
-    return changed(deploying(example("sim/epd"), deploy_mode="single_container", image_name=IMAGE), apart)
+    return changed(
+        deploying(example("sim/epd"), deploy_mode="single_container", image_name=IMAGE, job_id="mindie-motor"), apart
+    )
 
 
 FLEETS: dict[str, Fleet] = {

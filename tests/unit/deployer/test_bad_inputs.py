@@ -16,6 +16,7 @@ from pymotor.deployer.command import main
 D = "$.motor_deploy_config"
 K = f"{D}.kubernetes_config"
 UNION = "$.motor_engine_union_config.engine_config"
+KEYS = {"enable_api_key": True, "keys_file": "keys/keys.json"}
 
 
 def hybrid(**keys: Any) -> dict[str, Any]:
@@ -28,6 +29,14 @@ def separate(**keys: Any) -> dict[str, Any]:
 
 def at(base: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     return changed(base, {place: value})
+
+
+def tls(**files: str) -> dict[str, Any]:
+    """With a Secret of the user's, so that no file is looked for."""
+    plane = {"enable_tls": True, **files}
+    return hybrid(
+        tls_config={"infer_tls_config": plane}, kubernetes_config={"tls_secrets": {"infer_tls_config": "own"}}
+    )
 
 
 # What is wrong: the configuration, env.json, the key that is named, words of what it says.
@@ -155,6 +164,12 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
         f"{K}.persistent_volume_claims",
         "without ..",
     ),
+    "a claim for half a path": (
+        hybrid(kubernetes_config={"persistent_volume_claims": {"mnt": "share"}}),
+        {},
+        f"{K}.persistent_volume_claims.mnt",
+        "an absolute path",
+    ),
     "no label of a node": (
         hybrid(kubernetes_config={"node_selector": {"disk": "very fast"}}),
         {},
@@ -178,6 +193,74 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
         {},
         f"{D}.tls_config.infer_tls_config.cert_file",
         "tls_secrets.infer_tls_config",
+    ),
+    "certificates among the configuration": (
+        tls(ca_file="user_config.json"),
+        {},
+        f"{D}.tls_config.infer_tls_config.ca_file",
+        "another directory",
+    ),
+    "certificates over a directory of the image": (
+        tls(key_file="/usr/bin/server.key"),
+        {},
+        f"{D}.tls_config.infer_tls_config.key_file",
+        "another directory",
+    ),
+    "certificates from above": (
+        tls(cert_file="../server.crt"),
+        {},
+        f"{D}.tls_config.infer_tls_config.cert_file",
+        "another directory",
+    ),
+    "weights where the driver is": (
+        hybrid(weight_mount_path="/usr/local/Ascend/driver/weights"),
+        {},
+        f"{D}.weight_mount_path",
+        "for this alone",
+    ),
+    "weights in shared memory": (hybrid(weight_mount_path="/dev/shm"), {}, f"{D}.weight_mount_path", "for this alone"),
+    "weights over the configuration": (
+        hybrid(weight_mount_path="/etc/pymotor/config"),
+        {},
+        f"{D}.weight_mount_path",
+        "for this alone",
+    ),
+    "a path with a colon": (hybrid(weight_mount_path="/mnt/a:b"), {}, f"{D}.weight_mount_path", "for this alone"),
+    "a variable that shells run": (
+        hybrid(),
+        {"motor_common_env": {"BASH_ENV": "/mnt/weight/x.sh"}},
+        "$.motor_common_env.BASH_ENV",
+        "remove it",
+    ),
+    "no resource of a node": (
+        hybrid(kubernetes_config={"resources": {"union": {"limits": {"processors": "1"}}}}),
+        {},
+        f"{K}.resources.union.limits.processors",
+        "ephemeral-storage",
+    ),
+    "no device of a plugin": (
+        hybrid(kubernetes_config={"rdma_resource": "rdma//hca"}),
+        {},
+        f"{K}.rdma_resource",
+        "rdma/hca",
+    ),
+    "a lock with too long a name": (
+        at(hybrid(), "motor_controller_config.standby_config", {"master_lock_key": "/" + "x" * 300}),
+        {},
+        "$.motor_controller_config.standby_config.master_lock_key",
+        "shorter",
+    ),
+    "no namespace for reports": (
+        at(hybrid(), "motor_controller_config.fault_tolerance_config", {"configmap_namespace": "Kube System"}),
+        {},
+        "$.motor_controller_config.fault_tolerance_config.configmap_namespace",
+        "kube-system",
+    ),
+    "API keys in a file that no pod has": (
+        at(hybrid(), "motor_coordinator_config.api_key_config", KEYS),
+        {},
+        "$.motor_coordinator_config.api_key_config.keys_file",
+        "valid_keys",
     ),
     "several nodes in one container": (
         hybrid(deploy_mode="single_container", single_hybrid_instance_pod_num=2),
@@ -218,6 +301,9 @@ def test_there_are_forty_of_them():
         (["--config_dir", "x", "--config", "y"], "give it alone"),
         (["--config_dir", "x", "--dry-run", "--update_config"], "not allowed with"),
         (["--config_dir", "x", "--timeout", "-1"], "more than 0"),
+        (["--config_dir", "x", "--timeout", "soon"], "'soon' is no number of seconds"),
+        (["--config_dir", "x", "--dry-run", "--wait"], "--wait has no effect with --dry-run"),
+        (["--config_dir", "x", "--update_instance_num", "--recreate"], "leave one of them out"),
     ],
 )
 def test_a_wrong_command_line_is_wrong_usage(tmp_path, capsys, words, remedy):
@@ -258,6 +344,59 @@ def test_a_store_on_each_host_of_its_own_is_a_warning(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "ec_connector_extra_config.shared_storage_path: a directory of the host" in told
     assert "persistent_volume_claims" in told
+
+
+@pytest.mark.parametrize(
+    ("key", "endpoint", "told"),
+    [
+        ("endpoint", "tcp://127.0.0.1:5557", True),
+        ("endpoint", "tcp://10.0.0.1:5557", True),
+        ("replay_endpoint", "tcp://127.0.0.1:6667", True),
+        ("endpoint", "ipc:///tmp/*", True),
+        ("endpoint", "tcp://*:5557", False),
+        ("replay_endpoint", "tcp://0.0.0.0:6667", False),
+    ],
+)
+def test_events_that_the_conductor_does_not_reach_are_a_warning(tmp_path, capsys, key, endpoint, told):
+    events = {"publisher": "zmq", "enable_kv_cache_events": True, key: endpoint}
+    user = at(hybrid(), "motor_engine_union_config.engine_config.kv-events-config", events)
+    directory = files(tmp_path, at(user, "kv_conductor_config", {"http_server_port": 13333}), {})
+
+    assert main(["--config_dir", str(directory), "--dry-run"], tmp_path) == 0
+
+    found = [one for one in blocks(capsys.readouterr().err) if f"{UNION}.kv-events-config.{key}: the conductor" in one]
+    assert len(found) == told
+
+
+@pytest.mark.parametrize("volume", [{"secret": {"secretName": "api-keys", "defaultMode": 0o440}}, {"emptyDir": {}}])
+def test_API_keys_of_a_mounted_secret(tmp_path, capsys, volume):  # noqa: N802
+    place = "/etc/pymotor/keys"
+    patch = {
+        "kind": "Pod",
+        "metadata": {"labels": {"app.kubernetes.io/component": "coordinator"}},
+        "spec": {
+            "containers": [{"name": "coordinator", "volumeMounts": [{"name": "api-keys", "mountPath": place}]}],
+            "volumes": [{"name": "api-keys", **volume}],
+        },
+    }
+    (tmp_path / "yaml_template").mkdir()
+    (tmp_path / "yaml_template" / "keys.yaml").write_text(json.dumps(patch), encoding="utf-8")
+    keys = {**KEYS, "keys_file": f"{place}/keys.json"}
+    directory = files(tmp_path, at(hybrid(), "motor_coordinator_config.api_key_config", keys), {})
+
+    status = main(["--config_dir", str(directory), "--dry-run"], tmp_path)
+
+    assert status == (0 if "secret" in volume else 1), capsys.readouterr().err
+
+
+def test_a_claim_that_no_pod_gets_is_a_warning(tmp_path, capsys):
+    claims = {"/mnt/weight": "weights", "/mnt/wieght": "misspelt"}
+    directory = files(tmp_path, hybrid(kubernetes_config={"persistent_volume_claims": claims}), {})
+
+    assert main(["--config_dir", str(directory), "--dry-run"], tmp_path) == 0
+
+    (told,) = [one for one in blocks(capsys.readouterr().err) if "no pod gets this claim" in one]
+    assert '["/mnt/wieght"]' in told
 
 
 def files(directory: Path, user: object, env: object) -> Path:

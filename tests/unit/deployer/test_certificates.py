@@ -11,7 +11,9 @@ import pytest
 from deployments import by_identity, changed, container_of, deploying, hybrid_guide, loaded, rendered
 from fleets import FLEETS, IMAGE
 
+from pymotor.deployer.naming import COORDINATOR, KV_CONDUCTOR
 from pymotor.deployer.preparing import prepare
+from pymotor.deployer.tls import certificates
 from pymotor.deployer.tls_files import read_tls_files
 
 OPENSSL = shutil.which("openssl")
@@ -134,9 +136,44 @@ def test_certificates_are_mounted_as_directories(tmp_path):
     assert mounts["tls-0"]["mountPath"] == "/etc/pymotor/certificates"
     (source,) = volumes["tls-0"]["projected"]["sources"]
     assert source["secret"]["name"] == "door"
-    beside = volumes["config"]["projected"]["sources"][1]["secret"]
-    assert beside["name"] == "inside"
-    assert {one["path"] for one in beside["items"]} >= {"security/mgmt/cert/ca.crt", "security/mgmt/keys/server.key"}
+    beside = [one["secret"] for one in volumes["config"]["projected"]["sources"] if "secret" in one]
+    needed = {item["path"] for one in beside if not one.get("optional") for item in one["items"]}
+    assert {one["name"] for one in beside} == {"inside"}
+    assert needed == {"security/mgmt/cert/ca.crt", "security/mgmt/cert/server.crt", "security/mgmt/keys/server.key"}
+
+
+def asked(objects, workload, name="readinessProbe"):
+    return container_of(objects[workload])[name]
+
+
+def test_a_probe_shows_a_certificate_where_one_is_required(tmp_path):
+    objects = by_identity(rendered(tmp_path, *FLEETS["hybrid_tls_multi"]))
+    for workload, port in (("Deployment/mindie-motor-coordinator", "1026"), ("Deployment/vllm-u0", "1026")):
+        container = container_of(objects[workload])
+        assert container["readinessProbe"]["exec"]["command"] == ["pymotor", "probe", "--any-name", port, "/readiness"]
+        variables = {one["name"]: one.get("value") for one in container["env"]}
+        assert variables["PYMOTOR_TLS_KEY_FILE"] == "/etc/pymotor/config/security/mgmt/keys/server.key"
+
+
+def test_kubelet_asks_itself_where_no_certificate_is_required(tmp_path):
+    user, env = FLEETS["hybrid_tls_multi"]
+    user = changed(user, {"motor_deploy_config.tls_config.mgmt_tls_config.client_auth": "optional"})
+    probe = asked(by_identity(rendered(tmp_path, user, env)), "Deployment/mindie-motor-coordinator")
+    assert probe["httpGet"] == {"path": "/readiness", "port": "management", "scheme": "HTTPS"}
+
+
+def test_parts_have_the_certificates_of_their_planes(tmp_path):
+    planes = {plane: {"enable_tls": True} for plane in ("mgmt_tls_config", "observability_tls_config")}
+    user, env = FLEETS["hybrid_pool_conductor_set"]
+    user = changed(user, {"motor_deploy_config.tls_config": planes})
+    config, _ = loaded(tmp_path, user, env)
+    mounted = {part: {one.plane for one in certificates(config, part)} for part in (COORDINATOR, KV_CONDUCTOR)}
+    # Both planes name the same files, which are the first one's.
+    assert mounted == {COORDINATOR: {"mgmt_tls_config"}, KV_CONDUCTOR: {"mgmt_tls_config"}}
+    observed = changed(user, {"motor_deploy_config.tls_config.mgmt_tls_config.enable_tls": False})
+    config, _ = loaded(tmp_path, observed, env)
+    assert {one.plane for one in certificates(config, COORDINATOR)} == {"observability_tls_config"}
+    assert list(certificates(config, KV_CONDUCTOR)) == []
 
 
 def written(directory, user):

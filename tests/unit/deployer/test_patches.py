@@ -64,7 +64,7 @@ def test_null_removes_and_a_name_narrows(tmp_path):
     assert problems == []
     assert "publishNotReadyAddresses" not in objects["Service/mindie-motor-coordinator-infer"]["spec"]
     assert objects["Deployment/vllm-u0"]["spec"]["strategy"] == {"type": "RollingUpdate"}
-    assert objects["Deployment/mindie-motor-controller"]["spec"]["strategy"] == {"type": "Recreate"}
+    assert objects["Deployment/mindie-motor-controller"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 1
 
 
 def test_mounts_are_told_apart_by_path_and_what_was_rendered_stays(tmp_path):

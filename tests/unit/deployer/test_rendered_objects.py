@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from deployments import (
     MODES,
     by_identity,
+    container_of,
     deploying,
     epd_guide,
     hybrid_env,
     hybrid_guide,
     loaded,
     rendered,
+    variables_of,
 )
 from fleets import FLEETS
+from golden_trees import SHARED, assembled, layered, layers_of, shown, text_of
 from schemas import VERSIONS, become, check_schemas
 
 from pymotor.deployer.checks import check_devices, check_manifests
-from pymotor.deployer.naming import Manifest
 from pymotor.deployer.yaml_files import file_name
 
 GOLDEN = Path(__file__).parent / "golden"
 SECRETS = ("Secret/door", "Secret/inside")
+HOW_TO_CHANGE = "read what changes, then run again with PYMOTOR_UPDATE_GOLDEN=1"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -44,7 +46,7 @@ def test_the_guides_configurations_are_right_in_both_modes(tmp_path, guide, mode
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_a_fleet_is_right_and_as_it_was_read(tmp_path, name):
+def test_a_fleet_is_right(tmp_path, name):
     user, env = FLEETS[name]
     manifests = rendered(tmp_path, user, env)
 
@@ -52,15 +54,52 @@ def test_a_fleet_is_right_and_as_it_was_read(tmp_path, name):
         check_schemas(manifests, version)
     assert check_manifests(manifests, SECRETS) == []
     assert check_devices(manifests, loaded(tmp_path, user, env)[0]) == []
-    text = readable(manifests)
-    path = GOLDEN / f"{name}.yaml"
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_a_fleet_is_as_it_was_read(name, trees, golden):
+    for one in trees[name]:
+        assert assembled(one, golden) == one.tree, f"{one.layers[-1][1]}: {HOW_TO_CHANGE}"
+    titles = {title for one in trees[name] for file, title in one.layers if file == name}
+    assert golden[name].keys() <= titles, f"{golden[name].keys() - titles} is not there: {HOW_TO_CHANGE}"
+
+
+def test_golden_files_show_nothing_twice(trees, golden):
+    files = layered([one for fleet in trees.values() for one in fleet])
+
+    assert golden == files, HOW_TO_CHANGE
+    for name, layers in files.items():
+        text = (GOLDEN / f"{name}.yaml").read_text(encoding="utf-8")
+        assert text == text_of(layers), f"{name}: {HOW_TO_CHANGE}"
+
+
+def test_golden_files_are_small_enough_to_read(golden):
+    lengths = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in GOLDEN.glob("*.yaml")}
+
+    assert lengths.keys() == {SHARED, *FLEETS} == golden.keys()
+    assert lengths.pop(SHARED) < 500
+    assert max(lengths.values()) < 200
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    """What each fleet is made of now."""
+    return {
+        name: list(shown(name, rendered(tmp_path_factory.mktemp("fleet"), user, env)))
+        for name, (user, env) in FLEETS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def golden(trees):
+    """What the files show, by name; with PYMOTOR_UPDATE_GOLDEN they are written anew first."""
     if os.environ.get("PYMOTOR_UPDATE_GOLDEN"):
-        path.write_text(text, encoding="utf-8")
-    assert path.read_text(encoding="utf-8") == text, "read the change, then run again with PYMOTOR_UPDATE_GOLDEN=1"
-
-
-def test_there_is_no_golden_file_without_a_fleet():
-    assert {path.stem for path in GOLDEN.glob("*.yaml")} == set(FLEETS)
+        files = layered([one for fleet in trees.values() for one in fleet])
+        for path in GOLDEN.glob("*.yaml"):
+            path.unlink()
+        for name, layers in files.items():
+            (GOLDEN / f"{name}.yaml").write_text(text_of(layers), encoding="utf-8")
+    return {path.stem: layers_of(path.read_text(encoding="utf-8")) for path in GOLDEN.glob("*.yaml")}
 
 
 def test_the_same_configuration_gives_the_same_objects(tmp_path):
@@ -95,30 +134,27 @@ def test_a_set_becomes_pods_that_users_know(tmp_path):
     assert file_name(whole) == "infer_service.yaml"
 
 
-def readable(manifests: list[Manifest]) -> str:
-    """The objects with short things on one line, and files in ConfigMaps as what they are told apart by."""
-    shown = []
-    for manifest in manifests:
-        if manifest["kind"] == "ConfigMap":
-            manifest = {**manifest, "data": {key: _short(value) for key, value in manifest["data"].items()}}
-        shown.append(manifest)
-    return yaml.dump_all(shown, Dumper=_Dumper, sort_keys=False, width=220)
+def test_a_set_of_another_name_is_found_by_that(tmp_path):
+    named = deploying(hybrid_guide(), kubernetes_config={"infer_service_name": "motor"})
+    objects = by_identity(rendered(tmp_path, named))
+
+    parts = list(become(objects["InferServiceSet/motor"]))
+
+    assert parts[0]["metadata"]["name"] == "motor-0-controller-0"
+    addresses = {f"{one['metadata']['name']}.mindie-motor.svc" for one in parts if one["kind"] == "Service"}
+    for one in parts:
+        if one["kind"] != "Service":
+            named_there = {value for name, value in variables_of(one).items() if name.endswith("_SERVICE")}
+            assert named_there <= addresses, one["metadata"]["name"]
 
 
-def _short(value: str) -> str:
-    if "\n" not in value:
-        return value
-    return f"{len(value.splitlines())} lines, sha256 {hashlib.sha256(value.encode()).hexdigest()[:12]}"
-
-
-class _Dumper(yaml.SafeDumper):
-    """Whatever fits on a line is on one."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
-        return super().represent_mapping(tag, mapping, len(str(mapping)) < 200)
-
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
-        return super().represent_sequence(tag, sequence, len(str(sequence)) < 200)
+def test_a_variable_is_told_before_the_one_that_is_made_of_it(tmp_path):
+    """Golden files do not show the order of variables."""
+    for user, env in FLEETS.values():
+        for manifest in rendered(tmp_path, user, env):
+            for one in become(manifest):
+                if one["kind"] in ("Deployment", "StatefulSet"):
+                    told: set[str] = set()
+                    for variable in container_of(one)["env"]:
+                        assert set(re.findall(r"\$\((\w+)\)", variable.get("value", ""))) <= told
+                        told.add(variable["name"])

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pymotor.config import EnvConfig, UserConfig
-from pymotor.deployer.kubectl import Kubectl, Manifest
+from pymotor.deployer.kubectl import Kubectl
+from pymotor.deployer.naming import Manifest
 from pymotor.deployer.request import DeployRequest
 from pymotor.deployer.steps import deploy
 
@@ -23,7 +24,7 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.bin = directory / "bin"
-        self.bin.mkdir(parents=True)
+        self.bin.mkdir(parents=True, exist_ok=True)
         program = self.bin / "kubectl"
         program.write_text(f"#!{sys.executable} -SE\n{FAKE.read_text()}")
         program.chmod(0o755)
@@ -54,9 +55,9 @@ class Cluster:
         self.said = []
         return deploy(manifests, request, self.kubectl(), self.said.append)
 
-    def add(self, manifest: Manifest) -> None:
+    def add(self, manifest: Manifest, namespace: str = NAMESPACE) -> None:
         """Put an object there as somebody else would."""
-        namespace = "_" if manifest["kind"] in ("Namespace", "Node") else NAMESPACE
+        namespace = "_" if manifest["kind"] in ("Namespace", "Node") else namespace
         file = self.directory / "objects" / manifest["kind"] / namespace / f"{manifest['metadata']['name']}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         manifest = {**manifest, "metadata": {"generation": 1, "uid": "0", **manifest["metadata"]}}

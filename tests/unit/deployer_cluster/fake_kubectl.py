@@ -4,7 +4,8 @@ FAKE_CLUSTER names the directory:
 
     objects/KIND/NAMESPACE/NAME.json    what is there; `_` for objects without a namespace
     settings.json                       `kinds_missing`, `stuck` (workloads that never get ready), `instances` (what
-                                        the Controller says), `forward_to` (where a forwarded port leads)
+                                        the Controller says), `forward_to` (where a forwarded port leads),
+                                        `fails_at` (the number of the call that fails, and with what words)
     played/N.json                       answers that come instead: `match` (words of the call), `said`, `times` …
     logs/POD.RESTARTS                   what a container printed; it runs on until POD.RESTARTS.ended is there
     calls                               a JSON line for each call
@@ -338,6 +339,8 @@ def delete(words, namespace):
 def execute(words):
     if words[:3] == ["pymotor", "instances", "list"]:
         print(json.dumps({"instances": settings().get("instances", [])}))
+    if words[:2] == ["pymotor", "config"]:
+        print(json.dumps(settings()["config"]))
 
 
 def logs(pod, namespace):
@@ -361,6 +364,9 @@ def main():
         fcntl.flock(lock, fcntl.LOCK_EX)
         with (CLUSTER / "calls").open("a") as calls:
             calls.write(json.dumps(sys.argv[1:]) + "\n")
+        at, said = settings().get("fails_at", (0, ""))
+        if at and len((CLUSTER / "calls").read_text().splitlines()) == at:
+            fail(said)
         arguments = [word for word in sys.argv[1:] if not word.startswith("--request-timeout")]
         after = []
         if "--" in arguments:

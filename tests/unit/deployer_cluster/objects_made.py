@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pymotor.deployer.kubectl import Manifest
+from pymotor.deployer.naming import Manifest
 
 NAMESPACE = "mindie-motor"
 

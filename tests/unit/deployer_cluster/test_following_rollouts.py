@@ -65,11 +65,13 @@ def test_a_ready_of_an_older_generation_is_not_believed() -> None:
     assert progress_of(live, "vllm").ready
 
 
-def test_one_controller_of_two_leads() -> None:
+def test_a_controller_that_stands_by_is_waited_for_too() -> None:
     live = {
         "kind": "Deployment",
         "metadata": {"generation": 1, "labels": {"app.kubernetes.io/component": "controller"}},
         "spec": {"replicas": 2},
         "status": {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 1},
     }
+    assert not progress_of(live, "controller").ready
+    live["status"].update(readyReplicas=2, availableReplicas=2)  # type: ignore[attr-defined]
     assert progress_of(live, "controller").ready

@@ -110,6 +110,19 @@ def test_a_file_for_each_run_of_each_pod(shown: Shown) -> None:
     assert text_of(directory / f"vllm-d0-0_{NODE}_0.log") == "first line\nsecond line\n"
 
 
+def test_no_cluster_answers(shown: Shown) -> None:
+    shown.cluster.play("pods", "The connection to the server localhost:8080 was refused", times=100)
+    ended = subprocess.run(
+        ["bash", shown.home / "show_log.sh"],
+        env={**shown.cluster.environment, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "KUBECONFIG" in ended.stderr
+    assert not (shown.home / "log_collect" / "log").exists()
+
+
 def test_it_ends_when_no_pod_is_left(shown: Shown) -> None:
     shown.show("--quiet", "0.1")
     assert is_running(shown.processes[0])

@@ -284,13 +284,61 @@ def test_children_of_a_multi_connector_are_completed() -> None:
     assert made.instance.kv.connector == "MooncakeLayerwiseConnector"
 
 
+EVENTS = {"publisher": "zmq", "endpoint": "tcp://*:5557", "replay_endpoint": "tcp://*:6667", "topic": "kv"}
+
+
+def events_settings(host: FixedHost, **changes: str) -> list[dict[str, Any]]:
+    config = union(**{"kv-events-config": {**EVENTS, **changes}})
+    return [setting(plan(config, "union", n, host).servers[0].argv, "--kv-events-config") for n in range(2)]
+
+
 def test_kv_events_of_one_host_are_published_on_their_own_ports() -> None:
-    events = {"publisher": "zmq", "endpoint": "tcp://*:5557", "replay_endpoint": "tcp://*:6667", "topic": "kv"}
-    config = union(**{"kv-events-config": events})
-    host = vllm_host()
-    found = [setting(plan(config, "union", n, host).servers[0].argv, "--kv-events-config") for n in range(2)]
-    assert found[0] == events
+    found = events_settings(FixedHost(address="10.0.0.1", engine_version="0.32.0"))
+    assert found[0] == EVENTS
     assert (found[1]["endpoint"], found[1]["replay_endpoint"]) == ("tcp://*:5558", "tcp://*:6668")
+
+
+def test_kv_events_of_a_local_fleet_stay_on_its_machine() -> None:
+    """vLLM connects to an endpoint that names an address; a `*` with port 0 it takes for `VLLM_HOST_IP`."""
+    found = events_settings(vllm_host())
+    assert [config["endpoint"] for config in found] == ["tcp://*:0"] * 2
+    assert [config["replay_endpoint"] for config in found] == ["tcp://127.0.0.1:6667", "tcp://127.0.0.1:6668"]
+    config = union(**{"kv-events-config": EVENTS})
+    assert plan(config, "union", 0, vllm_host()).servers[0].env["VLLM_HOST_IP"] == "127.0.0.1"
+    assert "VLLM_HOST_IP" not in plan(union(), "union", 0, vllm_host()).servers[0].env
+
+
+def test_a_vllm_that_does_not_tell_its_free_port_gets_one() -> None:
+    found = events_settings(FixedHost(engine_version="0.11.0"))
+    assert found[0] == EVENTS
+
+
+def test_where_engines_connect_to_all_connect_to_the_same() -> None:
+    found = events_settings(FixedHost(address="10.0.0.1"), endpoint="tcp://conductor:5557")
+    assert {config["endpoint"] for config in found} == {"tcp://conductor:5557"}
+
+
+def test_the_fleet_is_told_where_kv_events_are_published() -> None:
+    events = EVENTS | {"enable_kv_cache_events": True}
+    host = FixedHost(address="10.0.0.1", engine_version="0.32.0")
+    config = union(**{"kv-events-config": events})
+    for index in range(2):
+        (server,) = plan(config, "union", index, host).servers
+        (told,) = server.endpoint.kv_events
+        assert (told.rank, told.port, told.replay_port, told.topic) == (0, 5557 + index, 6667 + index, EVENTS["topic"])
+    (silent,) = plan(union(**{"kv-events-config": EVENTS | {"enable_kv_cache_events": False}}), "union").servers
+    assert silent.endpoint.kv_events == ()
+
+
+def test_the_fleet_is_told_of_the_kv_events_of_each_rank() -> None:
+    events = EVENTS | {"enable_kv_cache_events": True}
+    host = FixedHost(address="10.0.0.1", engine_version="0.32.0")
+    config = union(**{"kv-events-config": events, "data_parallel_size": 2, "enable_multi_endpoints": False})
+    (server,) = plan(config, "union", 0, host).servers
+    assert [(one.rank, one.port, one.replay_port) for one in server.endpoint.kv_events] == [
+        (0, 5557, 6667),
+        (1, 5558, 6668),
+    ]
 
 
 def test_an_unknown_connector_needs_a_stated_dialect() -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,40 @@ def test_ports_are_claimed_across_processes_and_given_back(tmp_path: Path) -> No
     one.close()
     assert other.claim("127.0.0.1", taken)
     other.close()
+
+
+def test_files_of_claimed_ports_go_with_their_claims(tmp_path: Path) -> None:
+    claims = PortClaims(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        assert not claims.claim("127.0.0.1", taken)
+        assert list(tmp_path.iterdir()) == []
+    assert claims.claim("127.0.0.1", taken)
+    assert [file.name for file in tmp_path.iterdir()] == [str(taken)]
+    claims.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_has_one_holder_though_its_file_comes_and_goes(tmp_path: Path) -> None:
+    """Threads with claims of their own, as processes have them: whoever holds the port looks for others."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    holders: list[int] = []
+    most: list[int] = []
+
+    def claim_again_and_again(number: int) -> int:
+        held = 0
+        for _ in range(300):
+            claims = PortClaims(tmp_path)
+            if claims.claim("127.0.0.1", port):
+                holders.append(number)
+                most.append(len(holders))
+                holders.remove(number)
+                held += 1
+            claims.close()
+        return held
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(claim_again_and_again, range(4))) > 0
+    assert max(most) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -111,6 +111,7 @@ def test_sglang_and_services_of_other_connectors_are_replaced() -> None:
     user, env = load("sim/epd")
     content = user.model_dump(by_alias=True, exclude_unset=True)
     content["motor_coordinator_config"]["scheduler_config"]["deploy_mode"] = "cdp_separate"
+    content["kv_cache_pool_config"] = {"metadata_server": "P2PHANDSHAKE"}
     content["kv_conductor_config"] = {"http_server_port": 13333}
     content["motor_deploy_config"]["tls_config"] = {"infer_tls_config": {"enable_tls": True}}
     for role in ("prefill", "decode"):
@@ -126,8 +127,10 @@ def test_sglang_and_services_of_other_connectors_are_replaced() -> None:
     assert decode.options["max_model_len"] == 512
     assert decode.options["kv_transfer_config"]["kv_role"] == "kv_consumer"
     told = " ".join(f"{one.where} {one.old} {one.new}" for one in result.replaced)
-    for word in ("cdp_separate", "kv_conductor_config", "tls_config", "tp_size", "sglang"):
+    for word in ("cdp_separate", "kv_cache_pool_config", "tls_config", "tp_size", "sglang"):
         assert word in told
+    assert result.user.kv_cache_pool_config is None
+    assert result.user.kv_conductor_config is not None
 
 
 @given(

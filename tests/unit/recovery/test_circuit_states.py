@@ -178,3 +178,13 @@ def test_the_states_told_add_up(setup: Setup) -> None:
             known = setup.circuits.watched.get(endpoint)
             assert told == ({known.state} if known else set())
             assert (endpoint in setup.circuits.tripped) == bool(known and known.state != "closed")
+
+
+def test_new_limits_hold_for_the_next_failures(setup: Setup) -> None:
+    setup.circuits.use(1, 4.0, 8.0)
+    setup.fail(0, 10.0, times=1)
+    assert list(setup.circuits.tripped) == ["decode-0/0"]
+    assert "decode-0/0" in setup.circuits.barred(11.9), "half of the pause at least"
+    setup.circuits.use(0, 4.0, 8.0)
+    setup.fail(1, 10.0)
+    assert list(setup.circuits.tripped) == ["decode-0/0"], "what is open stays so"

@@ -97,3 +97,10 @@ def test_pauses_grow_up_to_a_limit() -> None:
         found = [pause_before(0.2, tries) for _ in range(50)]
         assert max(found) <= min(LONGEST_PAUSE, 0.2 * 2 ** min(tries, 30))
         assert max(found) > 0.5 * min(LONGEST_PAUSE, 0.2 * 2 ** min(tries, 30))
+
+
+def test_a_budget_with_new_limits_knows_what_was_spent() -> None:
+    budget = RetryBudget(0.0, 1.0, 100.0)
+    assert [budget.take(100.0) for _ in range(11)] == [True] * 10 + [False]
+    budget.use(0.0, 1.2)
+    assert [budget.take(100.0) for _ in range(3)] == [True] * 2 + [False]

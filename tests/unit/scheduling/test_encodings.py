@@ -368,3 +368,20 @@ def test_a_failure_that_nobody_waits_for_any_more_is_nobodys_business() -> None:
         assert found.held == (0, 0, 0)
 
     run(scenario)
+
+
+def test_new_limits_hold_for_what_is_remembered() -> None:
+    async def scenario(loop: Clock) -> None:
+        found = encodings(loop)
+        for digest in range(3):
+            await encode(found, key(digest), str(digest))
+        size = found.held[2]
+        found.use(reuse_seconds=90.0, reuse_bytes=size - 1)
+        assert found.known(key(0), part("0")) is None, "the oldest goes first"
+        assert found.known(key(2), part("2")) is not None
+        found.use(reuse_seconds=0.0, reuse_bytes=size)
+        assert found.held == (0, 0, 0), "nothing is remembered for longer than is now allowed"
+        await encode(found, key(4), "4")
+        assert found.held == (0, 0, 0)
+
+    run(scenario)

@@ -96,6 +96,7 @@ class LedgerMachine(RuleBasedStateMachine):
         rows = np.arange(ROWS)
         for view in self.ledgers:
             assert view.loads(rows).tolist() == with_others
+            assert view.loads(slice(1, ROWS)).tolist() == with_others[1:]
             assert [view.load(row) for row in range(ROWS)] == with_others
             assert [view.charged(row) for row in range(ROWS)] == loads
             assert [view.in_flight(row) for row in range(ROWS)] == counts

@@ -17,7 +17,7 @@ from pymotor.engines.sim.model import Words
 from pymotor.engines.sim.requests import EngineDeadError, MediaItem, Output, Request, Sampling
 from pymotor.engines.sim.times import Profile
 
-ENDS = 10.0
+ENDS = 60.0
 """Seconds after which something that should end has not."""
 PRODUCER = CoreOptions(num_blocks=4, side_channel=("127.0.0.1", 1), kv_lease_seconds=1000.0, prefix_caching=False)
 

@@ -57,3 +57,16 @@ def test_records_below_the_level_are_left_out(level: str, records: int) -> None:
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="'LOUD' is not one of DEBUG, INFO, WARNING, ERROR"):
         configure_logging("LOUD", process="coordinator")
+
+
+def test_the_steps_of_each_connection_are_no_part_of_debugging() -> None:
+    script = """
+import logging
+from pymotor.telemetry.logs import configure_logging
+configure_logging("DEBUG", process="coordinator")
+logging.getLogger("httpcore.connection").debug("connect_tcp.started")
+logging.getLogger("httpcore.connection").warning("worth a line")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("httpcore.connection: worth a line")

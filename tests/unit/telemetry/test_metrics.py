@@ -22,7 +22,7 @@ def registry(counts: list[tuple[str, float]], values: list[tuple[str, float]], h
     counter = made.counter("pymotor_requests_total", help_text, ("path",))
     histogram = made.histogram("pymotor_request_seconds", help_text, ("path",), bounds=(0.001, 1, 500))
     for label, amount in counts:
-        counter.child(label).value += amount
+        counter.child(label).add(amount)
     for label, value in values:
         histogram.child(label).observe(value)
     return made

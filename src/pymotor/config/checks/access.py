@@ -12,29 +12,31 @@ from pymotor.config.user import UserConfig
 
 TLS = "$.motor_deploy_config.tls_config"
 COORDINATOR = "$.motor_coordinator_config"
-_HASHED_KEY = re.compile(r"[^:\s]+:\d+:[^:\s]+")
+_HASHED_KEY = re.compile(r"[^:\s]{1,256}:[1-9]\d{0,6}:[0-9a-fA-F]{64}")
 
 
 def api_keys(user: UserConfig, file: str) -> Iterator[Problem]:
     """Keys asked for must exist, and be hashes."""
     keys = user.motor_coordinator_config.api_key_config
     path = f"{COORDINATOR}.api_key_config.valid_keys"
-    if keys.enable_api_key and not keys.valid_keys:
+    if keys.enable_api_key and not keys.valid_keys and not keys.keys_file:
         yield Problem.error(
             file,
             path,
             "empty while enable_api_key is true: no request could pass",
             allowed="a list of hashes, salt:iterations:hash",
-            suggestion="add a key's hash, or write false for enable_api_key",
+            suggestion="name a keys_file (`pymotor api-key create`), or write false for enable_api_key",
         )
     for index, key in enumerate(keys.valid_keys):
         if not _HASHED_KEY.fullmatch(key):
-            yield Problem.warning(
+            # With keys on, nobody could get in by it.
+            problem = Problem.error if keys.enable_api_key else Problem.warning
+            yield problem(
                 file,
                 f"{path}[{index}]",
                 "this looks like a plain key, not a hash: whoever reads this file can use it",
                 value=key,
-                allowed="salt:iterations:hash",
+                allowed="salt:iterations:hash, with a hash of 64 hexadecimal digits",
             )
 
 
@@ -73,6 +75,9 @@ def tls_files(user: UserConfig, file: str, directory: Path) -> Iterator[Problem]
             continue
         for key in ("ca_file", "cert_file", "key_file", "passwd_file", "crl_file"):
             name: str = getattr(block, key)
+            # That one is named by default, and needed only where the key has a password.
+            if key == "passwd_file" and key not in block.model_fields_set:
+                continue
             if name and not _is_file(directory / name):
                 yield Problem.warning(
                     file,

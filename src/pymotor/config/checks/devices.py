@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pymotor.config.problems import ABSENT, Problem
+from pymotor.config.problems import Problem
 from pymotor.config.user import DEPLOY_LETTER, ROLES, UserConfig
 
 
@@ -60,12 +60,18 @@ def _devices_of(user: UserConfig, role: str, file: str) -> Iterator[Problem]:
             suggestion=f"write {per_pod}, or make the parallel sizes smaller",
         )
     elif pods * each > sizes.devices:
+        enough = -(-sizes.devices // each)
+        key, value, better = _path(role), each, per_pod
+        if per_pod == each and enough < pods:
+            # a pod cannot have fewer, so there are too many of them
+            key, value, better = f"$.motor_deploy_config.single_{DEPLOY_LETTER[role]}_instance_pod_num", pods, enough
+        fewer = f"write {better}, or " if better < value else ""
         yield Problem.warning(
             file,
-            _path(role),
+            key,
             f"devices lie idle: {need}, its {have}",
-            value=each if stated else ABSENT,
-            suggestion=f"write {per_pod}, or make the parallel sizes larger",
+            value=value,
+            suggestion=f"{fewer}make the parallel sizes larger",
         )
 
 

@@ -35,17 +35,20 @@ class Claim(NamedTuple):
 
 
 def collisions(user: UserConfig, file: str) -> Iterator[Problem]:
-    """Two servers of one pod that want the same port."""
+    """Two servers of one pod that want the same port; a port that is suggested is nobody's, also in another pod."""
+    taken = [claim for claims in _hosts(user) for claim in claims]
     for claims in _hosts(user):
         for position, claim in enumerate(claims):
             for earlier in claims[:position]:
                 if claim.first <= earlier.last and earlier.first <= claim.last:
+                    another = claim._replace(first=_free(taken, claim.number))
+                    taken.append(another)
                     yield Problem.error(
                         file,
                         claim.path,
                         f"the {claim.what} wants what runs in the same pod wants too: {earlier}",
                         value=claim.first,
-                        suggestion=f"choose another port, as {_free(claims, claim.number)}",
+                        suggestion=f"choose another port, as {another.first}",
                     )
 
 
@@ -161,6 +164,6 @@ def _option_path(section: EngineSection, path: str, name: str) -> str:
 
 
 def _free(claims: list[Claim], count: int) -> int:
-    """A port above all that the pod's servers want, or below where there is no room."""
+    """A port above all that servers want, or below where there is no room."""
     above = max(claim.last for claim in claims) + 1000
     return above if above + count <= 65536 else 2026

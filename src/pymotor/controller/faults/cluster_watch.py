@@ -22,6 +22,7 @@ import msgspec
 
 from pymotor.controller.faults.cluster_api import ClusterAPI, ClusterError, TooOld
 from pymotor.controller.faults.device_reports import DeviceReport, Faults, read_device_report, read_node_condition
+from pymotor.engines.kept_servers import all_or_none
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +91,7 @@ class ClusterWatch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        tasks = [asyncio.ensure_future(self._follow(path)) for path in self._kinds]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await all_or_none(self._follow(path) for path in self._kinds)
 
     async def _follow(self, path: str) -> None:
         """List a kind and watch it, again and again."""

@@ -49,6 +49,7 @@ class Strategist:
         self._wanted = wanted
         self._faults = faults
         self._stands_by = stands_by
+        self._interval = 0.0
         self._term: Term | None = None
         self._memory = Memory()
         self._hardware: dict[str, str] = {}
@@ -58,16 +59,24 @@ class Strategist:
         """Look soon: something has changed."""
         self._changed.set()
 
+    def use(self, switches: Switches, wanted: Mapping[Role, int], interval: float) -> None:
+        """Look by these from now on, at least every `interval` seconds; the next look is soon."""
+        self._switches = switches
+        self._wanted = wanted
+        self._interval = interval
+        self.wake()
+
     async def run(self, interval: float) -> None:
         """Look until cancelled, at least every `interval` seconds."""
+        self._interval = interval
         while True:
             try:
                 await self.look()
             except (NotLeadingError, LeaseError) as error:
                 logger.info("no look at faults: %s", error)
             except Exception:  # a policy that fails must not take the Controller with it
-                logger.exception("the look at faults failed; the next is in %g s", interval)
-            await self._wait(interval)
+                logger.exception("the look at faults failed; the next is in %g s", self._interval)
+            await self._wait(self._interval)
 
     async def look(self) -> None:
         """Look once and act. Raises `NotLeadingError`, `LeaseError` when the lease is lost meanwhile."""

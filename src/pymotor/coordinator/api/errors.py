@@ -27,6 +27,8 @@ _TYPES = {
 
 _CODES = {
     400: "invalid_request",
+    401: "invalid_api_key",
+    403: "permission_denied",
     404: "not_found",
     405: "method_not_allowed",
     408: "request_timeout",
@@ -40,6 +42,10 @@ _CODES = {
     504: "engine_timeout",
 }
 """What `code` says where nothing more precise is known. All codes are words: docs/api.md has the table."""
+
+
+RATE_LIMIT_CODE = "rate_limit_exceeded"
+"""The `code` of a request beyond `rate_limit_config`, whatever its status."""
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +81,11 @@ class ApiError(Exception):
             param=param,
             code=code or _CODES.get(status, "error"),
         )
+
+    @property
+    def tells_when(self) -> bool:
+        """Whether the client is told when to try again."""
+        return self.status in (429, 503) or self.detail.code == RATE_LIMIT_CODE
 
     def body(self) -> bytes:
         """The response body."""

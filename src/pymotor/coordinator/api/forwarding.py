@@ -28,6 +28,7 @@ BARRED_HEADERS = frozenset((
 ))  # fmt: skip
 """Never forwarded, whatever a configuration says."""
 
+_TRACE_HEADERS = frozenset(("traceparent", "tracestate"))
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 _ENDS_A_LINE = (b"\r", b"\n", b"\0")
 
@@ -43,11 +44,16 @@ class Forwarding:
 
     __slots__ = ("_fixed", "_lines", "_names")
 
-    def __init__(self, more: Iterable[str] = (), *, authorization: bool = False, engine_key: str = "") -> None:
+    def __init__(
+        self, more: Iterable[str] = (), *, authorization: bool = False, engine_key: str = "", traces: bool = True
+    ) -> None:
         """`more` names headers beside `FORWARDED_HEADERS`. `authorization`: the client's `Authorization` too, unless
-        `engine_key` is what engines are started with (`--api-key`). Raises `ValueError` for a key that is no header
+        `engine_key` is what engines are started with (`--api-key`). `traces`: the client's trace as it is; not where
+        the gateway has a part in it. Raises `ValueError` for a key that is no header
         value; it is not in the message."""
         names = [*FORWARDED_HEADERS, *filter(is_forwardable, more)]
+        if not traces:
+            names = [name for name in names if name.lower() not in _TRACE_HEADERS]
         if authorization and not engine_key:
             names.append("Authorization")
         self._lines = {name.lower().encode(): name.encode() for name in names}

@@ -286,6 +286,8 @@ def with_member(body: Sequence[bytes | memoryview], member: bytes) -> list[bytes
     """A body, which is an object that is not empty, with one more member; what is large is not copied."""
     first = body[0]
     brace = first.find(b"{") if isinstance(first, bytes) else 0
+    if len(body) == 1 and len(first) <= _INLINE_BYTES:
+        return [b"{" + member + b"," + first[brace + 1 :]]
     return [b"{" + member + b",", memoryview(first)[brace + 1 :], *body[1:]]
 
 

@@ -24,7 +24,7 @@ from pymotor.coordinator.flows.legs import LegFailed, failed, whole_leg
 from pymotor.coordinator.flows.prefill_leg import PREFILL, prefill_body
 from pymotor.coordinator.flows.reservations import reserve_pair, reserve_prefill
 from pymotor.coordinator.flows.together import beside
-from pymotor.coordinator.http.exchange import DeadlineExceeded
+from pymotor.coordinator.http.exchange import NO_CONNECTION, DeadlineExceeded
 from pymotor.coordinator.routing import Pair
 from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
@@ -32,7 +32,7 @@ _HANDOFF = b'"kv_transfer_params":{"do_remote_decode":false,"do_remote_prefill":
 LARGEST_BATCH = 16
 """Prompts in one request. Decode has 32 threads for callbacks, each of which waits until the last prompt's has come:
 were they fewer than the prompts, all would wait for ever."""
-_UNSEEN = frozenset(("connect", "busy"))
+_UNSEEN = NO_CONNECTION | {"busy"}
 """Reasons for which prefill has not begun, so that another can do the same while decode waits."""
 
 
@@ -109,7 +109,7 @@ class _Prefill:
         self._awaited = awaited
         self.writing = writing
         """Holds the endpoint that has written, until decode has content."""
-        self._until = monotonic() + context.services.settings.first_token_timeout
+        self._until = monotonic() + context.settings.first_token_timeout
         self.charge = charge
         """On the endpoint that has the leg; another one's after a change. The flow ends it where this does not."""
         self.done = False
@@ -118,7 +118,7 @@ class _Prefill:
     async def when_called(self, decode_charge: Reservation) -> None:
         """Wait for the callbacks and have the KV cache written. Raises `LegFailed`."""
         context = self._context
-        seconds = context.services.settings.first_token_timeout
+        seconds = context.settings.first_token_timeout
         # Not `wait_for`: before Python 3.12 it is deaf to a cancellation in the moment in which the callback comes.
         arrived, _ = await asyncio.wait((self._awaited.arrived,), timeout=seconds)
         if not arrived:

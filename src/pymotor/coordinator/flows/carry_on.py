@@ -8,7 +8,6 @@ meanwhile. Where neither is possible, or nobody can, the stream ends with an err
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from time import monotonic
 
@@ -17,6 +16,7 @@ from pymotor.coordinator.api.surface import CHAT
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.keeping_relay import RestRelay
 from pymotor.coordinator.flows.legs import Buffers, LegFailed, exchange, leg_succeeded, refused
+from pymotor.coordinator.flows.trying_again import rest as wait_for
 from pymotor.coordinator.flows.ways import choose_way, run_way
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
 from pymotor.coordinator.recovery.carrying_on import request_for_the_rest, wants_usage
@@ -32,13 +32,13 @@ async def carry_on(
 ) -> None:
     """End the client's stream properly, after `failure` of the leg that was streaming it: with the rest of the
     answer if anybody can give it, otherwise with an error event."""
-    settings = context.services.settings
+    settings = context.settings
     broken_streams = context.services.instruments.carried_on
     told = failure.as_api_error()
     for tries in range(settings.recompute_max_retry + 1):
         if so_far.finished:
             _complete(context, so_far)
-            broken_streams.child("completed").value += 1
+            broken_streams.child("completed").add()
             return
         so_far.rewind()
         rest = None
@@ -46,7 +46,7 @@ async def carry_on(
             rest = _context_of_rest(context, so_far, routes)
         if rest is None:
             _break_off(context, failure.leg, failure.target, told)
-            broken_streams.child("impossible").value += 1
+            broken_streams.child("impossible").add()
             return
         pause = pause_before(settings.retry_delay, tries)
         if tries == settings.recompute_max_retry or monotonic() + pause >= context.whole_by:
@@ -54,8 +54,8 @@ async def carry_on(
         context.spare(failure.target.endpoint_id)
         rest.spare(*context.failed)
         if tries:
-            await asyncio.sleep(pause)
-        broken_streams.child("carried_on").value += 1
+            await wait_for(context, pause)
+        broken_streams.child("carried_on").add()
         try:
             await run_way(rest, choose_way(rest, routes()), _Finish(so_far, chat=context.view.surface is CHAT))
         except LegFailed as again:
@@ -68,7 +68,7 @@ async def carry_on(
             context.status = rest.status
             return
     _break_off(context, failure.leg, failure.target, told)
-    broken_streams.child("given_up").value += 1
+    broken_streams.child("given_up").add()
 
 
 def _context_of_rest(
@@ -122,11 +122,10 @@ class _Finish:
     ) -> None:
         """Write the rest behind the beginning. Raises `LegFailed`, and then the answer so far has grown."""
         since = monotonic()
-        services = context.services
         so_far = self._so_far
         rest = self._rest()
         # While an answer is repeated its events come and are not shown: silence is then what counts.
-        until = min(context.whole_by, since + services.settings.first_token_timeout)
+        until = min(context.whole_by, since + context.settings.first_token_timeout)
         relay = await exchange(
             context,
             leg,

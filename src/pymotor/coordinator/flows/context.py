@@ -12,6 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from pymotor.coordinator.admission import Admission
+from pymotor.coordinator.affinity.choices import Choice
+from pymotor.coordinator.affinity.placement import Placement
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.bootstraps import Bootstraps
 from pymotor.coordinator.callbacks import Callbacks
@@ -22,7 +24,8 @@ from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.instruments import Instruments
-from pymotor.coordinator.prompt_tokenizer import PromptTokenizer
+from pymotor.coordinator.limits.usage import Usage
+from pymotor.coordinator.prompts.prompt_tokens import PromptTokens
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
 from pymotor.coordinator.recovery.carrying_on import CARRIED
 from pymotor.coordinator.recovery.circuits import Circuits
@@ -34,6 +37,7 @@ from pymotor.coordinator.scheduling.item_claims import ItemClaims
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.target import Group, Held, Policy, Reservation, Target
 from pymotor.coordinator.settings import Settings
+from pymotor.coordinator.trail import Trail
 
 _LARGE = 65536
 """Bytes from which a body is worth letting go of while its answer is streamed."""
@@ -69,6 +73,7 @@ class Services:
         "callbacks",
         "circuits",
         "closed",
+        "counts_usage",
         "encodings",
         "heads",
         "ids",
@@ -77,6 +82,7 @@ class Services:
         "kept_bytes",
         "ledger",
         "loop",
+        "placement",
         "policy",
         "retry_budget",
         "settings",
@@ -95,10 +101,16 @@ class Services:
         heads: ResponseHeads,
         callbacks: Callbacks,
         bootstraps: Bootstraps,
-        tokenizer: PromptTokenizer | None = None,
+        tokenizer: PromptTokens | None = None,
+        placement: Placement | None = None,
+        counts_usage: bool = False,
     ) -> None:
+        """`counts_usage`: whether anybody wants to know what answers cost."""
         self.loop = loop
         self.tokenizer = tokenizer
+        self.placement = placement
+        """What finds out more about a request than load before endpoints are chosen; None: nobody."""
+        self.counts_usage = counts_usage
         self.admission = admission
         self.settings = settings
         self.ledger = ledger
@@ -125,12 +137,28 @@ class Services:
         self.item_claims = ItemClaims(ledger)
         self.closed = ClosedEndpoints()
 
+    def use(self, settings: Settings) -> None:
+        """Requests that begin from now on have these settings. What all requests share is changed where it is kept, and
+        keeps what it knows: open circuits, tries that were spent, items in the store."""
+        self.settings = settings
+        self.heads = ResponseHeads(server_timing=settings.server_timing, cors=settings.cors)
+        self.admission.use(settings.limits)
+        self.circuits.use(settings.circuit_failures, settings.circuit_pause, settings.circuit_longest_pause)
+        self.retry_budget.use(settings.retry_budget_ratio, settings.retry_budget_floor)
+        self.encodings.use(reuse_seconds=settings.reuse_seconds, reuse_bytes=settings.reuse_bytes)
+
     def choose(self, group: Group, avoid: frozenset[str]) -> Target:
         """By policy, for a leg that is about to begin; one that failed this request only when no other is left, and
         before it those whose circuits are open. The group is not empty."""
         if self.circuits.tripped:
             return self.circuits.choose(self.policy, group, avoid, monotonic())
         return self.policy.choose(group, avoid) or self.policy.choose(group, frozenset()) or group.targets[0]
+
+    def choose_by(self, choice: Choice, group: Group, avoid: frozenset[str]) -> Target:
+        """As `choose`, by the request's own policy."""
+        if self.circuits.tripped:
+            return self.circuits.choose(choice, group, avoid, monotonic())
+        return choice.choose(group, avoid) or choice.choose(group, frozenset()) or group.targets[0]
 
     def peek(self, group: Group, avoid: frozenset[str]) -> Target:
         """Who would be chosen by load alone; no leg begins."""
@@ -151,27 +179,39 @@ class Context:
 
     __slots__ = (
         "_kept_size",
+        "answer_bytes",
+        "answer_events",
         "answering",
         "avoid",
         "beside",
+        "choice",
         "client",
         "committed",
+        "counted",
         "encoded",
         "engine_path",
+        "events",
         "failed",
         "fetching",
+        "first_token_seconds",
         "forwarded",
+        "handed_over_at",
         "kept",
         "label",
+        "leg_id",
         "legs",
+        "media_items",
         "opened",
         "repeats",
         "request",
         "sending",
         "services",
+        "settings",
         "so_far",
         "started_at",
         "status",
+        "trail",
+        "usage",
         "view",
         "whole_by",
         "without_decode",
@@ -185,6 +225,8 @@ class Context:
         view: RequestView,
     ) -> None:
         self.services = services
+        self.settings = services.settings
+        """Those that hold when it begins; it keeps them when the worker gets others."""
         self.client = client
         self.request = request
         self.view = view
@@ -194,7 +236,7 @@ class Context:
         self.forwarded = b""
         """Lines of the client's head that engines get too."""
         self.started_at = request.received_at
-        self.whole_by = request.received_at + services.settings.infer_timeout
+        self.whole_by = request.received_at + self.settings.infer_timeout
         self.answering: Reservation | None = None
         """The newest reservation for the leg that generates the answer; what is generated makes it grow."""
         self.kept = True
@@ -220,9 +262,30 @@ class Context:
         """Whether the client has been sent a response's head."""
         self.opened = False
         """Whether a stream's head went out before any content; see `keepalive`."""
+        self.choice: Choice | None = None
+        """Its own policy, where more than load decides; None: the worker's."""
         self.beside: Beside | None = None
         """The leg that the last one waits for while both run."""
         self.status = 0
+        self.trail: Trail | None = None
+        """What happens to it step by step; None where nobody wants to know."""
+        self.leg_id = b""
+        """The newest leg's: by it engines know the request."""
+        self.media_items = len(view.media)
+        self.first_token_seconds: float | None = None
+        """From the request until the client was sent its first content."""
+        self.answer_bytes = 0
+        """Of a whole answer."""
+        self.answer_events = 0
+        """Of a stream from its first content on."""
+        self.counted = False
+        """Whether metrics have the request already; always of a part, since who has the whole counts."""
+        self.handed_over_at = 0.0
+        """`monotonic()` of the end of prefill's reply; 0: there is none, or decode has had content since."""
+        self.events = 0
+        """Events of a stream that the client was sent, counted in lots of `relay.GROWTH` and at the end."""
+        self.usage: Usage | None = None
+        """What a whole answer says that it cost; only read where it is counted."""
         self.legs: list[tuple[str, str, float]] = []
         """Name, instance and milliseconds of each leg so far, for `Server-Timing`."""
 
@@ -242,7 +305,7 @@ class Context:
         """Keep the body as long as it may be needed again, unless the process keeps enough of them."""
         services = self.services
         size = self.view.size
-        if services.kept_bytes + size > services.settings.recovery_buffer_bytes:
+        if services.kept_bytes + size > self.settings.recovery_buffer_bytes:
             self.kept = False
             return
         services.kept_bytes += size
@@ -277,10 +340,17 @@ class Context:
     def for_part(self, view: RequestView) -> Context:
         """The same request reduced to one of its several answers; legs are noted together."""
         part = Context(self.services, self.client, self.request, view)
+        part.settings = self.settings
+        part.whole_by = self.whole_by
         part.spare(*self.failed)
         part.forwarded = self.forwarded
         part.legs = self.legs
+        part.trail = self.trail
+        part.label = self.label
+        part.counted = True
         part.encoded = self.encoded
+        # Another prompt begins otherwise; an answer that is carried on begins alike.
+        part.choice = self.choice if not self.view.prompts else None
         return part
 
     def awaits_fetch(self, target: Target) -> None:
@@ -327,7 +397,21 @@ class Context:
         if last:
             client.write(last)
 
+    def note_handoff(self, target: Target) -> None:
+        """The first content of a stream has come from `target`, which may have got its KV cache from elsewhere."""
+        if self.handed_over_at:
+            self.services.instruments.handoff(target.instance.name, monotonic() - self.handed_over_at)
+            self.handed_over_at = 0.0
+
+    def count(self, status: int) -> None:
+        """The request is over, if that was not known before. Call it before the last bytes go out: what a client has
+        got is then counted, whatever becomes of this process."""
+        if not self.counted:
+            self.counted = True
+            self.services.instruments.request(self.label, status, monotonic() - self.started_at)
+
     def note_commit(self) -> None:
         """The first content goes to the client."""
         self.committed = True
-        self.services.instruments.first_token(self.label, monotonic() - self.started_at)
+        self.first_token_seconds = seconds = monotonic() - self.started_at
+        self.services.instruments.first_token(self.label, seconds)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pymotor.coordinator.api.request_view import assemble
+from pymotor.coordinator.api.request_view import assemble, with_member
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encoded_media import EncodedMedia
 from pymotor.coordinator.flows.legs import Buffers, LegFailed
+from pymotor.coordinator.http.exchange import NO_CONNECTION
 from pymotor.coordinator.scheduling.target import Target
 
 DECODE = "decode"
 _WITHOUT = frozenset(("kv_transfer_params",))
 
 
-_DECODES_OWN = frozenset(("connect", "busy", "expired"))
+_DECODES_OWN = NO_CONNECTION | {"busy", "expired"}
 
 
 def spare_prefill(context: Context, failure: LegFailed, prefill: Target) -> None:
@@ -32,5 +33,9 @@ def decode_body(context: Context, media: EncodedMedia | None, handoff: bytes | N
     view = context.view
     if handoff is None:
         return view.body
-    fields = view.fields if media is None else media.decode_fields()
-    return assemble(fields, handoff, _WITHOUT, view.size)
+    if media is not None:
+        return assemble(media.decode_fields(), handoff, _WITHOUT, view.size)
+    if _WITHOUT.isdisjoint(view.fields):
+        # As the client sent it and a member more: nothing has to be encoded again.
+        return with_member(view.body, handoff)
+    return assemble(view.fields, handoff, _WITHOUT, view.size)

@@ -18,6 +18,7 @@ from pymotor.coordinator.recovery.carrying_on import keep_answer
 from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer
 from pymotor.coordinator.recovery.tries import Tries
 from pymotor.coordinator.routing import Pair, Routes
+from pymotor.coordinator.trail import PLACEMENT, QUEUE
 
 
 async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
@@ -26,9 +27,15 @@ async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
     to see."""
     services = context.services
     services.retry_budget.requests += 1
-    if services.tokenizer is not None:
+    trail = context.trail
+    placing = None if trail is None else trail.begin_wait(PLACEMENT, context.started_at)
+    if services.placement is not None:
+        context.choice = await services.placement.choice(context.view, context.request.headers, routes)
+    elif services.tokenizer is not None:
         await services.tokenizer.count(context.view)
-    if services.settings.recompute_enabled:
+    if placing is not None:
+        placing.end()
+    if context.settings.recompute_enabled:
         context.so_far = keep_answer(context.view)
     context.keep_body()
     if isinstance(context.so_far, RepeatableAnswer):
@@ -45,11 +52,17 @@ async def _until_answered(context: Context, routes: Callable[[], Routes]) -> Non
     services = context.services
     admission = services.admission
     tries: Tries | None = None
+    trail = context.trail
     while True:
-        if admission.limited or context.view.media:
-            way = await admission.admit(context, lambda: choose_way(context, routes()))
-        else:
-            way = choose_way(context, routes())
+        waiting = None if trail is None else trail.begin_wait(QUEUE)
+        try:
+            if admission.limited or context.view.media:
+                way = await admission.admit(context, lambda: choose_way(context, routes()))
+            else:
+                way = choose_way(context, routes())
+        finally:
+            if waiting is not None:
+                waiting.end()
         try:
             if isinstance(way, Pair) and is_several(context.view, way):
                 await several(context, way, routes)
@@ -62,9 +75,10 @@ async def _until_answered(context: Context, routes: Callable[[], Routes]) -> Non
                 return
             if failure.clients_fault or context.committed:
                 raise
-            tries = tries or Tries(services.settings)
+            tries = tries or Tries(context.settings)
             await pause_before_try(context, failure, tries)
             context.spare(failure.target.endpoint_id)
+            context.handed_over_at = 0.0
             context.legs[:] = [noted for noted in context.legs if noted[0] == ENCODE]
             if context.so_far is not None:
                 context.so_far = context.so_far.anew()

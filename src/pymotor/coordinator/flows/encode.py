@@ -22,6 +22,7 @@ from pymotor.coordinator.flows.encode_leg import ENCODE, EncodeLegs
 from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS, EncodedMedia, RequestEncodings
 from pymotor.coordinator.flows.legs import CLOSED, LegFailed
 from pymotor.coordinator.flows.together import together
+from pymotor.coordinator.http.exchange import NO_CONNECTION
 from pymotor.coordinator.routing import Encoders
 from pymotor.coordinator.scheduling.encodings import Encoding, ItemKey
 from pymotor.coordinator.scheduling.target import Target
@@ -29,7 +30,7 @@ from pymotor.fleet import ECDialect
 
 _AT_ONCE = 64
 """Items of one request that are with encoders at the same time."""
-_HARMLESS = frozenset(("connect", "busy", "expired"))
+_HARMLESS = NO_CONNECTION | {"busy", "expired"}
 
 
 async def encode_media(context: Context, encoders: Encoders | None, consumers: Sequence[Target]) -> EncodedMedia:
@@ -61,7 +62,7 @@ async def encode_media(context: Context, encoders: Encoders | None, consumers: S
         results = [None] * len(distinct)
     else:
         results = await _encode(context, encoders, distinct, [], reader)
-    forward_media = context.services.settings.forward_media
+    forward_media = context.settings.forward_media
     return EncodedMedia(
         view,
         [results[index] for index in place],
@@ -95,9 +96,9 @@ def _without_encoders(context: Context, reader: Target) -> None:
         name = reader.instance.name
         raise ServiceUnavailable(f"no encoder is up, and {name} waits for embeddings instead of encoding")
     services = context.services
-    if services.settings.encode_fallback == "fail":
+    if context.settings.encode_fallback == "fail":
         raise ServiceUnavailable("no encoder is up to encode the request's media")
-    services.instruments.media_items.child("inline").value += len(_distinct(context.view.media)[0])
+    services.instruments.media_items.child("inline").add(len(_distinct(context.view.media)[0]))
 
 
 def _distinct(media: Sequence[MediaItem]) -> tuple[list[MediaItem], list[int]]:
@@ -127,7 +128,7 @@ async def _encode(
     missing = [index for index, result in enumerate(results) if result is None]
     if not found:
         shared = len(context.view.media) - len(distinct)
-        context.services.instruments.media_items.child("shared").value += shared
+        context.services.instruments.media_items.child("shared").add(shared)
     if len(missing) == 1:
         (index,) = missing
         results[index] = await _encode_or_inline(context, encoders, distinct[index], reader)
@@ -154,17 +155,20 @@ async def _encode_or_inline(
             # The fleet has changed: the request's next try goes by what there is now.
             raise
         waits = _dialect(encoders) is ECDialect.PUSH
-        if waits or services.settings.encode_fallback == "fail":
+        if waits or context.settings.encode_fallback == "fail":
             where = f"{failure.leg} on {failure.target.instance.name}"
             message = f"a media item could not be encoded: {where} failed ({failure.reason})"
             raise ApiError(502, message, code="encode_failed") from failure
-    services.instruments.media_items.child("inline").value += 1
+    services.instruments.media_items.child("inline").add()
     return None
 
 
 async def _encode_item(context: Context, encoders: Encoders, item: MediaItem, reader: Target | None) -> Encoding:
     """One item's encoding, whose encoder is held until the reader has it. Raises `LegFailed`, `ApiError`."""
     found = await _encoding_of(context, encoders, item, reader)
+    placement = context.services.placement
+    if placement is not None and found.identifier:
+        placement.identified(item, found.identifier)
     if found.held_at is not None:
         context.awaits_fetch(found.held_at)
     return found
@@ -177,16 +181,16 @@ async def _encoding_of(context: Context, encoders: Encoders, item: MediaItem, re
     dialect = _dialect(encoders)
     if dialect is ECDialect.PUSH and reader is not None:
         encoding = await EncodeLegs(context, encoders, item, _push_address(reader)).run()
-        outcomes.child("encoded").value += 1
+        outcomes.child("encoded").add()
         return encoding
     key = _key(context, encoders, item, reader)
     encodings = services.encodings
-    reusable = dialect is ECDialect.STORE and _in_request(item) and services.settings.forward_media != "never"
+    reusable = dialect is ECDialect.STORE and _in_request(item) and context.settings.forward_media != "never"
     if context.encoded is not None:
         context.encoded.keys.add(key)
     known = encodings.known(key, item.part) if reusable else None
     if known is not None:
-        outcomes.child("reused").value += 1
+        outcomes.child("reused").add()
         return known
     since = monotonic()
     while True:
@@ -202,9 +206,13 @@ async def _encoding_of(context: Context, encoders: Encoders, item: MediaItem, re
                 # What is over is the time of the request that began it.
                 continue
             raise
-        outcomes.child("joined" if joined else "encoded").value += 1
+        outcomes.child("joined" if joined else "encoded").add()
         if joined:
             context.legs.append((ENCODE, encoding.encoder, (monotonic() - since) * 1000))
+            if context.trail is not None:
+                shared = context.trail.begin_wait(ENCODE, since)
+                shared.instance = encoding.encoder
+                shared.end()
         return encoding
 
 
@@ -228,7 +236,7 @@ def _key(context: Context, encoders: Encoders, item: MediaItem, reader: Target |
 
 def _authorization(context: Context) -> bytes:
     """What the encoder lets the client in by: what it refuses one client is not refused to others."""
-    if not context.services.settings.forward_authorization:
+    if not context.settings.forward_authorization:
         return b""
     return context.request.headers.get(b"authorization", b"")
 

@@ -24,12 +24,14 @@ from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS
 from pymotor.coordinator.flows.legs import CLOSED, Buffers, LegFailed, whole_leg
 from pymotor.coordinator.flows.together import end
+from pymotor.coordinator.http.exchange import NO_CONNECTION
 from pymotor.coordinator.routing import Encoders
 from pymotor.coordinator.scheduling.encoder_choice import NoEncoderLeft
 from pymotor.coordinator.scheduling.encodings import Encoding
 from pymotor.coordinator.scheduling.item_claims import Claim
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
 from pymotor.coordinator.scheduling.target import Held, Reservation, Target
+from pymotor.coordinator.trail import QUEUE
 
 ENCODE = "encode"
 """The legs' name; what they brought to a store stays good when a later leg is tried again."""
@@ -74,7 +76,7 @@ class EncodeLegs:
 
     async def run(self) -> Encoding:
         """The item's encoding. Raises `LegFailed` of the last leg, `ApiError` (400) for a source not to be used."""
-        hedge_after = self._context.services.settings.hedge_after
+        hedge_after = self._context.settings.hedge_after
         # A push that loses would hold its place in the consumer's memory until that expires.
         if hedge_after and len(self._encoders.group) > 1 and not self._push_to:
             return await self._run_hedged(hedge_after)
@@ -98,7 +100,7 @@ class EncodeLegs:
                 if not done:
                     hedged = True
                     if self._has_place() and services.retry_budget.take(monotonic()):
-                        services.instruments.hedged_legs.value += 1
+                        services.instruments.hedged_legs.add()
                         if self._stored:
                             done, legs = await _closed(legs), set()
                         if not done:
@@ -144,7 +146,7 @@ class EncodeLegs:
         now = monotonic()
         if failure.clients_fault or self._failures >= _FAILURES or not self._left or now >= context.whole_by:
             return False
-        return failure.reason == "connect" or context.services.retry_budget.take(now)
+        return failure.reason in NO_CONNECTION or context.services.retry_budget.take(now)
 
     def _next_leg(self) -> Coroutine[Any, Any, Encoding | LegFailed]:
         """A leg to an endpoint that this item was not sent to yet; there must be one left."""
@@ -164,6 +166,8 @@ class EncodeLegs:
         load = item.tokens * TENTHS_PER_ACTIVE_TOKEN
         excluded = self._sent_to | services.closed.ids if services.closed.ids else self._sent_to
         target = encoders.group.targets[encoders.choice.choose(item.key, load, excluded, avoided)]
+        if self._context.trail is not None:
+            self._context.trail.chose(services.ledger, encoders.group, target, excluded | avoided)
         self._sent_to.add(target.endpoint_id)
         if services.circuits.tripped:
             services.circuits.probe(target, now)
@@ -172,7 +176,7 @@ class EncodeLegs:
     async def _leg(self) -> Encoding | LegFailed:
         context = self._context
         if context.services.admission.limited:
-            await context.services.admission.admit_item(context, self._encoders.group)
+            await self._admitted()
         claims = context.services.item_claims
         claim: Claim | None = None
         try:
@@ -190,6 +194,23 @@ class EncodeLegs:
         finally:
             if claim is not None:
                 claims.release(claim)
+
+    async def _admitted(self) -> None:
+        """Return when an encoder has a free place."""
+        context = self._context
+        waiting = None if context.trail is None else context.trail.begin_wait(QUEUE, item=self._item_number())
+        try:
+            await context.services.admission.admit_item(context, self._encoders.group)
+        finally:
+            if waiting is not None:
+                waiting.end()
+
+    def _item_number(self) -> str:
+        """Which of the request's items it is, for its trail."""
+        if self._context.trail is None:
+            return ""
+        media = self._context.view.media
+        return str(next((number for number, item in enumerate(media) if item is self._item), ""))
 
     async def _claim(self) -> Claim:
         """Choose the endpoint for the next leg, and claim the item for it: the one that has the item already, if any.
@@ -233,7 +254,9 @@ class EncodeLegs:
             buffers = with_member(buffers, b'"ec_transfer_params":%b' % msgspec.json.encode(params))
         reservation = Reservation(target, item.tokens)
         try:
-            reply = await whole_leg(context, ENCODE, target, buffers, ids.next(), path=_CHAT_PATH)
+            reply = await whole_leg(
+                context, ENCODE, target, buffers, ids.next(), path=_CHAT_PATH, item=self._item_number()
+            )
             if not self._stored:
                 self._keep(target)
         except LegFailed as failure:

@@ -17,11 +17,10 @@ from collections.abc import Sequence
 import msgspec
 
 from pymotor.coordinator.api.media import MediaItem
-from pymotor.coordinator.api.place import offset_in
 from pymotor.coordinator.api.request_view import Fields, RequestView
+from pymotor.coordinator.api.without_media import messages_without_media
 from pymotor.coordinator.scheduling.encodings import Encoding, ItemKey
 
-_LARGE = 4096
 _messages_decoder = msgspec.json.Decoder(list[Fields])
 
 PROCESSOR_FIELDS = ("mm_processor_kwargs", "media_io_kwargs")
@@ -131,24 +130,9 @@ def _embeds_part(item: MediaItem, result: Encoding) -> msgspec.Raw:
 
 
 def _with_parts(view: RequestView, replaced: dict[int, dict[int, msgspec.Raw]]) -> msgspec.Raw:
-    messages = _messages_without_media(view)
+    messages = _messages_decoder.decode(messages_without_media(view))
     for index, content in view.contents.items():
         parts = replaced.get(index, {})
         contents = [parts.get(position, part) for position, part in enumerate(content)]
         messages[index]["content"] = msgspec.Raw(msgspec.json.encode(contents))
     return msgspec.Raw(msgspec.json.encode(messages))
-
-
-def _messages_without_media(view: RequestView) -> list[Fields]:
-    """The messages, with null for large media: megabytes that were read once are not read again."""
-    raw = view.fields["messages"]
-    text = memoryview(raw)
-    kept: list[bytes | memoryview] = []
-    read = 0
-    for item in view.media:
-        at = offset_in(raw, item.source) if item.size > _LARGE else -1
-        if at >= read:
-            kept += [text[read:at], b"null"]
-            read = at + item.size
-    kept.append(text[read:])
-    return _messages_decoder.decode(b"".join(kept))

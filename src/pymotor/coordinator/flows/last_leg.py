@@ -9,14 +9,18 @@ from typing import TypeVar
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE
+from pymotor.coordinator.api.finish_reasons import finish_reasons
+from pymotor.coordinator.flows.comparing_relay import ComparingKeepingRelay, ComparingRelay
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.keeping_relay import KeepingRelay
-from pymotor.coordinator.flows.legs import Buffers, exchange, failed, leg_succeeded, refused, whole_leg
+from pymotor.coordinator.flows.legs import Buffers, exchange, gave_up, leg_succeeded, refused, whole_leg
 from pymotor.coordinator.flows.relay import Relay
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.http.replies import WholeReply
+from pymotor.coordinator.limits.usage import usage_in
 from pymotor.coordinator.recovery.answer_so_far import body_without_token_ids
-from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, gives_up
+from pymotor.coordinator.recovery.carrying_on import usage_comes_last
+from pymotor.coordinator.recovery.recomputed import MARK, gives_up
 from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
 Result = TypeVar("Result")
@@ -51,8 +55,10 @@ async def answer(
         return
     reply = await _whole(context, leg, target, buffers, leg_id, first_content, send_by)
     body = _without_handoff(reply.body)
+    note_answer(context, body)
     context.note_commit()
     context.status = reply.status
+    context.answer_bytes = len(body)
     content_type = reply.header(b"content-type") or JSON
     heads = context.services.heads
     context.client.respond(
@@ -86,7 +92,7 @@ async def _whole(
     """The whole answer. Raises `LegFailed`."""
     reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by, until=_due(context))
     if MARK in reply.body and gives_up(reply.body, context.view.fields):
-        raise failed(context, leg, target, Recomputed())
+        raise gave_up(context, leg, target)
     if first_content is not None:
         first_content.end()
     return reply
@@ -96,7 +102,7 @@ def _due(context: Context) -> float:
     """When a whole answer has to be there, as `monotonic()` time: it says nothing until then, so only its length tells
     an engine that hangs from one that generates."""
     view = context.view
-    seconds = context.services.settings.output_token_timeout
+    seconds = context.settings.output_token_timeout
     # Nobody knows how long tools take that an engine runs itself.
     if not seconds or view.answer_limit is None or view.alone or not view.surface.staged:
         return context.whole_by
@@ -116,11 +122,14 @@ async def _streamed(
 ) -> None:
     since = monotonic()
     so_far = context.so_far
+    choice = context.choice
+    compares = choice is not None and choice.compares(target) and usage_comes_last(context.view)
 
     def make_relay() -> Relay:
         if so_far is not None:
-            return KeepingRelay(context, leg, target, first_content, so_far)
-        return Relay(context, leg, target, first_content)
+            keeping = ComparingKeepingRelay if compares else KeepingRelay
+            return keeping(context, leg, target, first_content, so_far)
+        return (ComparingRelay if compares else Relay)(context, leg, target, first_content)
 
     relay = await exchange(
         context,
@@ -141,7 +150,7 @@ async def _streamed(
 def patience(context: Context) -> float:
     """Seconds until the first content; a little more where it waits for another leg, whose failure is then
     noticed first."""
-    seconds = context.services.settings.first_token_timeout
+    seconds = context.settings.first_token_timeout
     return seconds if context.beside is None else seconds + _HEAD_START
 
 
@@ -153,12 +162,13 @@ def _answer_whole(
     if not 200 <= relay.status < 300:
         raise refused(context, leg, target, relay.status, body)
     if MARK in body and gives_up(body, context.view.fields):
-        raise failed(context, leg, target, Recomputed())
+        raise gave_up(context, leg, target)
     if first_content is not None:
         first_content.end()
     leg_succeeded(context, leg, target, since)
     if context.so_far is not None and not context.so_far.shows_ids:
         body = body_without_token_ids(body)
+    note_answer(context, body)
     context.status = relay.status
     if context.opened:
         context.begin_stream(JSON, b"data: " + body.replace(b"\n", b"") + b"\n\n")
@@ -169,6 +179,15 @@ def _answer_whole(
     context.client.respond(
         heads.whole(context.request, relay.status, relay.content_type or JSON, len(body), context.legs), body
     )
+
+
+def note_answer(context: Context, body: bytes) -> None:
+    """What a whole answer says of itself, for those that want to know."""
+    trail = context.trail
+    if trail is not None:
+        trail.finish_reasons = finish_reasons(body)
+    if trail is not None or context.services.counts_usage:
+        context.usage = usage_in(body)
 
 
 def _without_handoff(body: bytes) -> bytes:

@@ -6,30 +6,33 @@ Hot path.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError, message_of
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.http.exchange import EngineStreamError, Receiver, StaleConnection, UpstreamError
+from pymotor.coordinator.http.exchange import NO_CONNECTION, EngineStreamError, Receiver, StaleConnection, UpstreamError
 from pymotor.coordinator.http.replies import WholeReply
 from pymotor.coordinator.http.upstream import UpstreamConnection
-from pymotor.coordinator.recovery.recomputed import RECOMPUTED
+from pymotor.coordinator.recovery.recomputed import RECOMPUTED, Recomputed
 from pymotor.coordinator.scheduling.target import Target
+from pymotor.coordinator.trail import CANCELLED, Step, Trail
+from pymotor.fleet import Role
 
 Buffers = Sequence[bytes | memoryview]
 
 _JOINED_BYTES = 65536
+_PREFILL = Role.PREFILL.value
 _OUR_FAULT = frozenset((401, 403))
 _BUSY = frozenset((408, 429))
 
 
 CLOSED = "closed"
 """Why a leg was not sent: since its endpoints were listed, all that are left have been closed to new ones."""
-_HARMLESS = frozenset(("connect", "expired", "busy", CLOSED, RECOMPUTED))
+_HARMLESS = NO_CONNECTION | {"expired", "busy", CLOSED, RECOMPUTED}
 
 
 class LegFailed(Exception):
@@ -73,6 +76,10 @@ class LegFailed(Exception):
             return ApiError(503, f"{where}: {self}", code="recompute_retry_exhausted")
         if self.reason == "connect":
             return ApiError(502, f"{where} cannot be reached", code="engine_unreachable")
+        if self.reason == "tls":
+            return ApiError(
+                502, f"{where} cannot be reached by TLS; the gateway's log says why", code="engine_unreachable"
+            )
         if self.reason == "timeout":
             return ApiError(504, f"{where} did not answer in time", code="engine_timeout")
         if self.status:
@@ -101,12 +108,14 @@ class Ending(Receiver, Protocol):
     """Set when the reply is over; its exception is an `UpstreamError`."""
     connection: UpstreamConnection | None
     """Where the reply comes from, once the request is sent."""
+    status: int
+    """Of the reply's head; 0 before it came."""
 
 
 AnyReceiver = TypeVar("AnyReceiver", bound=Ending)
 
 
-async def exchange(
+def exchange(
     context: Context,
     leg: str,
     target: Target,
@@ -118,20 +127,77 @@ async def exchange(
     headers: bytes = b"",
     send_by: float | None = None,
     until: float | None = None,
-) -> AnyReceiver:
+    item: str = "",
+) -> Coroutine[Any, Any, AnyReceiver]:
     """Send a leg's request and wait until its receiver is done; returns the receiver.
 
     `path` is the client's by default; `headers` are lines of the leg's own; by `send_by` (`monotonic()`) the request
     must have been sent. `until` is when the reply must be whole, or have content where the receiver then calls
     `content_came`; without it only silence is limited. A kept-alive connection that turns out to be closed is
-    replaced once. Raises `LegFailed`.
+    replaced once. `item` is which media item it is for. Raises `LegFailed`.
     """
+    trail = context.trail
+    if trail is None:
+        return _exchange(context, leg, target, buffers, leg_id, make_receiver, path, headers, send_by, until, None)
+    step, lines = begin_step(context, trail, leg, target, leg_id, sum(map(len, buffers)), item)
+    headers += lines
+    running = _exchange(context, leg, target, buffers, leg_id, make_receiver, path, headers, send_by, until, step)
+    return followed(trail, step, running)
+
+
+def begin_step(
+    context: Context, trail: Trail, leg: str, target: Target, leg_id: bytes, request_bytes: int = 0, item: str = ""
+) -> tuple[Step, bytes]:
+    """The step of a leg that begins, and the header lines by which its engine knows the trace."""
+    trace = trail.trace
+    span_id = b"" if trace is None else context.services.ids.next()[:16]
+    step = trail.begin_leg(leg, target, leg_id, span_id, request_bytes, item)
+    return step, b"" if trace is None else trace.header_lines(span_id)
+
+
+async def followed(trail: Trail, step: Step, running: Coroutine[Any, Any, AnyReceiver]) -> AnyReceiver:
+    """A leg whose end is noted."""
+    outcome = CANCELLED
+    try:
+        receiver = await running
+        refusal = receiver.status and not 200 <= receiver.status < 300
+        outcome = refusal_reason(receiver.status) if refusal else ""
+    except LegFailed as failure:
+        outcome = failure.reason
+        raise
+    except ApiError as error:
+        outcome = error.detail.code or "failed"
+        raise
+    finally:
+        trail.end_leg(step, outcome)
+    return receiver
+
+
+async def _exchange(
+    context: Context,
+    leg: str,
+    target: Target,
+    buffers: Buffers,
+    leg_id: bytes,
+    make_receiver: Callable[[], AnyReceiver],
+    path: bytes | None,
+    headers: bytes,
+    send_by: float | None,
+    until: float | None,
+    step: Step | None,
+) -> AnyReceiver:
+    """As `exchange`, which says what happens to `step`."""
+    if context.choice is not None:
+        context.choice.leg_ids.append(leg_id)
     # A body that is not kept can be sent once only.
     fresh = not context.kept
     while True:
         receiver = make_receiver()
         connection = await _send(context, leg, target, buffers, receiver, leg_id, fresh, send_by, path, headers, until)
         receiver.connection = connection
+        if step is not None:
+            step.sent = monotonic()
+            step.connection = connection
         if not context.kept and context.sending is buffers:
             context.drop_body()
         try:
@@ -150,6 +216,9 @@ async def exchange(
         except UpstreamError as error:
             connection.abandon(receiver)
             raise failed(context, leg, target, error) from error
+        finally:
+            if step is not None:
+                step.status = receiver.status
         return receiver
 
 
@@ -168,7 +237,7 @@ async def _send(
 ) -> UpstreamConnection:
     """Send on an idle connection, or on a new one (`fresh`: always). Raises `LegFailed` when there is none in time."""
     pool = target.pool
-    settings = context.services.settings
+    settings = context.settings
     connection = None if fresh else pool.take_idle()
     if connection is None:
         try:
@@ -182,6 +251,7 @@ async def _send(
     surface = context.view.surface
     if surface.names_answers and path is None:
         buffers = surface.named(context.view, buffers, leg_id, target.endpoint_id)
+    context.leg_id = leg_id
     length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
     head = b"%b%b\r\n%b%bContent-Length: %d\r\n\r\n" % (
         head_start(target, path or context.engine_path),
@@ -205,8 +275,10 @@ def content_came(context: Context, target: Target, connection: UpstreamConnectio
     """A stream's first content is here: from now on no silence may be longer than `stream_idle_timeout`."""
     services = context.services
     context.drop_body()
+    if context.trail is not None:
+        context.trail.content_came(connection)
     if connection is not None:
-        connection.idle_seconds = services.settings.stream_idle_timeout
+        connection.idle_seconds = context.settings.stream_idle_timeout
         connection.whole_by = context.whole_by
     if services.circuits.tripped:
         services.circuits.answering(target)
@@ -220,12 +292,24 @@ def failed(context: Context, leg: str, target: Target, error: UpstreamError) -> 
     return LegFailed(leg, target, error.reason, str(error))
 
 
+def gave_up(context: Context, leg: str, target: Target) -> LegFailed:
+    """The failure that a whole reply means in which the engine asks for the request to be computed again."""
+    if context.trail is not None:
+        context.trail.no_good(RECOMPUTED)
+    return failed(context, leg, target, Recomputed())
+
+
+def refusal_reason(status: int) -> str:
+    """The word for metrics of a reply with an error status."""
+    return "busy" if status in _BUSY or status == 503 else f"status_{status}"
+
+
 def refused(context: Context, leg: str, target: Target, status: int, body: bytes) -> LegFailed:
     """The failure that a reply with an error status means, noted in the metrics and, if it is the engine's own,
     against the endpoint."""
     if status >= 500:
         context.services.circuits.failed(target, monotonic())
-    reason = "busy" if status in _BUSY or status == 503 else f"status_{status}"
+    reason = refusal_reason(status)
     context.services.instruments.leg_failed(leg, target.instance.name, reason)
     return LegFailed(leg, target, reason, f"status {status}", status=status, body=body)
 
@@ -241,6 +325,7 @@ async def whole_leg(
     headers: bytes = b"",
     send_by: float | None = None,
     until: float | None = None,
+    item: str = "",
 ) -> WholeReply:
     """A leg whose reply, of status 2xx, is wanted whole by `until`, or within `first_token_timeout`; see `exchange`.
     Raises `LegFailed`."""
@@ -257,11 +342,16 @@ async def whole_leg(
         path=path,
         headers=headers,
         send_by=send_by,
-        until=until or min(context.whole_by, since + services.settings.first_token_timeout),
+        until=until or min(context.whole_by, since + context.settings.first_token_timeout),
+        item=item,
     )
+    if context.trail is not None and context.trail.last_ended is not None:
+        context.trail.last_ended.answer_bytes = len(reply.body)
     if not 200 <= reply.status < 300:
         raise refused(context, leg, target, reply.status, reply.body)
     leg_succeeded(context, leg, target, since)
+    if context.choice is not None:
+        context.choice.replied(target, reply.body)
     return reply
 
 
@@ -270,8 +360,11 @@ def leg_succeeded(context: Context, leg: str, target: Target, since: float, *, n
     services = context.services
     if services.circuits.watched:
         services.circuits.succeeded(target)
-    seconds = monotonic() - since
+    now = monotonic()
+    seconds = now - since
     services.instruments.leg(leg, target.instance.name, seconds)
+    if leg == _PREFILL:
+        context.handed_over_at = now
     if not noted:
         context.note_leg(leg, target, seconds)
 

@@ -19,6 +19,7 @@ from pymotor.coordinator.flows.last_leg import Finish, Result
 from pymotor.coordinator.flows.legs import LegFailed, whole_leg
 from pymotor.coordinator.flows.prefill_leg import PREFILL, handed_over, prefill_body
 from pymotor.coordinator.flows.reservations import reserve_decode, reserve_pair
+from pymotor.coordinator.http.exchange import NO_CONNECTION
 from pymotor.coordinator.routing import Pair
 from pymotor.coordinator.scheduling.target import Group, Target
 from pymotor.fleet import KVDialect
@@ -60,7 +61,11 @@ async def pull(context: Context, pair: Pair, finish: Finish[Result]) -> Result:
                 spare_prefill(context, failure, prefill)
                 # An endpoint that refused the connection has not fetched anything: another can, until `fetch_by`.
                 decodes = context.services.closed.open_part(pair.decodes)
-                if failure.reason != "connect" or decodes is None or not _another(context, decodes, failure.target):
+                if (
+                    failure.reason not in NO_CONNECTION
+                    or decodes is None
+                    or not _another(context, decodes, failure.target)
+                ):
                     raise
             else:
                 unfetched = False

@@ -31,12 +31,14 @@ class Relay:
 
     __slots__ = (
         "_client",
+        "_content_at",
         "_context",
         "_ends_well",
         "_first_content",
         "_framed",
         "_held",
         "_held_size",
+        "_later",
         "_leg",
         "_passes_on",
         "_since",
@@ -71,6 +73,8 @@ class Relay:
         self._tail = b""
         self._ends_well = False
         self._ungrown = 0
+        self._later = 0
+        self._content_at = 0.0
         self._since = monotonic()
         self.committed = False
         self.connection: UpstreamConnection | None = None
@@ -178,9 +182,12 @@ class Relay:
             self.done.set_exception(error)
 
     def _grow(self) -> None:
-        answering = self._context.answering
+        context = self._context
+        context.events += self._ungrown
+        answering = context.answering
         if answering is not None:
             answering.grow(self._ungrown)
+        self._later += self._ungrown
         self._ungrown = 0
 
     # -- toward the client
@@ -199,8 +206,11 @@ class Relay:
         if context.answering is not None:
             context.answering.worked()
             self._ungrown = data.count(b"\n\n")
+            self._later = -self._until_content(data)
         content_came(context, self._target, self.connection)
-        context.note_leg(self._leg, self._target, monotonic() - self._since)
+        context.note_handoff(self._target)
+        self._content_at = now = monotonic()
+        context.note_leg(self._leg, self._target, now - self._since)
         held = self._held
         if held:
             held.append(data)
@@ -211,6 +221,12 @@ class Relay:
         self._begin(data)
         if not client.writable:
             self._set_writable(False)
+
+    def _until_content(self, data: bytes) -> int:
+        """Which of these events is the first with content, if that is one of the first two: the one before it names
+        the role of who speaks."""
+        first = data.find(b"\n\n") + 2
+        return 1 if first in (1, len(data)) or self._surface.has_content(data[:first]) else 2
 
     def _begin(self, data: bytes) -> None:
         """The first of the reply that the client sees."""
@@ -227,14 +243,25 @@ class Relay:
             connection.pause()
 
     def _end(self) -> None:
-        self._context.end_stream()
-        self._context.status = 200
+        context = self._context
+        context.events += self._ungrown
+        context.count(200)
+        context.end_stream()
+        context.status = 200
+        # Events behind the first content, without the one that only ends the stream; known without counting each.
+        later = self._later + self._ungrown - self._passes_on
+        context.answer_events = max(0, later + 1)
+        if later > 0 and context.answering is not None:
+            seconds = (monotonic() - self._content_at) / later
+            context.services.instruments.time_per_output_token(context.label, seconds)
         self.done.set_result(None)
 
     def _break_off(self, error: UpstreamError) -> None:
         """The stream cannot go on: say so in the stream, and end it properly so that the client gets to see it."""
         context = self._context
         failed(context, self._leg, self._target, error)
+        if context.trail is not None:
+            context.trail.broke_off(self.connection, error.reason)
         told = ApiError(
             502,
             f"{self._leg} on {self._target.instance.name} broke off: {error}",

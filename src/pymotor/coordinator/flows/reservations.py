@@ -8,7 +8,8 @@ Choice and charge are one act: between them nobody else may be given the same id
 | decode | | the answer expected | the prompt's and the answer's so far |
 | union, or half a pair | the prompt's tokens, until the first content | the answer expected | as decode |
 
-The answer expected is `max_tokens` where that is small; nobody reaches a large one.
+The answer expected is `max_tokens` where that is small; nobody reaches a large one. Where it is known that an endpoint
+holds the beginning of the prompt, only the rest of it is work there.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ _NOBODY: frozenset[str] = frozenset()
 def reserve_prefill(context: Context, group: Group) -> Reservation:
     """The prompt's work and, until decode has it, its KV cache."""
     tokens = context.view.prompt_tokens
-    return Reservation(_choose(context, group), tokens, tokens)
+    target = _choose(context, group)
+    choice = context.choice
+    return Reservation(target, tokens if choice is None else choice.work(target), tokens)
 
 
 def reserve_decode(context: Context, group: Group) -> Reservation:
     """The prompt's KV cache and the answer's, which grows; of decode's KV cache so much is promised."""
     view = context.view
     room = context.services.admission.room
-    target = _choose(context, group, room.without_kv(group, view) if view.media else _NOBODY)
+    needs_room = view.media or context.choice is not None
+    target = _choose(context, group, room.without_kv(group, view) if needs_room else _NOBODY)
     promise, spare = room.promise(target, view)
     reservation = Reservation(
         target,
@@ -60,7 +64,9 @@ def reserve_whole(context: Context, group: Group) -> Reservation:
     """Prompt and answer at one endpoint: union, or what is left of a pair."""
     tokens = context.view.prompt_tokens
     target = _choose(context, group)
-    reservation = Reservation(target, tokens, tokens, answer_tokens=_expected_answer(context))
+    choice = context.choice
+    work = tokens if choice is None else choice.work(target)
+    reservation = Reservation(target, work, tokens, answer_tokens=_expected_answer(context))
     context.answering = reservation
     return reservation
 
@@ -71,7 +77,12 @@ def _choose(context: Context, group: Group, without_room: frozenset[str] = _NOBO
         # The least loaded may have many small requests.
         without_room |= services.admission.room.full(group)
     failed = context.failed
-    return services.choose(group, to_avoid(group, failed, without_room) if failed else without_room)
+    avoid = to_avoid(group, failed, without_room) if failed else without_room
+    choice = context.choice
+    target = services.choose(group, avoid) if choice is None else services.choose_by(choice, group, avoid)
+    if context.trail is not None:
+        context.trail.chose(services.ledger, group, target, avoid)
+    return target
 
 
 def to_avoid(group: Group, failed: Sequence[str], without_room: frozenset[str]) -> frozenset[str]:

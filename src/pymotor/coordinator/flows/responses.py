@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.settings import CorsSettings
 
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _REQUEST_ID_LIMIT = 256
 _LEGS_TOLD = 32
 """At each end."""
@@ -18,7 +18,7 @@ JSON = b"application/json"
 
 def status_line(status: int) -> bytes:
     """The first line of a response."""
-    return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, "Unknown").encode())
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status
 
 
 class ResponseHeads:

@@ -16,7 +16,7 @@ from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid
 from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import encode_media
-from pymotor.coordinator.flows.last_leg import answer, to_bytes
+from pymotor.coordinator.flows.last_leg import answer, note_answer, to_bytes
 from pymotor.coordinator.flows.legs import LegFailed
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.flows.several_parts import Part
@@ -84,6 +84,7 @@ async def several(context: Context, pair: Pair, routes: Callable[[], Routes]) ->
         return
     bodies = await together(context.services.loop, [run_way(context.for_part(part), pair, to_bytes) for part in parts])
     merged = msgspec.json.encode(merge(view, bodies))
+    note_answer(context, merged)
     context.note_commit()
     context.status = 200
     heads = context.services.heads

@@ -6,7 +6,6 @@ is, while the others go on. One that breaks off later is asked for again if it c
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from time import monotonic
 
@@ -18,7 +17,7 @@ from pymotor.coordinator.flows.last_leg import patience
 from pymotor.coordinator.flows.legs import Buffers, LegFailed, exchange, leg_succeeded, refused
 from pymotor.coordinator.flows.several_receiver import PartReceiver
 from pymotor.coordinator.flows.several_stream import MergedStream
-from pymotor.coordinator.flows.trying_again import pause_before_try
+from pymotor.coordinator.flows.trying_again import pause_before_try, rest
 from pymotor.coordinator.flows.ways import choose_way, run_way
 from pymotor.coordinator.recovery.carrying_on import is_deterministic
 from pymotor.coordinator.recovery.pauses import pause_before
@@ -36,7 +35,7 @@ class Part:
     ) -> None:
         """`context` is the whole request's, `view` and `position` are the part's; `routes` are asked for at each
         further try, since the fleet may have changed."""
-        settings = context.services.settings
+        settings = context.settings
         self._context = context
         self._merged = merged
         self._view = view
@@ -78,7 +77,7 @@ class Part:
             context.spare(*piece.failed, failure.target.endpoint_id)
             self._begun = self._begun or piece.committed
             if merged.is_whole(self._position):
-                context.services.instruments.carried_on.child("completed").value += 1
+                context.services.instruments.carried_on.child("completed").add()
                 return True
             if failure.clients_fault or not merged.begun:
                 raise
@@ -102,21 +101,21 @@ class Part:
     async def _pause_before_asking_again(self, failure: LegFailed) -> None:
         """The part broke off after content. Raises `failure` when it cannot be asked for again."""
         services = self._context.services
-        settings = services.settings
+        settings = self._context.settings
         outcomes = services.instruments.carried_on
         if self._kept is not None:
             self._kept.rewind()
         if self._kept is None or self._kept.impossible:
-            outcomes.child("impossible").value += 1
+            outcomes.child("impossible").add()
             raise failure
         pause = pause_before(settings.retry_delay, self._asked_again)
         if self._asked_again >= settings.recompute_max_retry or monotonic() + pause >= self._context.whole_by:
-            outcomes.child("given_up").value += 1
+            outcomes.child("given_up").add()
             raise failure
         if self._asked_again:
-            await asyncio.sleep(pause)
+            await rest(self._context, pause)
         self._asked_again += 1
-        outcomes.child("carried_on").value += 1
+        outcomes.child("carried_on").add()
 
 
 class PartStream:

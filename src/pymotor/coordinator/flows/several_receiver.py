@@ -184,6 +184,7 @@ class PartReceiver:
             context.answering.worked()
             self._ungrown = 1
         content_came(context, self._target, self.connection)
+        context.note_handoff(self._target)
         context.note_leg(self._leg, self._target, monotonic() - self._since)
         merged.write(events)
         merged.reads(self._position, self)

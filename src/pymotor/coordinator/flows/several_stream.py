@@ -74,6 +74,7 @@ class MergedStream:
             choice["index"] = msgspec.Raw(b"%d" % position)
             if bytes(choice.get("finish_reason", _NULL)) != b"null":
                 self._finished.add(position)
+        self._context.events += 1
         fields.update(self._shared)
         fields["choices"] = msgspec.Raw(_encode(choices))
         return b"data: " + _encode(fields) + b"\n\n"

@@ -9,11 +9,12 @@ import asyncio
 from time import monotonic
 
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.legs import failed, refused
+from pymotor.coordinator.flows.legs import begin_step, failed, followed, refused
 from pymotor.coordinator.flows.relay import Relay
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.http.exchange import EngineStreamError, StaleConnection, UpstreamError
 from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.coordinator.trail import Step
 
 _LEG = "stored"
 
@@ -24,8 +25,14 @@ async def ask_holder(context: Context, target: Target, method: bytes, path: byte
     `path` has the query too. Raises `LegFailed` for a refusal that the client is to see, `ApiError` for a failure.
     """
     reservation = Reservation(target, 0)
+    leg_id = context.services.ids.next()
+    trail = context.trail
     try:
-        relay = await _exchange(context, target, method, path)
+        if trail is None:
+            relay = await _exchange(context, target, method, path, leg_id, b"", None)
+        else:
+            step, lines = begin_step(context, trail, _LEG, target, leg_id)
+            relay = await followed(trail, step, _exchange(context, target, method, path, leg_id, lines, step))
     finally:
         reservation.end()
     if relay.body is None:
@@ -40,14 +47,16 @@ async def ask_holder(context: Context, target: Target, method: bytes, path: byte
     context.client.respond(head, body)
 
 
-async def _exchange(context: Context, target: Target, method: bytes, path: bytes) -> Relay:
-    settings = context.services.settings
+async def _exchange(
+    context: Context, target: Target, method: bytes, path: bytes, leg_id: bytes, lines: bytes, step: Step | None
+) -> Relay:
+    settings = context.settings
     head = b"%b %b HTTP/1.1\r\nHost: %b\r\nX-Request-Id: %b\r\n%bContent-Length: 0\r\n\r\n" % (
         method,
         path,
         target.host_header,
-        context.services.ids.next(),
-        context.forwarded,
+        leg_id,
+        context.forwarded + lines,
     )
     connection = target.pool.take_idle()
     while True:
@@ -64,6 +73,9 @@ async def _exchange(context: Context, target: Target, method: bytes, path: bytes
                 whole_by=context.whole_by,
             )
             relay.connection = connection
+            if step is not None:
+                step.sent = monotonic()
+                step.connection = connection
             await relay.done
         except StaleConnection as error:
             if not reused:
@@ -79,3 +91,6 @@ async def _exchange(context: Context, target: Target, method: bytes, path: bytes
             raise
         else:
             return relay
+        finally:
+            if step is not None:
+                step.status = relay.status

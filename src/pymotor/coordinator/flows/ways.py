@@ -13,6 +13,9 @@ and a new engine version stand beside each other, and a request stays within one
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from pymotor.coordinator.api.errors import ServiceUnavailable
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.flows.callback import LARGEST_BATCH, callback
@@ -31,25 +34,35 @@ def choose_way(context: Context, routes: Routes) -> Pair | Single:
     pairs, singles = routes.pairs, routes.singles
     if pairs and singles:
         view = context.view
-        short = view.prompt_tokens < context.services.settings.prefill_threshold
+        short = view.prompt_tokens < context.settings.prefill_threshold
         if short or view.n > 1:
             pairs = ()
     if context.without_decode:
         pairs = ()
     if pairs:
-        return pairs[0] if len(pairs) == 1 else _least_loaded_pair(context, pairs)
+        return pairs[0] if len(pairs) == 1 else _best_pair(context, pairs)
     if singles:
-        return singles[0] if len(singles) == 1 else _least_loaded_single(context, singles)
+        return singles[0] if len(singles) == 1 else _best_single(context, singles)
     if routes.leftovers:
-        return _least_loaded_single(context, routes.leftovers)
+        return _best_single(context, routes.leftovers)
     raise ServiceUnavailable("no engine can take the request now")
 
 
-def _least_loaded_pair(context: Context, pairs: tuple[Pair, ...]) -> Pair:
+def _best_pair(context: Context, pairs: tuple[Pair, ...]) -> Pair:
+    """By the request's own policy among those whose decode endpoints have not all failed it, else by load."""
+    if context.choice is not None:
+        able = [pair for pair in pairs if not _spent(context, pair.decodes)[0]]
+        found = context.choice.best_group([pair.prefills for pair in able], context.spared())
+        if found is not None:
+            return able[found]
     return min(pairs, key=lambda pair: (_spent(context, pair.decodes)[0], _spent(context, pair.prefills)))
 
 
-def _least_loaded_single(context: Context, singles: tuple[Single, ...]) -> Single:
+def _best_single(context: Context, singles: tuple[Single, ...]) -> Single:
+    if context.choice is not None:
+        found = context.choice.best_group([single.targets for single in singles], context.spared())
+        if found is not None:
+            return singles[found]
     return min(singles, key=lambda single: _spent(context, single.targets))
 
 
@@ -59,15 +72,16 @@ def _spent(context: Context, group: Group) -> tuple[bool, int]:
     return target.endpoint_id in context.avoid, context.services.ledger.load(target.row)
 
 
-async def run_way(context: Context, way: Pair | Single, finish: Finish[Result]) -> Result:
-    """One answer to one prompt by the flow that fits; `finish` runs the last leg. Raises `LegFailed`, `ApiError`."""
+def run_way(context: Context, way: Pair | Single, finish: Finish[Result]) -> Coroutine[Any, Any, Result]:
+    """One answer to one prompt by the flow that fits; `finish` runs the last leg. What it returns raises `LegFailed`,
+    `ApiError`."""
     if isinstance(way, Single):
-        return await hybrid(context, way, finish)
+        return hybrid(context, way, finish)
     if way.dialect is KVDialect.CALLBACK:
-        return await callback(context, way, finish)
+        return callback(context, way, finish)
     if way.dialect is KVDialect.PAIRED:
-        return await paired(context, way, finish)
-    return await pull(context, way, finish)
+        return paired(context, way, finish)
+    return pull(context, way, finish)
 
 
 def is_several(view: RequestView, way: Pair | Single) -> bool:

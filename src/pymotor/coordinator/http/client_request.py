@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from pymotor.coordinator.http.known_heads import KnownHeads
+
+if TYPE_CHECKING:
+    from pymotor.coordinator.keys.api_key import ApiKey
+
+ONCE = frozenset((b"host", b"transfer-encoding", b"authorization", b"x-api-key"))
+"""Headers that a request may have once: what others read in a second one would differ from what is read here."""
+
 
 class ClientRequest:
     """One request of a client, whole."""
 
-    __slots__ = ("body", "headers", "http_11", "keep_alive", "method", "path", "query", "received_at")
+    __slots__ = (
+        "began_at",
+        "body",
+        "charge",
+        "headers",
+        "http_11",
+        "keep_alive",
+        "key",
+        "method",
+        "path",
+        "query",
+        "received_at",
+    )
+
+    key: ApiKey | None
+    """Who it is from. This and the next are set, and read, only where there is a `Guard`."""
+    charge: int
+    """Tokens it was charged with against the limits."""
 
     def __init__(self) -> None:
         self.method = b""
@@ -17,6 +44,8 @@ class ClientRequest:
         self.body = b""
         self.keep_alive = True
         self.http_11 = True
+        self.began_at = 0.0
+        """When its first bytes were read; 0.0: all of it came at once."""
         self.received_at = 0.0
 
 
@@ -41,7 +70,7 @@ class Arriving:
 class Limits:
     """What a client may do, and all together; times in seconds, sizes in bytes."""
 
-    __slots__ = ("arriving", "body_bytes", "body_idle", "head_bytes", "head_time")
+    __slots__ = ("arriving", "body_bytes", "body_idle", "closing", "head_bytes", "head_time", "heads", "once")
 
     def __init__(
         self,
@@ -51,9 +80,28 @@ class Limits:
         head_time: float,
         body_idle: float,
         arriving_bytes: int = 2 * 1024 * 1024 * 1024,
+        once: frozenset[bytes] = frozenset(),
     ) -> None:
-        self.head_bytes = head_bytes
-        self.body_bytes = body_bytes
+        """`once`: names, in lower case, of headers that must not be repeated, beside `ONCE`."""
+        self.once = ONCE | once
         self.arriving = Arriving(arriving_bytes)
+        self.closing = False
+        """Whether the server ends: each answer is the last on its connection, and says so."""
+        self.heads = KnownHeads()
+        """Of requests that kept to all this."""
+        self.use(
+            head_bytes=head_bytes,
+            body_bytes=body_bytes,
+            head_time=head_time,
+            body_idle=body_idle,
+            arriving_bytes=arriving_bytes,
+        )
+
+    def use(self, *, head_bytes: int, body_bytes: int, head_time: float, body_idle: float, arriving_bytes: int) -> None:
+        """These hold from now on, on open connections too."""
+        self.head_bytes = head_bytes
+        self.heads.use(body_bytes)
+        self.body_bytes = body_bytes
+        self.arriving.limit = arriving_bytes
         self.head_time = head_time
         self.body_idle = body_idle

@@ -19,6 +19,17 @@ class ConnectFailed(UpstreamError):
     reason = "connect"
 
 
+class HandshakeFailed(ConnectFailed):
+    """The certificate of one side does not satisfy the other, or the engine speaks no TLS. It has not seen the
+    request."""
+
+    reason = "tls"
+
+
+NO_CONNECTION = frozenset((ConnectFailed.reason, HandshakeFailed.reason))
+"""Reasons for which the engine has not seen the request."""
+
+
 class StaleConnection(UpstreamError):
     """A kept-alive connection was closed before a byte of the reply came."""
 

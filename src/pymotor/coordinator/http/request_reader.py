@@ -14,13 +14,15 @@ import httptools
 
 from pymotor.coordinator.http.client_request import ClientRequest, Limits, Refused
 from pymotor.coordinator.http.head_checks import check_old, origin_form
+from pymotor.coordinator.http.known_heads import KnownHead
 
 logger = logging.getLogger(__name__)
 
 _PIECES_KEPT = 1024
+_UNKNOWN_HEADS = 8
+"""In a row, after which a connection's heads are not looked up any more: its client puts something new into each."""
 _OFFER_FIELDS = frozenset((b"upgrade", b"http2-settings"))
 _OFFER_OPTIONS = frozenset((b"upgrade", b"http2-settings"))
-_ONCE = frozenset((b"host", b"transfer-encoding"))
 
 
 class Reading(Protocol):
@@ -47,6 +49,7 @@ class RequestReader:
         "_ended",
         "_head_done",
         "_head_size",
+        "_heads",
         "_joined",
         "_limits",
         "_outside",
@@ -55,6 +58,7 @@ class RequestReader:
         "_reading",
         "_repeated",
         "_request",
+        "_unknown",
         "_upgrading",
         "_url",
         "deadline",
@@ -64,6 +68,8 @@ class RequestReader:
 
     def __init__(self, limits: Limits, reading: Reading) -> None:
         self._limits = limits
+        self._heads = limits.heads
+        self._unknown = 0
         self._reading: Reading | None = reading
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._request = ClientRequest()
@@ -92,6 +98,12 @@ class RequestReader:
         if self._over or self._parser is None:
             return
         self._ended = False
+        fresh = self._unknown < _UNKNOWN_HEADS and not self.pending and self._request.keep_alive
+        if fresh:
+            known = self._heads.request_in(data)
+            if known is not None:
+                self._take(known[0], known[1])
+                return
         offered_at = -1
         try:
             self._parser.feed_data(data)
@@ -103,6 +115,22 @@ class RequestReader:
             self._pass_over_upgrades(memoryview(data)[offered_at:])
         if self.pending:
             self._unfinished(len(data))
+        elif fresh and self._ended:
+            self._unknown += 1
+            self._heads.learn(data, self._request)
+
+    def _take(self, head: KnownHead, body: bytes) -> None:
+        """A whole request whose head is known."""
+        self._unknown = 0
+        request = self._request = ClientRequest()
+        request.method, request.path, request.query, request.headers = head
+        request.body = body
+        request.received_at = monotonic()
+        assert self._reading is not None
+        try:
+            self._reading.on_request(request)
+        except Refused as error:
+            self.refuse(error)
 
     def refuse(self, error: Refused) -> None:
         """Read no more."""
@@ -116,6 +144,11 @@ class RequestReader:
         self._body = []
         self._limits.arriving.held -= self._arriving
         self._arriving = 0
+
+    @property
+    def latest(self) -> ClientRequest:
+        """The request that was begun last."""
+        return self._request
 
     def wait_on(self) -> None:
         """The time for the request that has begun starts anew: nobody waited for it until now."""
@@ -156,7 +189,7 @@ class RequestReader:
             self._check_head_size()
             return
         if name in headers:
-            if name in _ONCE:
+            if name in self._limits.once:
                 self._repeated = name
             elif name == b"connection":
                 value = headers[name] + b", " + value
@@ -233,6 +266,8 @@ class RequestReader:
 
     def _unfinished(self, size: int) -> None:
         """A read of `size` bytes has left a request unfinished: limits on its time and on what is no body."""
+        if not self._request.began_at:
+            self._request.began_at = monotonic()
         if self._head_done and self._body_size > self._body_seen:
             self._body_seen = self._body_size
             self.deadline = monotonic() + self._limits.body_idle

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import struct
+import termios
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, Protocol
@@ -163,6 +165,8 @@ class ClientConnection(asyncio.Protocol):
     # -- requests and responses
 
     def _start(self, request: ClientRequest) -> None:
+        if self._limits.closing and not self._queue:
+            request.keep_alive = False
         task = self._loop.create_task(self._handle(request))
         self._task = task
 
@@ -261,9 +265,22 @@ class ClientConnection(asyncio.Protocol):
         before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
         return self._unsent != before
 
+    def close_after_this(self) -> None:
+        """Have the answer to the request in hand be the last, and say so as long as its head is not out; without effect
+        where another request has come already."""
+        if self._task is not None and not self._queue and not self._reader.pending:
+            self._reader.latest.keep_alive = False
+
     def close_when_idle(self) -> bool:
-        """Close unless a request is in hand; returns whether it is closed. For a server that drains."""
-        if self._task is None:
+        """Close unless a request is in hand or on its way; returns whether it is closed. For a server that drains."""
+        if self._task is None and not self._unread():
             self.transport.close()
             return True
         return False
+
+    def _unread(self) -> bool:
+        """Whether the client has sent what was not read yet."""
+        connected = self.transport.get_extra_info("socket")
+        if connected is None or connected.fileno() < 0:
+            return False
+        return any(fcntl.ioctl(connected.fileno(), termios.FIONREAD, bytes(4)))

@@ -7,6 +7,7 @@ on the wire.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -255,6 +256,18 @@ class UpstreamConnection(asyncio.Protocol):
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
+    def _unwelcome(self, exc: Exception | None) -> bool:
+        """Whether the engine's side of the TLS handshake was never over. In TLS 1.3 ours is over first: that our
+        certificate is refused is heard later, from an alert or, from asyncio's servers, by an end without a word. What
+        an engine sends first after a good handshake are tickets (RFC 8446, section 4.6.1)."""
+        if isinstance(exc, ssl.SSLError):
+            return True
+        layer: ssl.SSLObject | None = self.transport.get_extra_info("ssl_object")
+        if layer is None:
+            return False
+        session = layer.session
+        return session is None or not session.has_ticket
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self._pool.forget(self)
@@ -268,6 +281,8 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.on_complete()
         elif untouched and self.reused:
             receiver.on_failed(StaleConnection("a kept-alive connection was closed"))
+        elif untouched and self._unwelcome(exc):
+            receiver.on_failed(self._pool.refused_by_engine(exc))
         else:
             receiver.on_failed(
                 ConnectionBroken(f"connection closed before the reply was whole ({exc or 'end of file'})")

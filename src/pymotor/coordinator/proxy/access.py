@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 
+from pymotor.control_plane.nearness import on_this_machine
 from pymotor.coordinator.control import OperatorRequest
 
 TOKEN_VARIABLE = "PYMOTOR_PROXY_TOKEN"  # noqa: S105 - the variable's name
@@ -48,6 +48,12 @@ class Access:
             raise AccessError("the token must be printable ASCII without spaces")
         return cls(token)
 
+    def accepts(self, authorization: str | None) -> bool:
+        """Whether the value of an `Authorization` header shows the token; never where there is none."""
+        scheme, _, shown = (authorization or "").partition(" ")
+        right = hmac.compare_digest(shown.strip().encode("latin-1", "replace"), self._token)
+        return bool(self._token) and right and scheme.lower() == "bearer"
+
     def check(self, request: OperatorRequest) -> None:
         """Raise `Refused` unless the client may."""
         if not self._token:
@@ -58,19 +64,11 @@ class Access:
                     f" with {TOKEN_VARIABLE} or --token-file and send 'Authorization: Bearer TOKEN'",
                 )
             return
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(shown.strip().encode("latin-1"), self._token)
-        if not right or scheme.lower() != "bearer":
+        if not self.accepts(request.headers.get("authorization")):
             raise Refused(401, "this path needs 'Authorization: Bearer TOKEN' with the proxy's token")
 
 
 def _is_near(request: OperatorRequest) -> bool:
     if any(name in request.headers for name in _FROM_ELSEWHERE):
         return False
-    try:
-        peer = ipaddress.ip_address(request.peer)
-    except ValueError:
-        return False
-    mapped = getattr(peer, "ipv4_mapped", None)
-    # From its own address to itself, as with --host 192.0.2.1, is the same machine too.
-    return request.peer == request.reached_at or bool((mapped or peer).is_loopback)
+    return on_this_machine(request.peer, request.reached_at)

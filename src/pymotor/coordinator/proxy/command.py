@@ -6,12 +6,15 @@ import argparse
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
+import msgspec
+
+from pymotor.control_plane.foreground import announce_url, failed
+from pymotor.control_plane.ports import PortError
 from pymotor.coordinator.pairing import is_loopback, is_wildcard
-from pymotor.coordinator.ports import PortError
 from pymotor.coordinator.proxy import flags
 from pymotor.coordinator.proxy.access import Access, AccessError
 from pymotor.coordinator.proxy.addresses import Address, AddressError, host_from
@@ -27,7 +30,8 @@ from pymotor.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 
-WORKER_MODULE = "pymotor.coordinator.worker"
+_PROGRAM = "proxy"
+WORKER_MODULE = "pymotor.coordinator.worker_control"
 ENGINE_KEY = "OPENAI_API_KEY"
 """The environment variable with the engines' `--api-key`, as the originals have it."""
 
@@ -85,8 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         asyncio.run(_serve(plan, os.environ.get(ENGINE_KEY, ""), arguments.allowed_local_media_path))
     except (PortError, WorkerStartError) as error:
-        print(f"pymotor proxy: {error}", file=sys.stderr)
-        return 1
+        return failed(_PROGRAM, str(error))
     return 0
 
 
@@ -101,7 +104,7 @@ async def _serve(plan: Plan, key: str, media_path: str) -> None:
         return _unreached(callback_host, [address]) if calls else ""
 
     fleet = StaticFleet(plan.listed, plan.handoffs, plan.care, key=key, media_path=media_path)
-    await supervise(plan.options, fleet, _announce, Operations(fleet, plan.access, key, obstacle))
+    await supervise(plan.options, fleet, partial(announce_url, _PROGRAM), Operations(fleet, plan.access, key, obstacle))
 
 
 def plan_from(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
@@ -111,12 +114,13 @@ def plan_from(arguments: argparse.Namespace, environment: Mapping[str, str]) -> 
     if own is not None:
         raise UsageError(f"{own} is where the proxy itself listens: give it another --port, or the engine its own")
     handoffs = handoffs_from(arguments, listed)
+    access = Access.load(environment, arguments.token_file)
     return Plan(
         listed,
         handoffs,
         Care(arguments.health_interval, arguments.waiting_retry_interval, arguments.max_waiting_retries),
-        options_from(arguments, listed, handoffs, environment),
-        Access.load(environment, arguments.token_file),
+        msgspec.structs.replace(options_from(arguments, listed, handoffs, environment), door_token=access),
+        access,
     )
 
 
@@ -217,10 +221,3 @@ def _unreached(callback_host: str, decodes: Sequence[Address]) -> str:
         f"decode engines call the proxy back, and from {remote} nobody reaches {callback_host}: start the proxy with"
         " --host or, where that is 0.0.0.0, --advertise-address with an address of this machine that they reach"
     )
-
-
-def _announce(url: str) -> None:
-    try:
-        print(f"pymotor proxy ready on {url}", flush=True)
-    except OSError as error:
-        logger.warning("standard output is closed, so nobody was told that %s is ready: %s", url, error)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from pymotor.control_plane.arguments import at_least_one, seconds, some_seconds
 from pymotor.coordinator.proxy.addresses import Address, AddressError, address_from_url, host_from, port_from
 from pymotor.coordinator.proxy.handoffs import WORDS
 from pymotor.fleet import ECDialect, Role
@@ -125,11 +126,11 @@ def _configure_listening(parser: argparse.ArgumentParser) -> None:
 def _configure_care(parser: argparse.ArgumentParser) -> None:
     care = parser.add_argument_group("how it works")
     care.add_argument(
-        "--max-retries", type=_at_least_one, default=3, metavar="N", help="tries of each leg (default: %(default)s)"
+        "--max-retries", type=at_least_one, default=3, metavar="N", help="tries of each leg (default: %(default)s)"
     )
     care.add_argument(
         "--retry-delay",
-        type=_seconds,
+        type=seconds,
         default=0.001,
         metavar="SECONDS",
         help="before the second try, doubled each time (default: %(default)s)",
@@ -140,21 +141,21 @@ def _configure_care(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     care.add_argument(
         "--max-waiting-retries",
-        type=_at_least_one,
+        type=at_least_one,
         default=3,
         metavar="N",
         help="looks at an engine that was added before it is given up (default: %(default)s)",
     )
     care.add_argument(
         "--waiting-retry-interval",
-        type=_some_seconds,
+        type=some_seconds,
         default=10.0,
         metavar="SECONDS",
         help="between two of these looks (default: %(default)g)",
     )
     care.add_argument(
         "--health-interval",
-        type=_some_seconds,
+        type=some_seconds,
         default=5.0,
         metavar="SECONDS",
         help="between two looks at an engine's /health (default: %(default)g)",
@@ -169,7 +170,7 @@ def _configure_care(parser: argparse.ArgumentParser) -> None:
     care.add_argument("--log-level", type=str.upper, choices=LOG_LEVELS, default="INFO", help="least level of the log")
     care.add_argument(
         "--grace",
-        type=_some_seconds,
+        type=some_seconds,
         default=20.0,
         metavar="SECONDS",
         help="time that running requests have when it is to end (default: %(default)g)",
@@ -260,28 +261,7 @@ def _not_negative(text: str) -> int:
 
 
 def _workers(text: str) -> int:
-    number = _at_least_one(text)
+    number = at_least_one(text)
     if number > _MOST_WORKERS:
         raise argparse.ArgumentTypeError(f"{number} processes are more than {_MOST_WORKERS}")
     return number
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no length of time in seconds")
-    return seconds
-
-
-def _some_seconds(text: str) -> float:
-    seconds = _seconds(text)
-    if not seconds:
-        raise argparse.ArgumentTypeError("it must be more than 0 seconds")
-    return seconds

@@ -8,6 +8,7 @@ from typing import Annotated
 import httpx
 import msgspec
 
+from pymotor.control_plane.bounded_reading import UnboundedError, read_bounded
 from pymotor.coordinator.api.errors import UNREADABLE
 
 SECONDS = 5.0
@@ -84,12 +85,9 @@ async def ask_models(asking: httpx.AsyncClient, url: str) -> Served:
 async def _get(asking: httpx.AsyncClient, url: str) -> httpx.Response:
     try:
         async with asking.stream("GET", url) as reply:
-            content = bytearray()
-            async for piece in reply.aiter_raw():
-                content += piece
-                if len(content) > _LONGEST_BYTES:
-                    raise EngineUnwell(f"{url} answers with more than {_LONGEST_BYTES} bytes")
-            return httpx.Response(reply.status_code, content=bytes(content))
+            return httpx.Response(reply.status_code, content=await read_bounded(reply.aiter_raw(), _LONGEST_BYTES))
+    except UnboundedError as error:
+        raise EngineUnwell(f"{url} answers with {error}") from error
     except httpx.TimeoutException as error:
         raise EngineSilent(f"it did not answer within {SECONDS:g} s") from error
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from urllib.parse import parse_qs
 
 import msgspec
 
 from pymotor.coordinator.admin import Overview
 from pymotor.coordinator.api.errors import UNREADABLE
 from pymotor.coordinator.control import OperatorReply, OperatorRequest
+from pymotor.coordinator.metric_views import View
 from pymotor.coordinator.proxy.access import Access, Refused
 from pymotor.coordinator.proxy.addresses import Address, AddressError, address_from
 from pymotor.coordinator.proxy.broadcast import Broadcast, failed
@@ -130,8 +132,13 @@ class Operations:
     async def _instances(self, _request: OperatorRequest) -> OperatorReply:
         return OperatorReply(body=self._overview.fleet().model_dump_json().encode())
 
-    async def _metrics(self, _request: OperatorRequest) -> OperatorReply:
-        text = await self._overview.metrics()
+    async def _metrics(self, request: OperatorRequest) -> OperatorReply:
+        asked = parse_qs(request.query).get("type")
+        try:
+            view = View(asked[0]) if asked else None
+        except ValueError as error:
+            raise _Wrong(400, f"no such view; type is one of {', '.join(View)}") from error
+        text = await self._overview.metrics(view)
         return OperatorReply(body=text.encode(), content_type=_METRICS_TYPE)
 
     # -- engines come and go

@@ -238,6 +238,12 @@ class AnswerSoFar:
         text = bytes(self._ids if all_of_them else self._ids[: self._sure])
         return [int(one) for one in text.replace(b"]", b",").split(b",") if one.strip()]
 
+    @property
+    def generated(self) -> int:
+        """How many tokens have come."""
+        # Lists of numbers without their opening brackets: each number ends in a comma or a bracket.
+        return self._ids.count(b",") + self._ids.count(b"]")
+
     def rewind(self) -> None:
         """Forget the tokens that will be generated again, and how the last stream ended."""
         del self._ids[self._sure :]

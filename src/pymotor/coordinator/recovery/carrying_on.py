@@ -154,6 +154,13 @@ def wants_usage(view: RequestView) -> bool:
     return options is not None and bool(options.include_usage)
 
 
+def usage_comes_last(view: RequestView) -> bool:
+    """Whether the usage comes in a last event, and in no other."""
+    raw = view.fields.get("stream_options")
+    options = _stream_options(raw) if raw is not None else None
+    return options is not None and bool(options.include_usage) and not options.continuous_usage_stats
+
+
 def request_for_the_rest(view: RequestView, so_far: AnswerSoFar, max_model_len: int | None) -> RequestView | None:
     """The request for what is missing of the answer to `view`; None where it cannot be known how much that is.
 

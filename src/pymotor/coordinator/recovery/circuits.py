@@ -84,6 +84,12 @@ class Circuits:
         self.tripped: dict[str, _Circuit] = {}
         """Those of them that are not closed."""
 
+    def use(self, failures: int, pause: float, longest_pause: float) -> None:
+        """These limits hold from now on; what is open stays so until its probe."""
+        self._failures = failures
+        self._pause = pause
+        self._longest = longest_pause
+
     def failed(self, target: Target, now: float) -> None:
         """A leg to `target` failed in a way that says something about the engine; `now` is `monotonic()`."""
         if not self._failures:

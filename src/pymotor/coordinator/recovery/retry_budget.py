@@ -29,6 +29,11 @@ class RetryBudget:
         self.requests = 0
         """How many requests there were; whoever begins one adds it here."""
 
+    def use(self, ratio: float, floor: float) -> None:
+        """These limits hold from now on, for the same window."""
+        self._ratio = ratio
+        self._floor = floor * WINDOW_SECONDS
+
     def take(self, now: float) -> bool:
         """Whether one more try may be made at `now`; if so it is counted."""
         kept = math.exp((self._since - now) / WINDOW_SECONDS)

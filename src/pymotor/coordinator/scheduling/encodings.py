@@ -99,6 +99,14 @@ class Encodings:
         self._changes = 0
         self._stores: dict[str, frozenset[object]] = {}
 
+    def use(self, *, reuse_seconds: float, reuse_bytes: int) -> None:
+        """These limits hold from now on; what is remembered for longer than they allow is forgotten."""
+        if reuse_seconds < self._reuse_seconds:
+            self.forget(list(self._remembered))
+        self._reuse_seconds = reuse_seconds
+        self._reuse_bytes = reuse_bytes
+        self._keep_within()
+
     # -- items with an encoder
 
     def underway(self, key: ItemKey, part: Part) -> Underway | None:
@@ -163,6 +171,9 @@ class Encodings:
         copied = {name: raw.copy() for name, raw in part.items()}
         self._size += size
         self._remembered[key] = _Remembered(copied, encoding, size, self._loop.time() + self._reuse_seconds)
+        self._keep_within()
+
+    def _keep_within(self) -> None:
         while self._size > self._reuse_bytes:
             self._drop(next(iter(self._remembered)))
 

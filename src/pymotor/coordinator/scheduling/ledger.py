@@ -27,12 +27,15 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 TENTHS_PER_ACTIVE_TOKEN = 10
 TENTHS_PER_HELD_TOKEN = 3
+
+Rows: TypeAlias = npt.NDArray[np.intp] | slice
 
 _CELL_BYTES = 8
 _LOAD, _IN_FLIGHT, _KV, _CAPACITY, _BLOCK, _LINE = range(6)
@@ -97,15 +100,22 @@ class Ledger:
         return self._view[first : first + self._rows]
 
     @staticmethod
-    def allocate(*, columns: int, rows: int) -> int:
-        """Make zeroed shared memory; returns a descriptor that a child process may inherit."""
+    def allocate(*, columns: int, rows: int, behind: int = 0) -> int:
+        """Make zeroed shared memory, with so many bytes more `behind` the ledger, from `end_of` on; returns a
+        descriptor that a child process may inherit."""
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("pymotor-ledger")
         else:
             descriptor, path = tempfile.mkstemp(prefix="pymotor-ledger")
             os.unlink(path)
-        os.ftruncate(descriptor, _size(columns, rows))
+        os.ftruncate(descriptor, Ledger.end_of(columns, rows) + behind)
         return descriptor
+
+    @staticmethod
+    def end_of(columns: int, rows: int) -> int:
+        """Where something else can begin behind the ledger, in bytes."""
+        pages = -(-_size(columns, rows) // mmap.ALLOCATIONGRANULARITY)
+        return pages * mmap.ALLOCATIONGRANULARITY
 
     @property
     def columns(self) -> int:
@@ -206,16 +216,22 @@ class Ledger:
         """This worker's own load and requests at `row`."""
         return self._own_loads[row], self._own_in_flight[row]
 
-    def loads(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+    def loads(self, rows: Rows) -> npt.NDArray[np.int64]:
         """As `load`, for each of `rows`."""
         return self._sums(_LOAD, rows)
 
-    def requests(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+    def requests(self, rows: Rows) -> npt.NDArray[np.int64]:
         """As `in_flight`, for each of `rows`."""
         return self._sums(_IN_FLIGHT, rows)
 
-    def _sums(self, plane: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-        summed: npt.NDArray[np.int64] = self._all[:, plane].take(rows, axis=1).sum(axis=0)
+    def _sums(self, plane: int, rows: Rows) -> npt.NDArray[np.int64]:
+        summed: npt.NDArray[np.int64]
+        if isinstance(rows, slice):
+            summed = self._all[:, plane, rows].sum(axis=0)
+            return summed
+        summed = self._all[0, plane].take(rows)
+        for column in range(1, self._columns + 1):
+            summed += self._all[column, plane].take(rows)
         return summed
 
     # -- what only the supervisor writes

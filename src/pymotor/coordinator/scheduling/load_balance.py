@@ -55,7 +55,7 @@ class LoadBalance:
         return best
 
     def _least_by_array(self, group: Group, start: int) -> int:
-        loads = self._ledger.loads(group.row_array)
+        loads = self._ledger.loads(group.row_index)
         after = start + int(np.argmin(loads[start:]))
         if not start:
             return after

@@ -27,6 +27,10 @@ class Room:
 
     def __init__(self, ledger: Ledger, limits: RequestLimits) -> None:
         self._ledger = ledger
+        self.use(limits)
+
+    def use(self, limits: RequestLimits) -> None:
+        """These limits hold from now on."""
         self._limits: dict[Role, int] = {
             role: limit
             for role, limit in (

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pymotor.coordinator.http.upstream_pool import SharedState, UpstreamPool
-from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, TENTHS_PER_HELD_TOKEN, Ledger
+from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, TENTHS_PER_HELD_TOKEN, Ledger, Rows
 from pymotor.fleet import Endpoint, Instance
 
 
@@ -40,7 +40,8 @@ class Target:
     ) -> None:
         parts = urlsplit(endpoint.url)
         host = parts.hostname or "127.0.0.1"
-        port = parts.port or 80
+        secure = parts.scheme == "https"
+        port = parts.port or (443 if secure else 80)
         self.endpoint_id = endpoint.id
         self.url = endpoint.url
         self.head_starts: dict[bytes, bytes] = {}
@@ -51,7 +52,7 @@ class Target:
         self.generation = generation
         self.retired = False
         """Whether its ledger row belongs to another endpoint by now."""
-        self.pool = UpstreamPool(host, port, shared)
+        self.pool = UpstreamPool(host, port, shared, secure=secure)
         self.host_header = f"[{host}]:{port}".encode() if ":" in host else f"{host}:{port}".encode()
 
 
@@ -152,17 +153,28 @@ class Held:
 class Group:
     """Endpoints that can stand in for each other, in fixed order."""
 
-    __slots__ = ("cursor", "row_array", "rows", "targets")
+    __slots__ = ("_places", "cursor", "row_array", "row_index", "rows", "targets")
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self.targets = tuple(targets)
         self.rows = [target.row for target in targets]
         self.row_array = np.array(self.rows, dtype=np.intp)
+        self.row_index: Rows = self.row_array
+        """The rows for `Ledger.loads`, which is quicker where they follow each other."""
+        if self.rows and self.rows == list(range(self.rows[0], self.rows[0] + len(self.rows))):
+            self.row_index = slice(self.rows[0], self.rows[-1] + 1)
+        self._places: dict[str, int] | None = None
         self.cursor = 0
         """Where the policy goes on, so that equals take turns."""
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def place_of(self, endpoint_id: str) -> int | None:
+        """Where that endpoint is in `targets`, if it is."""
+        if self._places is None:
+            self._places = {target.endpoint_id: place for place, target in enumerate(self.targets)}
+        return self._places.get(endpoint_id)
 
 
 class Policy(Protocol):

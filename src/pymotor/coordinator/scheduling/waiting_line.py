@@ -105,7 +105,7 @@ class WaitingLine:
     def __init__(self, loop: asyncio.AbstractEventLoop, ledger: Ledger, column: int, longest: int) -> None:
         """At most `longest` requests of all workers wait."""
         self._loop = loop
-        self._longest = longest
+        self.longest = longest
         self._own = [ledger.line(column, plane) for plane in (PLAIN, WITH_MEDIA)]
         self._own_cells = ledger.line(column, _CELLS)
         others = [number for number in range(ledger.columns) if number != column]
@@ -130,7 +130,7 @@ class WaitingLine:
     def join(self, lane: Hashable, slot: int, plane: int, key: int, fits: Callable[[], bool], seconds: float) -> Waiter:
         """Wait in `lane` for endpoints known by `slot`, the ledger row of one of them, until `fits()`, at most
         `seconds`. Raises `LineFull`."""
-        if self.waiting() >= self._longest:
+        if self.waiting() >= self.longest:
             raise LineFull
         found = self._lanes.get(lane)
         if found is None:

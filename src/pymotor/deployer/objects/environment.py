@@ -19,6 +19,7 @@ from pymotor.deployer.naming import (
 )
 from pymotor.deployer.options import CONFIG_DIRECTORY, TOKEN_DIRECTORY
 from pymotor.deployer.services_used import conductor_port, uses_pool
+from pymotor.deployer.tls import verbs_environment
 
 Variable = dict[str, Any]
 
@@ -53,6 +54,7 @@ def environment(
             _value("COORDINATOR_INFER_SERVICE", naming.address(COORDINATOR, "infer")),
             _value("COORDINATOR_OBS_SERVICE", naming.address(COORDINATOR, "observability")),
         ]
+    variables += [_value(*one) for one in verbs_environment(user, part, CONFIG_DIRECTORY).items()]
     if uses_pool(user) and part != SINGLE:
         variables.append(_value("KVP_MASTER_SERVICE", naming.address(KV_POOL, "pool")))
     if conductor_port(user) and part != SINGLE:

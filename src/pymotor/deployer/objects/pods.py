@@ -28,6 +28,8 @@ from pymotor.deployer.services_used import replicas_of
 
 _QUIET_SECONDS = 5
 """Until every node has heard that an ending Coordinator gets no new connections."""
+_QUIET_PARTS = (COORDINATOR, SINGLE)
+"""Whom clients reach through a Service. Engines get requests from Coordinators, who hear of their end at once."""
 _SPARE_SECONDS = 30
 """What ending takes after the last request: engines give devices and shared memory back."""
 _EVERYWHERE = "0.0.0.0"
@@ -60,7 +62,7 @@ def pod_template(
         "securityContext": container_security(user, part),
         "volumeMounts": [mount for _, mount in pairs],
     }
-    if part in (COORDINATOR, SINGLE):
+    if part in _QUIET_PARTS:
         container["lifecycle"] = {"preStop": {"exec": {"command": ["sleep", str(_QUIET_SECONDS)]}}}
     spec: dict[str, Any] = {
         "serviceAccountName": account_of(part),
@@ -132,9 +134,9 @@ def _boot_script(options: RenderOptions) -> str:
 
 
 def _grace(part: str, drain: int) -> int:
-    if runs_engines(part):
-        return drain + _SPARE_SECONDS
-    return drain + _QUIET_SECONDS + _SPARE_SECONDS if part == COORDINATOR else _SPARE_SECONDS
+    """What the preStop hook, requests that run and the end itself may take together."""
+    quiet = _QUIET_SECONDS if part in _QUIET_PARTS else 0
+    return quiet + (drain if runs_engines(part) or part == COORDINATOR else 0) + _SPARE_SECONDS
 
 
 def _placement(user: UserConfig, naming: Naming, hardware: Hardware, part: str) -> dict[str, Any]:

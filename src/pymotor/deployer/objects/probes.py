@@ -8,6 +8,8 @@ from pymotor.config import UserConfig
 from pymotor.deployer.naming import CONTROLLER, COORDINATOR, ENGINE_ROLES, KV_POOL, SINGLE
 from pymotor.deployer.services_used import conductor_port
 
+_EXEC_SECONDS = 5
+"""The probe itself gives up before."""
 _START_TRIES = 120
 """At five seconds each: a large image's Python takes its time on a cold disk."""
 
@@ -49,12 +51,13 @@ def container_ports(user: UserConfig, part: str) -> list[dict[str, Any]]:
 def probes(user: UserConfig, part: str) -> dict[str, Any]:
     """The three probes of a container.
 
-    Ready is a Controller that leads, a Coordinator that can serve a model, an engine pod whose servers all are;
-    alive is a process that answers at all, so that no engine is killed for being busy.
+    Ready is a Controller that leads or passes on to the one that does, a Coordinator that can serve a model, an
+    engine pod whose servers all are; alive is a process that answers at all, so that no engine is killed for being
+    busy.
     """
     port = next(iter(ports_of(user, part)))
     if part in (CONTROLLER, COORDINATOR, SINGLE, *ENGINE_ROLES):
-        asked = {name: {"httpGet": _http(user, f"/{name}", port)} for name in ("startup", "readiness", "liveness")}
+        asked = {name: _asked(user, f"/{name}", part, port) for name in ("startup", "readiness", "liveness")}
     else:
         asked = {name: {"tcpSocket": {"port": port}} for name in ("startup", "readiness", "liveness")}
     return {
@@ -64,6 +67,12 @@ def probes(user: UserConfig, part: str) -> dict[str, Any]:
     }
 
 
-def _http(user: UserConfig, path: str, port: str) -> dict[str, Any]:
-    secured = user.motor_deploy_config.tls_config.mgmt_tls_config.enable_tls
-    return {"path": path, "port": port, **({"scheme": "HTTPS"} if secured else {})}
+def _asked(user: UserConfig, path: str, part: str, port: str) -> dict[str, Any]:
+    """kubelet checks no certificate and has none to show: where one is required, the container asks itself."""
+    block = user.motor_deploy_config.tls_config.mgmt_tls_config
+    if not block.enable_tls:
+        return {"httpGet": {"path": path, "port": port}}
+    if block.client_auth != "required":
+        return {"httpGet": {"path": path, "port": port, "scheme": "HTTPS"}}
+    number = str(ports_of(user, part)[port])
+    return {"exec": {"command": ["pymotor", "probe", "--any-name", number, path]}, "timeoutSeconds": _EXEC_SECONDS}

@@ -6,7 +6,7 @@ from typing import Any
 
 from pymotor.config import EnvConfig, UserConfig
 from pymotor.deployer.hardware import Hardware
-from pymotor.deployer.naming import COORDINATOR, ENGINE_ROLES, NUMBER_LABEL, Manifest, Naming
+from pymotor.deployer.naming import CONTROLLER, COORDINATOR, ENGINE_ROLES, NUMBER_LABEL, Manifest, Naming
 from pymotor.deployer.objects.pods import engine_annotations, pod_template
 from pymotor.deployer.objects.security import runs_engines
 from pymotor.deployer.objects.services import role_services
@@ -88,8 +88,8 @@ class Workloads:
 
 
 def _strategy(part: str) -> dict[str, Any]:
-    """Engines have no devices for a second pod beside the first, and there is one leader; only a Coordinator is
-    replaced without a gap."""
-    if part == COORDINATOR:
+    """Engines have no devices for a second pod beside the first. Coordinators and Controllers are replaced without a
+    gap: a Controller that stands by beside the leader is ready too."""
+    if part in (CONTROLLER, COORDINATOR):
         return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
     return {"type": "Recreate"}

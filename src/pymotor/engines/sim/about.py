@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from pymotor.engines.sim.exchange import Exchange
 from pymotor.engines.sim.fields import Fields, invalid
 from pymotor.engines.sim.metrics import EngineMetrics
 from pymotor.engines.sim.prompts import PromptBuilder
+from pymotor.engines.sim.requests import Adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +33,16 @@ class Served:
     prompt_tokens_details: bool
     created: int
     data_parallel_size: int = 1
+    adapters: tuple[Adapter, ...] = ()
+
+    def answers_as(self, adapter: Adapter | None) -> str:
+        """The model that an answer names."""
+        return self.names[0] if adapter is None else adapter.name
 
     def check_model(self, fields: Fields) -> None:
         """Raise `RequestError` with 404 when a request asks for a model that is not served."""
         model = fields.text("model")
-        if model and model not in self.names:
+        if model and model not in self.names and all(model != adapter.name for adapter in self.adapters):
             raise RequestError(
                 f"The model `{model}` does not exist. Valid aliases: {', '.join(self.names)}.",
                 status=404,
@@ -47,11 +54,20 @@ class Served:
 class About:
     """The routes that need no engine step."""
 
-    def __init__(self, served: Served, driver: EngineDriver, prompts: PromptBuilder, metrics: EngineMetrics) -> None:
+    def __init__(
+        self,
+        served: Served,
+        driver: EngineDriver,
+        prompts: PromptBuilder,
+        metrics: EngineMetrics,
+        event_sources: Mapping[str, Any],
+    ) -> None:
+        """`event_sources`: where KV events are sent, by data-parallel rank."""
         self._served = served
         self._driver = driver
         self._prompts = prompts
         self._metrics = metrics
+        self._event_sources = event_sources
 
     async def health(self, exchange: Exchange) -> None:
         """200, or 503 when the core is dead."""
@@ -66,10 +82,14 @@ class About:
         text = self._metrics.render(self._driver.core)
         await exchange.respond(text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
+    async def kv_event_sources(self, exchange: Exchange) -> None:
+        """Where KV events are sent, by data-parallel rank; nothing where none are."""
+        await exchange.respond(msgspec.json.encode(self._event_sources))
+
     async def models(self, exchange: Exchange) -> None:
         """A card for each name."""
         served = self._served
-        cards = [
+        cards: list[dict[str, object]] = [
             {
                 "id": name,
                 "object": "model",
@@ -81,6 +101,19 @@ class About:
                 "permission": [_permission(served.created)],
             }
             for name in served.names
+        ]
+        cards += [
+            {
+                "id": adapter.name,
+                "object": "model",
+                "created": served.created,
+                "owned_by": "vllm",
+                "root": adapter.path,
+                "parent": served.names[0],
+                "max_model_len": None,
+                "permission": [_permission(served.created)],
+            }
+            for adapter in served.adapters
         ]
         await exchange.respond(msgspec.json.encode({"object": "list", "data": cards}))
 

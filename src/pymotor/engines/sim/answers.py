@@ -44,6 +44,7 @@ class Answer:
                         media=prompt.media,
                         kv_transfer_params=params,
                         ec_transfer_params=generation.ec_transfer_params,
+                        scope=generation.scope,
                     )
                 )
         self.unfinished = len(self.choices)

@@ -36,6 +36,7 @@ class Application:
         echo_request_id: bool = False,
     ) -> None:
         self._echo_request_id = echo_request_id
+        self._control = control
         self._api_keys = [key.encode() for key in api_keys]
         self._answering = answering
         self._routes: dict[tuple[str, str], Handler] = {
@@ -45,6 +46,7 @@ class Application:
             ("GET", "/version"): about.version,
             ("GET", "/metrics"): about.metrics,
             ("GET", "/load"): self._load,
+            ("GET", "/kv_event_sources"): about.kv_event_sources,
             ("GET", "/v1/models"): about.models,
             ("POST", "/tokenize"): about.tokenize,
             ("POST", "/detokenize"): about.detokenize,
@@ -56,6 +58,7 @@ class Application:
                 ("POST", "/sim/faults"): control.add_faults,
                 ("DELETE", "/sim/faults"): control.clear_faults,
                 ("GET", "/sim/state"): control.state,
+                ("GET", "/sim/traces"): control.show_traces,
                 ("POST", "/reset_prefix_cache"): control.reset_cache,
                 ("POST", "/start_profile"): control.profile,
                 ("POST", "/stop_profile"): control.profile,
@@ -64,6 +67,8 @@ class Application:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """One request."""
         exchange = Exchange(scope, receive, send, echo_request_id=self._echo_request_id)
+        if self._control is not None:
+            self._control.note_trace(exchange)
         try:
             if not self._authorized(exchange):
                 await exchange.respond(b'{"error":"Unauthorized"}', 401)

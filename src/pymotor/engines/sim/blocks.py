@@ -15,20 +15,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pymotor.engines.sim.cache_events import CacheEvents, Cleared, Removed
 from pymotor.engines.sim.model import Words
 
 
 class BlockPool:
     """Blocks of `block_size` positions, one 64-bit word for each position."""
 
-    def __init__(self, count: int, block_size: int) -> None:
+    def __init__(
+        self, count: int, block_size: int, events: CacheEvents | None = None, *, keeps_content: bool = True
+    ) -> None:
+        """`events`: where to tell what the prefix cache forgets; what it remembers is told by who fills the blocks.
+        Without `keeps_content` nothing can be written or read."""
         self.count = count
         self.block_size = block_size
-        self._content = np.zeros((count, block_size), dtype=np.uint64)
+        self._content = np.zeros((count if keeps_content else 0, block_size), dtype=np.uint64)
         self._references = [0] * count
         self._free: dict[int, None] = dict.fromkeys(range(count))
         self._key: list[bytes | None] = [None] * count
         self._cached: dict[bytes, int] = {}
+        self._events = events
 
     @property
     def free_count(self) -> int:
@@ -39,6 +45,11 @@ class BlockPool:
     def used_count(self) -> int:
         """Blocks somebody refers to."""
         return self.count - len(self._free)
+
+    @property
+    def cached_count(self) -> int:
+        """Blocks that `match` may find."""
+        return len(self._cached)
 
     def allocate(self, number: int) -> list[int] | None:
         """Take `number` blocks, those freed longest ago first, or None when there are not enough."""
@@ -79,22 +90,35 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
+    def has(self, key: bytes) -> bool:
+        """Whether a block is found under `key`."""
+        return key in self._cached
+
     def remember(self, block: int, key: bytes) -> None:
         """Offer a full block to later requests under `key`; the first block of a key stays the one."""
         if self._key[block] is None and key not in self._cached:
             self._key[block] = key
             self._cached[key] = block
 
+    def carries(self, block: int, key: bytes) -> bool:
+        """Whether the block is the one that is found under `key`."""
+        return self._cached.get(key) == block
+
     def forget_all(self) -> None:
         """Empty the prefix cache; contents stay where they are."""
-        for block in list(self._cached.values()):
-            self._forget(block)
+        for block in self._cached.values():
+            self._key[block] = None
+        self._cached.clear()
+        if self._events is not None:
+            self._events.add(Cleared())
 
     def _forget(self, block: int) -> None:
         key = self._key[block]
         if key is not None:
             self._key[block] = None
             del self._cached[key]
+            if self._events is not None:
+                self._events.add(Removed(key))
 
     def write(self, blocks: Sequence[int], first_position: int, states: Words) -> None:
         """Put the KV of consecutive positions where a request with these blocks keeps it."""

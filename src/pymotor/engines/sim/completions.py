@@ -40,7 +40,7 @@ class Completions:
         writer = OpenAIWriter(
             generation,
             identifier,
-            served.names[0],
+            served.answers_as(generation.scope.adapter),
             int(time.time()),
             served.fingerprint,
             served.prompt_tokens_details,

@@ -8,9 +8,11 @@ import numpy as np
 
 from pymotor.engines.sim import model
 from pymotor.engines.sim.blocks import BlockPool
+from pymotor.engines.sim.cache_events import CacheEvents, Stored
 from pymotor.engines.sim.core_types import Announce, Counters, KVStore, StepResult
 from pymotor.engines.sim.embedding_source import EmbeddingSource
 from pymotor.engines.sim.encoder_cache import EncoderCache
+from pymotor.engines.sim.prefix_keys import block_tokens, extend_keys, extra_keys
 from pymotor.engines.sim.requests import Output, Request, Status
 from pymotor.engines.sim.times import Work
 
@@ -26,6 +28,9 @@ class Computing:
         kv_store: KVStore | None,
         counters: Counters,
         announce: Announce,
+        *,
+        prefix_caching: bool,
+        events: CacheEvents | None,
     ) -> None:
         self.pool = pool
         self.encoder_cache = encoder_cache
@@ -33,6 +38,8 @@ class Computing:
         self._embeddings = embeddings
         self._kv_store = kv_store
         self._announce = announce
+        self._prefix_caching = prefix_caching
+        self._events = events
 
     def grow(self, request: Request, positions: int) -> bool:
         missing = -(-positions // self.pool.block_size) - len(request.blocks)
@@ -152,6 +159,24 @@ class Computing:
             self._kv_store.save(request.tokens, identifiers, self.pool.read(request.blocks)[: len(request.tokens)])
 
     def _remember(self, request: Request, start: int, stop: int) -> None:
+        """Offer the blocks that are full up to `stop`; they were up to `start`."""
         size = self.pool.block_size
-        for index in range(start // size, min(stop // size, len(request.keys))):
-            self.pool.remember(request.blocks[index], request.keys[index])
+        first, last = start // size, stop // size
+        if first == last or not self._prefix_caching:
+            return
+        extend_keys(request, last, size)
+        blocks, keys = request.blocks, request.keys
+        while first < last and self.pool.carries(blocks[first], keys[first]):
+            first += 1  # found there, not filled
+        for index in range(first, last):
+            self.pool.remember(blocks[index], keys[index])
+        if self._events is not None and first < last:
+            self._events.add(
+                Stored(
+                    keys=tuple(keys[first:last]),
+                    parent=keys[first - 1] if first else None,
+                    tokens=block_tokens(request, first, last, size),
+                    extra_keys=tuple(extra_keys(request, index, size) for index in range(first, last)),
+                    scope=request.scope,
+                )
+            )

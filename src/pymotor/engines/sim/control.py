@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -13,6 +14,9 @@ from pymotor.engines.sim.exchange import Exchange
 from pymotor.engines.sim.faults import Faults, parse_fault
 from pymotor.engines.sim.fields import Fields
 
+_TRACED = 1000
+"""Requests whose traces are remembered."""
+
 
 class Control:
     """Faults and state of one engine."""
@@ -21,6 +25,22 @@ class Control:
         self._driver = driver
         self._faults = faults
         self._ports = ports
+        self._traced: deque[dict[str, str]] = deque(maxlen=_TRACED)
+
+    def note_trace(self, exchange: Exchange) -> None:
+        """Remember the trace that a request says it belongs to, if any."""
+        parent = exchange.header(b"traceparent")
+        if parent is not None:
+            self._traced.append({
+                "path": exchange.path,
+                "request_id": exchange.header(b"x-request-id") or "",
+                "traceparent": parent,
+                "tracestate": exchange.header(b"tracestate") or "",
+            })  # fmt: skip
+
+    async def show_traces(self, exchange: Exchange) -> None:
+        """The traces that the newest requests belonged to, in the order in which these came."""
+        await exchange.respond(msgspec.json.encode({"requests": list(self._traced)}))
 
     async def show_faults(self, exchange: Exchange) -> None:
         """The faults that can still strike."""

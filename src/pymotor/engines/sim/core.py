@@ -19,14 +19,16 @@ from dataclasses import replace
 from typing import Any
 
 from pymotor.engines.sim.blocks import BlockPool
+from pymotor.engines.sim.cache_events import CacheEvents
 from pymotor.engines.sim.computing import Computing
 from pymotor.engines.sim.core_types import Announce, CoreOptions, Counters, EmbeddingStore, KVStore, StepResult
 from pymotor.engines.sim.embedding_source import EmbeddingSource
 from pymotor.engines.sim.encoder_cache import EncoderCache
 from pymotor.engines.sim.handoffs import Lease, Nowhere, Offer, PushTarget, Source
 from pymotor.engines.sim.leases import Leases
+from pymotor.engines.sim.length_computing import LengthComputing
 from pymotor.engines.sim.model import Words
-from pymotor.engines.sim.prefix_keys import prefix_keys
+from pymotor.engines.sim.prefix_keys import extend_keys
 from pymotor.engines.sim.requests import Awaited, EngineDeadError, Handover, Output, Request, Status
 from pymotor.engines.sim.sampling import sample
 from pymotor.engines.sim.times import Profile
@@ -45,10 +47,12 @@ class EngineCore:
         consumes_embeddings: bool = False,
         kv_store: KVStore | None = None,
         announce: Announce = lambda item, _request: {"metadata": item.metadata},
+        events: CacheEvents | None = None,
     ) -> None:
+        """`events`: where to tell what the prefix cache gets and loses; whoever gives it has to take them."""
         self.options = options
         self.profile = profile
-        self.pool = BlockPool(options.num_blocks, options.block_size)
+        self.pool = BlockPool(options.num_blocks, options.block_size, events, keeps_content=not options.lengths_only)
         self.encoder_cache = EncoderCache(options.max_num_batched_tokens)
         self.counters = Counters()
         self.waiting: deque[Request] = deque()
@@ -58,7 +62,17 @@ class EngineCore:
         source = EmbeddingSource(
             self.encoder_cache, embeddings, produces=produces_embeddings, consumes=consumes_embeddings
         )
-        self._computing = Computing(self.pool, self.encoder_cache, source, kv_store, self.counters, announce)
+        computing = LengthComputing if options.lengths_only else Computing
+        self._computing = computing(
+            self.pool,
+            self.encoder_cache,
+            source,
+            kv_store,
+            self.counters,
+            announce,
+            prefix_caching=options.prefix_caching,
+            events=events,
+        )
 
     # What callers do.
 
@@ -70,7 +84,7 @@ class EngineCore:
             request.sampling = replace(request.sampling, max_tokens=1, min_tokens=1)  # as SGLang's prefill
         request.inputs = request.tokens.copy()
         if self.options.prefix_caching:
-            request.keys = prefix_keys(request.tokens, request.media, self.options.block_size)
+            extend_keys(request, len(request.tokens) // self.options.block_size, self.options.block_size)
         self.waiting.append(request)
 
     def abort(self, request: Request) -> None:

@@ -55,6 +55,9 @@ class CoreOptions:
     handoffs: Handoffs = field(default_factory=Handoffs)
     """How transfer parameters are read."""
     eos_token: int = 258
+    lengths_only: bool = False
+    """Scheduling, blocks, times and events only: nothing is computed, and answers are the same token again and again.
+    For replays of long traces; without media and handoffs."""
 
 
 @dataclass

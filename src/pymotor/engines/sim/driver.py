@@ -53,6 +53,8 @@ class EngineDriver:
         self._moving: dict[Request, asyncio.Task[None]] = {}
         self.exchange: EmbeddingPull | EmbeddingPush | None = None
         """What moves embeddings between engines, where a directory does not."""
+        self.publish: Callable[[], None] = lambda: None
+        """Tells others what happened to the prefix cache; called after each step, as in vLLM."""
         self.transfers = Transfers(
             core,
             layout=layout,
@@ -166,6 +168,7 @@ class EngineDriver:
 
     def _deliver(self, result: StepResult) -> None:
         self._turn = None
+        self.publish()
         for output in result.outputs:
             if output.embeddings and self.exchange is not None and self.exchange.delivers(output.request):
                 self._move(output.request, self._deliver_embeddings(self.exchange, output))

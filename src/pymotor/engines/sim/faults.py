@@ -24,6 +24,8 @@ class Stage(Enum):
     KV_PUSHED = "KV pushed"
     CALLBACK = "callback"
     STEP = "step"
+    KV_EVENTS = "KV events"
+    KV_EVENTS_REPLAYED = "KV events replayed"
 
 
 KINDS: dict[str, tuple[Stage, str]] = {
@@ -56,6 +58,11 @@ KINDS: dict[str, tuple[Stage, str]] = {
     "callback_unknown": (Stage.CALLBACK, "decode calls back with an id that nobody knows"),
     "kv_late": (Stage.KV_LEASED, "the lease ends at once and the blocks are reused: any handoff is a late one"),
     "preempt": (Stage.STEP, "the youngest running request is preempted"),
+    "kv_events_drop": (Stage.KV_EVENTS, "a message is numbered and kept for replay, but not sent"),
+    "kv_events_twice": (Stage.KV_EVENTS, "a message is sent twice"),
+    "kv_events_restart": (Stage.KV_EVENTS, "numbers start again at 0 and nothing older is kept for replay"),
+    "kv_events_stall": (Stage.KV_EVENTS, "nothing is sent for `seconds`, then all of it in order"),
+    "kv_replay_refuse": (Stage.KV_EVENTS_REPLAYED, "a request for past messages gets no answer"),
 }
 
 

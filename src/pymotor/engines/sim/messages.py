@@ -39,7 +39,9 @@ class Messages:
         generation = self._prompts.chat(chat, int.from_bytes(os.urandom(8), "little"))
         identifier = f"chatcmpl-{exchange.header(b'x-request-id') or os.urandom(16).hex()}"
         served = self._answering.served
-        writer = MessagesWriter(generation, identifier, served.names[0], served.prompt_tokens_details)
+        writer = MessagesWriter(
+            generation, identifier, served.answers_as(generation.scope.adapter), served.prompt_tokens_details
+        )
         await self._answering.answer(exchange, identifier, writer, struck)
 
     async def _count_tokens(self, exchange: Exchange) -> None:

@@ -50,10 +50,10 @@ class EngineMetrics:
         """One output, at its time."""
         if output.token is not None:
             timing.tokens += 1
-            self._generation_tokens.value += 1
+            self._generation_tokens.add()
             if timing.first_token is None:
                 timing.first_token = now
-                self._prompt_tokens.value += len(output.request.tokens)
+                self._prompt_tokens.add(len(output.request.tokens))
                 self._first_token.observe(now - timing.submitted)
             elif timing.last_token is not None:
                 self._between.observe(now - timing.last_token)
@@ -63,11 +63,11 @@ class EngineMetrics:
 
     def aborted(self) -> None:
         """A client went away."""
-        self._success.child(*self._labels, "abort").value += 1
+        self._success.child(*self._labels, "abort").add()
 
     def _finished(self, timing: Timing, output: Output, now: float) -> None:
         reason = output.finish_reason or "stop"
-        self._success.child(*self._labels, "error" if reason == "dead" else reason).value += 1
+        self._success.child(*self._labels, "error" if reason == "dead" else reason).add()
         self._whole.observe(now - timing.submitted)
         scheduled = output.request.scheduled
         self._queue.observe((now if scheduled is None else scheduled) - timing.submitted)

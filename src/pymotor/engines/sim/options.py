@@ -5,23 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pymotor.engines.sim.faults import Fault, parse_fault
+from pymotor.engines.sim.kv_event_encoding import Form
+from pymotor.engines.sim.kv_events_config import KVEventsConfig, read_kv_events_config
+from pymotor.engines.sim.option_words import OptionError, hyphenated, merged, split_dotted
+from pymotor.engines.sim.requests import Adapter
+from pymotor.engines.sim.server_tls import TLSOptions
 from pymotor.engines.sim.times import Profile, load_profile
+
+__all__ = ["EngineOptions", "OptionError", "add_flags", "read_options"]
 
 log = logging.getLogger("pymotor.sim")
 
-_DOTTED = re.compile(r"--(kv|ec)[-_]transfer[-_]config\.([A-Za-z0-9_.]+)(?:=(.*))?", re.DOTALL)
 _SIZES = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}
-
-
-class OptionError(ValueError):
-    """A command line that cannot be served; the message says what to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class EngineOptions:
     served_names: tuple[str, ...]
     host: str
     port: int
+    tls: TLSOptions | None
+    """None: plain HTTP."""
     block_size: int
     num_blocks: int
     max_model_len: int
@@ -44,6 +47,7 @@ class EngineOptions:
     api_keys: tuple[str, ...]
     request_id_headers: bool
     data_parallel_size: int
+    data_parallel_rank: int
     task: str
     """`generate`, `embed` or `classify`."""
     num_labels: int
@@ -52,6 +56,9 @@ class EngineOptions:
     """Whether `/inference/v1/generate` is served."""
     kv_transfer: Mapping[str, Any]
     ec_transfer: Mapping[str, Any]
+    kv_events: KVEventsConfig
+    kv_events_form: Form
+    adapters: tuple[Adapter, ...]
     disaggregation_mode: str | None
     disaggregation_bootstrap_port: int
     speed: float
@@ -74,6 +81,17 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def lora_module(text: str) -> tuple[str, str]:
+    """Name and path of an adapter, from `name=path` or a JSON object. Raises `ValueError` for anything else."""
+    if text.startswith("{"):
+        value = json_object(text)
+        text = f"{value.get('name', '')}={value.get('path', '')}"
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise ValueError("not name=path")
+    return name, path
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags the simulated engine heeds. All others of `vllm serve` are accepted and passed over."""
     serving = parser.add_argument_group("as in `vllm serve`; flags not listed are accepted and have no effect")
@@ -90,6 +108,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     serving.add_argument(
         "--port", type=int, default=8000, help="port to listen on, 0 for a free one (default: %(default)s)"
     )
+    serving.add_argument("--ssl-keyfile", default="", metavar="FILE", help="private key; with it HTTPS is served")
+    serving.add_argument("--ssl-certfile", default="", metavar="FILE", help="certificate that clients are shown")
+    serving.add_argument("--ssl-ca-certs", default="", metavar="FILE", help="who signs the certificates of clients")
+    serving.add_argument(
+        "--ssl-cert-reqs",
+        type=int,
+        choices=[0, 1, 2],
+        default=0,
+        help="whether clients show one: 0 no, 1 they may, 2 they must (default: %(default)s)",
+    )
+    serving.add_argument("--enable-ssl-refresh", action="store_true", help="take up files that have changed")
     serving.add_argument("--served-model-name", nargs="+", metavar="NAME", help="names clients may ask for")
     serving.add_argument("--api-key", nargs="+", default=[], metavar="KEY", help="keys that open paths below /v1")
     serving.add_argument("--block-size", type=int, default=16, help="tokens in a KV block (default: %(default)s)")
@@ -128,10 +157,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="ranks that X-data-parallel-rank may name; all are one engine",
     )
+    serving.add_argument(
+        "--data-parallel-rank", type=int, default=0, help="shifts the ports of KV events (default: %(default)s)"
+    )
+    serving.add_argument(
+        "--lora-modules", nargs="+", type=lora_module, default=[], metavar="NAME=PATH", help="adapters by their names"
+    )
     for flag in ("--enable-scale-out", "--tokens-only"):
         serving.add_argument(flag, dest="scale_out", action="store_true", help="serve /inference/v1/generate")
     serving.add_argument("--kv-transfer-config", type=json_object, default={}, metavar="JSON")
     serving.add_argument("--ec-transfer-config", type=json_object, default={}, metavar="JSON")
+    serving.add_argument("--kv-events-config", type=json_object, default={}, metavar="JSON")
     sglang = parser.add_argument_group("as in `sglang.launch_server`")
     sglang.add_argument(
         "--disaggregation-mode",
@@ -159,6 +195,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     simulation.add_argument(
         "--sim-fault", action="append", default=[], metavar="SPEC", help="fail on purpose, repeatable"
     )
+    simulation.add_argument(
+        "--sim-kv-events-form",
+        choices=("map", "array"),
+        default="map",
+        help="how KV events are written: as vLLM 0.32 does or as versions before it (default: %(default)s)",
+    )
     simulation.add_argument("--sim-control", action="store_true", help="serve /sim/faults and /sim/state")
 
 
@@ -167,8 +209,8 @@ def read_options(arguments: argparse.Namespace, words: Sequence[str]) -> EngineO
     parser = argparse.ArgumentParser(prog="pymotor sim-engine", allow_abbrev=False, add_help=False)
     add_flags(parser)
     parser.add_argument("words", nargs="*")
-    plain, dotted = _split_dotted(words)
-    parsed, ignored = parser.parse_known_args([_hyphenated(word) for word in plain], namespace=arguments)
+    plain, dotted = split_dotted(words)
+    parsed, ignored = parser.parse_known_args([hyphenated(word) for word in plain], namespace=arguments)
     positional = list(parsed.words)
     if positional[:1] == ["serve"]:
         del positional[0]
@@ -191,6 +233,7 @@ def read_options(arguments: argparse.Namespace, words: Sequence[str]) -> EngineO
         served_names=tuple(parsed.served_model_name or (model,)),
         host=parsed.host or "127.0.0.1",
         port=parsed.port,
+        tls=_tls(parsed),
         block_size=parsed.block_size,
         num_blocks=blocks,
         max_model_len=parsed.max_model_len,
@@ -203,17 +246,33 @@ def read_options(arguments: argparse.Namespace, words: Sequence[str]) -> EngineO
         api_keys=tuple(parsed.api_key),
         request_id_headers=parsed.enable_request_id_headers,
         data_parallel_size=parsed.data_parallel_size,
+        data_parallel_rank=parsed.data_parallel_rank,
         task=_task(parsed.runner, parsed.convert),
         num_labels=int(parsed.hf_overrides.get("num_labels", 2)),
         scale_out=parsed.scale_out,
-        kv_transfer=_merged(parsed.kv_transfer_config, dotted["kv"]),
-        ec_transfer=_merged(parsed.ec_transfer_config, dotted["ec"]),
+        kv_transfer=merged(parsed.kv_transfer_config, dotted["kv-transfer"]),
+        ec_transfer=merged(parsed.ec_transfer_config, dotted["ec-transfer"]),
+        kv_events=_kv_events(merged(parsed.kv_events_config, dotted["kv-events"])),
+        kv_events_form=parsed.sim_kv_events_form,
+        adapters=tuple(Adapter(name, number, path) for number, (name, path) in enumerate(parsed.lora_modules, 1)),
         disaggregation_mode=None if parsed.disaggregation_mode == "null" else parsed.disaggregation_mode,
         disaggregation_bootstrap_port=parsed.disaggregation_bootstrap_port,
         speed=parsed.sim_speed,
         profile=_profile(parsed.sim_profile),
         faults=_faults(parsed.sim_fault),
         control=parsed.sim_control,
+    )
+
+
+def _tls(parsed: argparse.Namespace) -> TLSOptions | None:
+    if not parsed.ssl_certfile and not parsed.ssl_keyfile:
+        return None
+    return TLSOptions(
+        certificate=parsed.ssl_certfile,
+        key=parsed.ssl_keyfile,
+        authority=parsed.ssl_ca_certs,
+        requirement=parsed.ssl_cert_reqs,
+        refresh=parsed.enable_ssl_refresh,
     )
 
 
@@ -232,54 +291,15 @@ def _profile(path: Path | None) -> Profile:
         raise OptionError(str(error)) from error
 
 
+def _kv_events(value: Mapping[str, Any]) -> KVEventsConfig:
+    try:
+        return read_kv_events_config(value)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+
+
 def _faults(texts: Sequence[str]) -> tuple[Fault, ...]:
     try:
         return tuple(parse_fault(text) for text in texts)
     except ValueError as error:
         raise OptionError(f"--sim-fault: {error}") from error
-
-
-def _hyphenated(word: str) -> str:
-    """`--max_model_len=8` as `--max-model-len=8`; vllm takes both."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value
-
-
-def _split_dotted(words: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Take `--kv-transfer-config.key value` and the like out of the command line."""
-    plain: list[str] = []
-    dotted: dict[str, dict[str, Any]] = {"kv": {}, "ec": {}}
-    position = 0
-    while position < len(words):
-        match = _DOTTED.fullmatch(words[position])
-        position += 1
-        if match is None:
-            plain.append(words[position - 1])
-            continue
-        kind, path, value = match.groups()
-        if value is None:
-            if position >= len(words):
-                raise OptionError(f"{words[position - 1]} needs a value")
-            value = words[position]
-            position += 1
-        _set(dotted[kind], path.split("."), value)
-    return plain, dotted
-
-
-def _set(target: dict[str, Any], path: Sequence[str], value: str) -> None:
-    for name in path[:-1]:
-        target = target.setdefault(name, {})
-    try:
-        target[path[-1]] = json.loads(value)
-    except json.JSONDecodeError:
-        target[path[-1]] = value
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in over.items():
-        old = merged.get(name)
-        merged[name] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged

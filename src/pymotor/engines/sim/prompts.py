@@ -14,7 +14,7 @@ from pymotor.engines.sim.errors import RequestError
 from pymotor.engines.sim.fields import Fields, invalid, is_integers
 from pymotor.engines.sim.handoffs import BOOTSTRAP_FIELDS
 from pymotor.engines.sim.media import Media, MediaReader
-from pymotor.engines.sim.requests import Sampling
+from pymotor.engines.sim.requests import PLAIN, Adapter, CacheScope, Sampling
 
 _MOST_STOPS = 4
 
@@ -38,6 +38,7 @@ class Generation:
     kv_transfer_params: dict[str, Any] | None
     request_id: str | None
     ec_transfer_params: dict[str, Any] | None = None
+    scope: CacheScope = PLAIN
 
     def sampling_for(self, prompt: Prompt, choice: int, max_model_len: int) -> Sampling:
         """The sampling of one choice for one prompt."""
@@ -50,9 +51,10 @@ class Generation:
 class PromptBuilder:
     """Checks bodies and builds prompts under the engine's settings."""
 
-    def __init__(self, media: MediaReader, max_model_len: int) -> None:
+    def __init__(self, media: MediaReader, max_model_len: int, adapters: Sequence[Adapter] = ()) -> None:
         self._media = media
         self._max_model_len = max_model_len
+        self._adapters = {adapter.name: adapter for adapter in adapters}
 
     def chat(self, body: Mapping[str, Any], unpredictable: int) -> Generation:
         """A chat completion. `unpredictable` seeds what has no seed of its own. Raises `RequestError`."""
@@ -190,7 +192,14 @@ class PromptBuilder:
             kv_transfer_params=_transfer_params(fields),
             ec_transfer_params=fields.mapping("ec_transfer_params"),
             request_id=fields.text("request_id"),
+            scope=self._scope(fields),
         )
+
+    def _scope(self, fields: Fields) -> CacheScope:
+        salt = fields.text("cache_salt")
+        if salt == "":
+            raise RequestError("`cache_salt` must be a non-empty string.", param="cache_salt")
+        return CacheScope(self._adapters.get(fields.text("model") or ""), salt, fields.text("session_id"))
 
 
 def _transfer_params(fields: Fields) -> dict[str, Any] | None:

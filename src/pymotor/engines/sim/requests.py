@@ -37,6 +37,39 @@ class MediaItem:
     """Digest of the media the encoder would look at; None where only metadata was given."""
 
 
+ExtraKeys = tuple[str | tuple[str, int], ...] | None
+"""What a block's key depends on besides tokens: an adapter's name, media as identifier and place, a salt."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter that clients ask for by its name."""
+
+    name: str
+    number: int
+    """From 1 up, in the order of the command line."""
+    path: str
+
+
+@dataclass(frozen=True)
+class CacheScope:
+    """What tells prompts of equal tokens apart in the prefix cache, and who asked."""
+
+    adapter: Adapter | None = None
+    salt: str | None = None
+    session_id: str | None = None
+    """Told in events only; sessions share blocks."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether keys depend on tokens and media only."""
+        return self.adapter is None and self.salt is None
+
+
+PLAIN = CacheScope()
+"""Of most requests: the base model, no salt, no session."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to choose tokens and when to stop."""
@@ -62,6 +95,7 @@ class Request:
     media: tuple[MediaItem, ...] = ()
     kv_transfer_params: dict[str, Any] | None = None
     ec_transfer_params: dict[str, Any] | None = None
+    scope: CacheScope = PLAIN
 
     status: Status = Status.WAITING
     inputs: Words = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
@@ -71,7 +105,7 @@ class Request:
     """The output as text, up to a stop string; kept only where stop strings are asked for."""
     blocks: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
-    """Prefix-cache keys of the prompt's full blocks."""
+    """Prefix-cache keys of the full blocks, output included."""
     computed: int = 0
     """Positions whose KV is in `blocks`."""
     state: int = 0

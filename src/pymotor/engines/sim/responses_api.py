@@ -100,7 +100,14 @@ class Responses:
         served = self._answering.served
         sampling = generation.sampling_for(generation.prompts[0], 0, served.max_model_len)
         identifier = Fields(body).text("request_id") or f"resp_{os.urandom(8).hex()}"
-        return ResponsesWriter(generation, identifier, served.names[0], int(time.time()), body, sampling.max_tokens)
+        return ResponsesWriter(
+            generation,
+            identifier,
+            served.answers_as(generation.scope.adapter),
+            int(time.time()),
+            body,
+            sampling.max_tokens,
+        )
 
     def _begin(self, writer: ResponsesWriter, engine_id: str, messages: list[dict[str, Any]], struck: Struck) -> Kept:
         """Begin an answer that goes on when its client leaves."""

@@ -43,7 +43,9 @@ class TokenGeneration:
         base = exchange.header(b"x-request-id") or generation.request_id or os.urandom(16).hex()
         identifier = f"generate-tokens-{base}"
         text = Fields(body).text("output_mode") == "text"
-        writer = TokenWriter(generation, identifier, self._answering.served.names[0], text=text)
+        writer = TokenWriter(
+            generation, identifier, self._answering.served.answers_as(generation.scope.adapter), text=text
+        )
         await self._answering.answer(exchange, identifier, writer, struck)
 
     def _read(self, body: Mapping[str, Any], unpredictable: int) -> Generation:

@@ -12,6 +12,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from pymotor.engines.sim.server_tls import ServerContext
+
 KEEP_ALIVE_SECONDS = 5
 DOOMED_SECONDS = 1.0
 
@@ -78,7 +80,11 @@ class Connection(HttpToolsProtocol):
 class HTTPServer:
     """Listens for an ASGI application. `close` ends everything at once."""
 
-    def __init__(self, application: Any, keep_alive: int = KEEP_ALIVE_SECONDS) -> None:
+    def __init__(
+        self, application: Any, keep_alive: int = KEEP_ALIVE_SECONDS, tls: ServerContext | None = None
+    ) -> None:
+        """`tls`: for HTTPS; None: plain HTTP."""
+        self._tls = tls
         self._config = Config(
             application,
             http=Connection,
@@ -99,7 +105,8 @@ class HTTPServer:
     async def listen(self, host: str, port: int) -> int:
         """Start to listen; returns the port. Raises `OSError` when it is taken."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, host, port, backlog=2048)
+        context = self._tls.context if self._tls is not None else None
+        self._server = await loop.create_server(self._connection, host, port, backlog=2048, ssl=context)
         self._address = (host, self._server.sockets[0].getsockname()[1])
         if self._clock is None:
             self._tick()
@@ -129,7 +136,9 @@ class HTTPServer:
         return Connection(self._config, self._state, {})
 
     def _tick(self) -> None:
-        """Keep the headers that every response has, the date among them, fresh."""
+        """Keep the headers that every response has, the date among them, fresh, and the certificates."""
+        if self._tls is not None:
+            self._tls.refresh()
         date = formatdate(usegmt=True).encode()
         self._state.default_headers = [(b"date", date), (b"server", b"uvicorn")]
         self._clock = asyncio.get_running_loop().call_later(1, self._tick)

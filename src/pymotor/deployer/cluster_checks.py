@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pymotor.deployer.changes import CONFIG_MAP, config_of, mode_of
-from pymotor.deployer.kubectl import Kubectl, Manifest, kind_with_group, named
+from pymotor.config import UserConfig
+from pymotor.deployer.changes import config_of, mode_of
+from pymotor.deployer.kubectl import Kubectl, kind_with_group, named
 from pymotor.deployer.kubectl_errors import (
     ForbiddenError,
     KubectlError,
@@ -14,8 +15,12 @@ from pymotor.deployer.kubectl_errors import (
     NamespaceMissingError,
     NoClusterError,
 )
+from pymotor.deployer.naming import CONFIG_MAP, INSTANCE_LABEL, Manifest
 from pymotor.deployer.owned import SET_KIND, created_only, find, stamped
 from pymotor.deployer.request import DeployError
+from pymotor.deployer.walk import secret_names
+
+_PORT_KEYS = ("coordinator_node_port", "observability_node_port", "alarm_node_port")
 
 
 def make_namespace(kubectl: Kubectl, tell: Callable[[str], None]) -> None:
@@ -73,6 +78,31 @@ def check_secrets(kubectl: Kubectl, manifests: Sequence[Manifest]) -> None:
             )
 
 
+def check_node_ports(kubectl: Kubectl, manifests: Sequence[Manifest], user: UserConfig) -> None:
+    """Raises `DeployError` where another deployment has a port of the nodes that this one is to have.
+
+    The Services of an InferServiceSet are made by its operator, so the API server is not asked about them. Who may not
+    see other namespaces is not told; `KubectlError` for all else.
+    """
+    wanted = set(_node_ports(manifests))
+    try:
+        services = kubectl.listed(["services"], namespaced=False, everywhere=True) if wanted else []
+    except ForbiddenError:
+        return
+    config = user.motor_deploy_config.kubernetes_config
+    for service in services:
+        metadata = service["metadata"]
+        if (metadata.get("labels") or {}).get(INSTANCE_LABEL) == kubectl.namespace:
+            continue
+        for number in sorted(wanted.intersection(_node_ports([service]))):
+            key = next((name for name in _PORT_KEYS if getattr(config, name) == number), "yaml_template/")
+            raise DeployError(
+                f"port {number} of the nodes belongs to the Service {metadata['name']} of the namespace "
+                f"{metadata.get('namespace')}\n"
+                f"    to do: choose another one in motor_deploy_config.kubernetes_config.{key}, or 0 for any free one"
+            )
+
+
 def check_accepted(kubectl: Kubectl, manifests: Sequence[Manifest]) -> None:
     """Ask the API server whether it would take each object. Raises `DeployError` with all that it refuses."""
     if any(manifest["kind"] == SET_KIND for manifest in manifests):
@@ -90,6 +120,18 @@ def check_accepted(kubectl: Kubectl, manifests: Sequence[Manifest]) -> None:
             raise DeployError("\n".join(refused) + "\n    nothing was changed in the cluster") from None
 
 
+def _node_ports(value: Any) -> Iterator[int]:
+    """All ports of nodes that are named in objects, at any depth."""
+    if isinstance(value, dict):
+        if value.get("nodePort"):
+            yield int(value["nodePort"])
+        for inside in value.values():
+            yield from _node_ports(inside)
+    elif isinstance(value, list):
+        for inside in value:
+            yield from _node_ports(inside)
+
+
 def _refusal(kubectl: Kubectl, manifest: Manifest) -> str:
     try:
         kubectl.apply(manifest, dry_run=True)
@@ -102,18 +144,4 @@ def _refusal(kubectl: Kubectl, manifest: Manifest) -> str:
 
 def _secrets_used(manifests: Sequence[Manifest]) -> dict[str, str]:
     """Names of Secrets, each with an object that cannot start without it."""
-    return {name: named(manifest) for manifest in manifests for name in _secret_names(manifest)}
-
-
-def _secret_names(value: Any) -> Iterator[str]:
-    if isinstance(value, list):
-        for one in value:
-            yield from _secret_names(one)
-    if isinstance(value, dict):
-        for key, inside in value.items():
-            if isinstance(inside, dict) and not inside.get("optional"):
-                if key in ("secretKeyRef", "secretRef") and "name" in inside:
-                    yield str(inside["name"])
-                elif key == "secret" and "secretName" in inside:
-                    yield str(inside["secretName"])
-            yield from _secret_names(inside)
+    return {name: named(manifest) for manifest in manifests for name in secret_names(manifest)}

@@ -1,0 +1,160 @@
+"""`pymotor explain`: why a request went where it went, or where one would go now."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from pymotor.control_plane import ClusterToken, TokenError
+from pymotor.control_plane.arguments import add_certificate_options
+from pymotor.control_plane.asking import PlainURLError, Trust, verb_client
+from pymotor.control_plane.certificate_trouble import why_not
+from pymotor.control_plane.tls import TLSError
+from pymotor.local.selection import add_fleet_options, choose_fleet
+from pymotor.local.state import FleetError, state_home
+from pymotor.operate.target import certificates_for
+
+_SECONDS = 15.0
+_COLUMNS = (
+    ("endpoint", "endpoint"),
+    ("load", "load"),
+    ("match_device", "device"),
+    ("match_any", "any tier"),
+    ("match_expected", "expected"),
+    ("prefill_cost", "to compute"),
+    ("score", "score"),
+)
+
+
+class ExplainError(Exception):
+    """Nobody can be asked, or nobody knows; the message says what to do."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_fleet_options(parser).add_argument(
+        "--management", metavar="URL", help="management URL of a Coordinator; default: that of the fleet that runs here"
+    )
+    parser.add_argument(
+        "request",
+        nargs="?",
+        default="",
+        metavar="ID",
+        help="X-Request-Id of a recent request, or the id of its answer; default: the newest",
+    )
+    parser.add_argument(
+        "--body", metavar="FILE", help="a request's JSON, - for standard input: where would it go now? Nothing is sent"
+    )
+    parser.add_argument("--path", default="/v1/chat/completions", help="of --body (default: %(default)s)")
+    parser.add_argument(
+        "--header", action="append", default=[], metavar="NAME:VALUE", help="of --body, as X-Session-ID"
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    add_certificate_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask and print; returns the exit status."""
+    try:
+        found = _ask(arguments, *_management(arguments))
+    except ExplainError as error:
+        print(f"pymotor explain: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        print("\n".join(lines_of(found)))
+    return 0
+
+
+def _management(arguments: argparse.Namespace) -> tuple[str, Trust | None]:
+    """Its URL, and what to ask it with."""
+    try:
+        if arguments.management:
+            url = str(arguments.management).rstrip("/")
+            return url, certificates_for((url,), arguments)
+        fleet = choose_fleet(state_home(), arguments.fleet, arguments.port)
+        state = fleet.read_state() if fleet is not None else None
+        if state is None or not state.running:
+            raise ExplainError("no such fleet runs on this machine: say where the Coordinator is with --management URL")
+        return state.management_url, state.management_certificates()
+    except (FleetError, TLSError, PlainURLError) as error:
+        raise ExplainError(str(error)) from error
+
+
+def _ask(arguments: argparse.Namespace, url: str, certificates: Trust | None) -> dict[str, Any]:
+    try:
+        token = ClusterToken.from_environment()
+        shown = token.header if token is not None else None
+        with verb_client(url, certificates, timeout=_SECONDS, headers=shown) as client:
+            if arguments.body:
+                headers = dict(_header(one) for one in arguments.header)
+                asked = {"path": arguments.path, "body": _read_body(arguments.body), "headers": headers}
+                reply = client.post(f"{url}/explain", json=asked)
+            else:
+                reply = client.get(f"{url}/explain", params={"request_id": arguments.request})
+        found = reply.json()
+    except TokenError as error:
+        raise ExplainError(str(error)) from error
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise ExplainError(f"the Coordinator at {url} cannot be asked: {why_not(error)}") from error
+    if reply.status_code != 200:
+        told = found.get("error", found) if isinstance(found, dict) else found
+        raise ExplainError(str(told.get("message", told) if isinstance(told, dict) else told))
+    return dict(found)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise ExplainError(f"--header {text!r} has no colon: write NAME:VALUE")
+    return name.strip(), value.strip()
+
+
+def _read_body(file: str) -> Any:
+    try:
+        return json.loads(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExplainError(f"{file} is no request: {error}") from error
+
+
+def lines_of(found: dict[str, Any]) -> list[str]:
+    """The explanation for people."""
+    mode = f", {found['mode']}" if found["mode"] else ""
+    name = f"request {found['request_id']}: " if found["request_id"] else ""
+    lines = [f"{name}{found['prompt_tokens']} prompt tokens; matches: {found['found']}{mode}"]
+    for leg in found["legs"]:
+        bound = f", no load above {leg['highest_load']:g}" if leg["highest_load"] is not None else ""
+        lines += ["", f"{leg['role']}, by {leg['by']}{bound}"]
+        lines += _table(leg["endpoints"])
+    return lines
+
+
+def _table(endpoints: list[dict[str, Any]]) -> list[str]:
+    columns = [(name, title) for name, title in _COLUMNS if any(one.get(name) is not None for one in endpoints)]
+    rows = [["", *(title for _, title in columns), ""]]
+    for one in endpoints:
+        figures = [_figure(one.get(name)) for name, _ in columns]
+        rows.append(["*" if one["chosen"] else "", *figures, one.get("excluded", "")])
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return ["  ".join(_placed(row, widths)).rstrip() for row in rows]
+
+
+def _placed(row: list[str], widths: list[int]) -> list[str]:
+    """Mark, endpoint and reason to the left, figures to the right."""
+    last = len(row) - 1
+    return [
+        text.ljust(width) if place in (0, 1, last) else text.rjust(width)
+        for place, (text, width) in enumerate(zip(row, widths, strict=True))
+    ]
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,78 @@
+"""Requests that belong together go together before engines that tell nothing of their caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from answers import ask_one
+from fleet_under_test import Engines, Gateway, Role
+from images import text_chat
+
+SESSIONS = [f"session {number}" for number in range(12)]
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """Two pairs, and nothing that tells of caches."""
+    roles = {Role.PREFILL: 3, Role.DECODE: 3}
+    with Engines(tmp_path_factory.mktemp("keyed"), roles, plain=False) as running:
+        yield running
+
+
+def gateway_of(engines: Engines, scheduler_type: str, **more: Any) -> Gateway:
+    """Two workers that know nothing of each other's requests."""
+    scheduler = {"scheduler_type": scheduler_type, **more}
+    return Gateway(engines, config={"scheduler_config": scheduler}, workers=2, label=scheduler_type)
+
+
+def way_of(gateway: Gateway, text: str, **headers: str) -> dict[str, str]:
+    """Which engine had which leg."""
+    answer = ask_one(gateway.url, text_chat(text, max_tokens=2), **headers)
+    assert answer.status == 200, answer.error
+    return dict(answer.legs)
+
+
+def test_a_session_stays_where_it_is(engines: Engines) -> None:
+    with gateway_of(engines, "session_affinity") as gateway:
+        began = {session: way_of(gateway, "hello", **{"X-Session-ID": session}) for session in SESSIONS}
+        assert len({way["prefill"] for way in began.values()}) == 3
+        for turn in range(2):
+            for session in SESSIONS:
+                assert way_of(gateway, f"turn {turn} " * 50, **{"X-Session-ID": session}) == began[session]
+        gone = began[SESSIONS[0]]["prefill"]
+        gateway.use(*(name for name in engines.fleet if name != gone))
+        for session, way in began.items():
+            now = way_of(gateway, "and now?", **{"X-Session-ID": session})
+            assert now["decode"] == way["decode"]
+            assert now["prefill"] != gone
+            if way["prefill"] != gone:
+                assert now == way, "only what has to move moves"
+
+
+def test_the_header_of_a_session_can_be_another(engines: Engines) -> None:
+    with gateway_of(engines, "session_affinity", session_header="X-Chat") as gateway:
+        ways = [way_of(gateway, f"hello {number}", **{"X-Chat": "one"}) for number in range(6)]
+        assert ways == ways[:1] * 6
+        spread = [way_of(gateway, f"hello {number}", **{"X-Session-ID": "one"})["prefill"] for number in range(6)]
+        assert len(set(spread)) == 3, "without it load decides"
+
+
+def test_prompts_that_begin_alike_go_to_one_prefill(engines: Engines) -> None:
+    with gateway_of(engines, "prefix_hash") as gateway:
+        ways = [way_of(gateway, "a long common beginning " * 200 + str(number)) for number in range(6)]
+        assert len({way["prefill"] for way in ways}) == 1
+        assert len({way["decode"] for way in ways}) == 3, "decode goes by load"
+        others = {way_of(gateway, f"{number} is how this one begins " * 60)["prefill"] for number in range(12)}
+        assert len(others) == 3
+
+
+def test_texts_that_begin_alike_where_nobody_tells_of_caches(engines: Engines) -> None:
+    scheduler = {"scheduler_type": "kv_cache_affinity"}
+    with Gateway(engines, config={"scheduler_config": scheduler}, label="texts") as gateway:
+        began = [way_of(gateway, f"chat {number} " * 100)["prefill"] for number in range(4)]
+        again = [way_of(gateway, f"chat {number} " * 100)["prefill"] for number in range(4)]
+        assert again == began
+        assert len(set(began)) > 1
+        assert gateway.count("pymotor_kv_affinity_questions_total", outcome="text") == 8

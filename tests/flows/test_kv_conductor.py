@@ -1,0 +1,488 @@
+"""The KV Conductor as a process: whom it follows, what it claims, and what becomes of it when something breaks."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from conductor_under_test import MODEL, TOKEN, Asker, ConductorUnderTest, union
+from event_publisher import TOPIC, EventPublisher, removed, stored
+from processes import wait_until
+from scripted_controller import ScriptedController
+from tcp_relay import TCPRelay
+
+from pymotor.fleet import InstanceState
+from pymotor.fleet.prefix_queries import PREFACE, PrefixRouted
+
+SIZE = 4
+"""Tokens of a block."""
+PROMPT = list(range(100, 100 + 6 * SIZE))
+SOURCE = "union-0/0 0"
+ENDPOINT = "union-0/0"
+
+
+class _Engine(BaseHTTPRequestHandler):
+    """An engine of a version that does not say where it publishes."""
+
+    def do_GET(self) -> None:
+        """No such path."""
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+class TellingEngine(ThreadingHTTPServer):
+    """An engine that says where it publishes."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _TellingHandler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.answer: object = {}
+        self.asked = 0
+
+
+class _TellingHandler(_Engine):
+    server: TellingEngine
+
+    def do_GET(self) -> None:
+        """What it was told to say."""
+        self.server.asked += 1
+        content = json.dumps(self.server.answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture
+def telling_engine() -> Iterator[TellingEngine]:
+    with TellingEngine() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def engine_url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Engine) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture
+def conductor(tmp_path: Path) -> Iterator[ConductorUnderTest]:
+    with ConductorUnderTest(tmp_path) as running:
+        yield running
+
+
+def blocks(first: int, last: int) -> list[dict[str, object]]:
+    """That an engine now holds these blocks of the prompt; the parent of the first is the one before it."""
+    tokens = PROMPT[first * SIZE : last * SIZE]
+    return [stored(range(1000 + first, 1000 + last), tokens, 999 + first if first else None)]
+
+
+def test_matches_are_what_the_engine_told(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 4)))
+        assert asker.match(PROMPT) == {ENDPOINT: 4 * SIZE}
+        conductor.wait_applied(SOURCE, publisher.publish(removed(1003)))
+        assert asker.match(PROMPT) == {ENDPOINT: 3 * SIZE}
+        conductor.wait_applied(SOURCE, publisher.publish({"type": "AllBlocksCleared"}))
+        assert asker.match(PROMPT) == {}
+
+
+# -- what is missed
+
+
+def test_what_was_lost_on_the_way_is_replayed(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        publisher.publish(*blocks(0, 3))
+        publisher.publish(removed(1002), heard=False)
+        publisher.publish(*blocks(0, 1))
+        publisher.publish(*blocks(1, 2))
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 2)))
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+        # From the newest batch that was known on: that one tells whether it is the same engine.
+        assert publisher.asked[-1] == 0
+        assert conductor.metric("gaps_total") == 1
+        assert conductor.metric("restarts_total") == 0
+
+
+def test_after_a_gap_without_replay_nothing_old_counts(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher(replays=False) as publisher, Asker(conductor.port) as asker:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        publisher.wait_subscribed()
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 3)))
+        assert asker.match(PROMPT) == {ENDPOINT: 3 * SIZE}
+        publisher.publish(removed(1002), heard=False)
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(3, 4)))
+        assert asker.match(PROMPT) == {}
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 2)))
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+
+
+def test_what_the_replay_has_no_more_is_forgotten(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher(buffer=2) as publisher, Asker(conductor.port) as asker:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 3)))
+        publisher.publish(removed(1000), heard=False)
+        publisher.publish(*blocks(5, 6), heard=False)
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 1)))
+        assert asker.match(PROMPT) == {ENDPOINT: SIZE}
+
+
+def test_a_replay_that_loses_something_is_asked_for_again(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher(at_most=3) as publisher, Asker(conductor.port) as asker:
+        for block in range(6):
+            publisher.publish(*blocks(block, block + 1))
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_applied(SOURCE, 5)
+        assert asker.match(PROMPT) == {ENDPOINT: 6 * SIZE}
+        assert publisher.asked == [0, 2, 4]
+
+
+def test_a_doubled_batch_counts_once(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        publisher.publish(*blocks(0, 3))
+        publisher.repeat()
+        conductor.wait_applied(SOURCE, publisher.publish(removed(1002)))
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+        assert (conductor.metric("gaps_total"), conductor.metric("restarts_total")) == (0, 0)
+
+
+# -- restarts
+
+
+@pytest.mark.parametrize("replays", [True, False])
+def test_a_new_engine_at_the_same_place_holds_nothing_of_the_old(
+    conductor: ConductorUnderTest, engine_url: str, replays: bool
+) -> None:
+    with EventPublisher(replays=replays) as publisher, Asker(conductor.port) as asker:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        publisher.wait_subscribed()
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 3)))
+        publisher.stop()
+        conductor.wait_standing(SOURCE, "unreachable")
+        assert asker.match(PROMPT) == {}
+        publisher.start()
+        # As many batches as the old one had, so that the next number tells nothing.
+        publisher.publish(*blocks(4, 5), heard=False)
+        conductor.wait_standing(SOURCE, "live")
+        publisher.wait_subscribed()
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 1)))
+        assert asker.match(PROMPT) == {ENDPOINT: SIZE}
+
+
+@pytest.mark.parametrize("replays", [True, False])
+def test_a_smaller_number_is_a_new_engine(conductor: ConductorUnderTest, engine_url: str, replays: bool) -> None:
+    with EventPublisher(replays=replays) as publisher, Asker(conductor.port) as asker:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        publisher.wait_subscribed()
+        publisher.publish(*blocks(0, 3))
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(3, 6)))
+        assert asker.match(PROMPT) == {ENDPOINT: 6 * SIZE}
+        publisher.begin_again()
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 1)))
+        assert asker.match(PROMPT) == {ENDPOINT: SIZE}
+        assert conductor.metric("restarts_total") == 1
+
+
+def test_a_broken_connection_costs_a_short_replay(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as publisher, TCPRelay(publisher.port) as relay, Asker(conductor.port) as asker:
+        source_port, publisher.port = publisher.port, relay.port
+        conductor.tell(union(0, publisher, url=engine_url))
+        publisher.port = source_port
+        conductor.wait_standing(SOURCE, "live")
+        # Behind the relay what it subscribed to may still be on its way.
+        publisher.wait_subscribed()
+        publisher.publish(*blocks(0, 3))
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(3, 5)))
+        relay.close()
+        conductor.wait_standing(SOURCE, "unreachable")
+        assert asker.match(PROMPT) == {}
+        publisher.publish(removed(1004))
+        relay.open()
+        conductor.wait_applied(SOURCE, 2)
+        assert asker.match(PROMPT) == {ENDPOINT: 4 * SIZE}
+        assert publisher.asked[-1] == 1
+        assert conductor.metric("restarts_total") == 0
+
+
+def test_a_new_conductor_learns_what_the_old_one_knew(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as publisher:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        publisher.publish(*blocks(0, 3))
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(3, 5)))
+        conductor.process.kill()
+        publisher.publish(removed(1004))
+        conductor.start()
+        conductor.wait_applied(SOURCE, 2)
+        with Asker(conductor.port) as asker:
+            assert asker.match(PROMPT) == {ENDPOINT: 4 * SIZE}
+
+
+# -- who is followed
+
+
+def test_ranks_that_the_engine_balances_count_as_the_least_of_them(
+    conductor: ConductorUnderTest, engine_url: str
+) -> None:
+    with EventPublisher() as first, EventPublisher(rank=1) as second, Asker(conductor.port) as asker:
+        conductor.tell(union(0, first, second, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        conductor.wait_standing("union-0/0 1", "live")
+        conductor.wait_applied(SOURCE, first.publish(*blocks(0, 5)))
+        assert asker.match(PROMPT) == {}
+        conductor.wait_applied("union-0/0 1", second.publish(*blocks(0, 2)))
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+        second.stop()
+        conductor.wait_standing("union-0/0 1", "unreachable")
+        assert asker.match(PROMPT) == {}
+
+
+def test_the_fleet_decides_who_is_followed(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as first, EventPublisher() as second, Asker(conductor.port) as asker:
+        one, other = union(0, first, url=engine_url), union(1, second, url=engine_url)
+        conductor.tell(one, other)
+        for number, publisher in enumerate((first, second)):
+            conductor.wait_standing(f"union-{number}/0 0", "live")
+            conductor.wait_applied(f"union-{number}/0 0", publisher.publish(*blocks(0, 2)))
+        both = {"union-0/0": 2 * SIZE, "union-1/0": 2 * SIZE}
+        assert asker.match(PROMPT) == both
+        # A Controller that has only begun to listen lets nobody go.
+        conductor.tell(other, union(2, url=engine_url), complete=False)
+        wait_until(lambda: "union-2/0" in conductor.get("/sources").text, "the incomplete snapshot is taken")
+        assert asker.match(PROMPT) == both
+        conductor.tell(union(0, first, url=engine_url), union(1, second, url=engine_url, state=InstanceState.DRAINING))
+        wait_until(lambda: set(conductor.sources()) == {SOURCE}, "the draining one is left")
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+        conductor.tell(one, other)
+        conductor.wait_applied("union-1/0 0", 0)
+        assert asker.match(PROMPT) == both
+
+
+def test_what_was_sent_somewhere_is_expected_there(conductor: ConductorUnderTest, engine_url: str) -> None:
+    prompt = list(range(2000))
+    with EventPublisher() as publisher, Asker(conductor.port) as asker, Asker(conductor.port) as other:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        number = asker.query(prompt)
+        assert asker.expected(asker.answer(number)) == {}
+        asker.send(PrefixRouted(number, ENDPOINT))
+        asker.send(PrefixRouted(number + 100, ENDPOINT))
+        matches = asker.answer(asker.query(prompt))
+        assert asker.expected(matches)[ENDPOINT] > 1500
+        assert asker.held(matches) == {}
+        # All Coordinators expect it.
+        assert other.expected(other.answer(other.query(prompt)))[ENDPOINT] > 1500
+
+
+@pytest.mark.parametrize("answered", ["tcp://*:{}", "tcp://192.0.2.1:{}"])
+def test_only_the_host_of_the_endpoint_is_connected_to(
+    conductor: ConductorUnderTest, telling_engine: TellingEngine, answered: str
+) -> None:
+    with EventPublisher() as publisher:
+        telling_engine.answer = {
+            "0": {"endpoint": answered.format(publisher.port), "replay_endpoint": None, "topic": "kv-events"}
+        }
+        conductor.tell(union(0, url=telling_engine.url))
+        source = conductor.wait_standing(SOURCE, "live")
+        assert source["events"] == publisher.address
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"x": {"endpoint": "tcp://*:1"}}, {"0": {"endpoint": "ipc:///tmp/x"}}, {"0": {"endpoint": "tcp://*:99999"}}, []],
+)
+def test_an_engine_that_tells_nonsense_is_not_followed(
+    conductor: ConductorUnderTest, telling_engine: TellingEngine, answer: object
+) -> None:
+    telling_engine.answer = answer
+    conductor.tell(union(0, url=telling_engine.url))
+    wait_until(lambda: telling_engine.asked > 1, "it is asked again")
+    (described,) = conductor.get("/sources").json()["endpoints"]
+    assert not described["live"]
+    assert not described["sources"]
+    assert described["why"]
+
+
+def test_the_fleet_comes_from_a_controller(tmp_path: Path, engine_url: str) -> None:
+    with ScriptedController(token=TOKEN) as controller, EventPublisher() as publisher:
+        with ConductorUnderTest(tmp_path, "--controller", controller.url) as conductor:
+            version = controller.tell(union(0, publisher, url=engine_url))
+            conductor.wait_standing(SOURCE, "live")
+            controller.wait_asked(lambda watch: watch.version == version, "what is new")
+            controller.tell()
+            wait_until(lambda: not conductor.sources(), "nobody is followed")
+        assert controller.coordinators == {""}
+
+
+# -- those who mean no good
+
+
+GARBAGE = [
+    [TOPIC, (1).to_bytes(8, "big"), b"no msgpack at all"],
+    [TOPIC, (1).to_bytes(8, "big"), b"\x93\x00\x91\x81\xa4type\xabBlockStored\x00"],
+    [TOPIC, b"no number", b"\x93\x00\x90\x00"],
+    [TOPIC],
+    [TOPIC, *[b"x"] * 12],
+]
+
+
+@pytest.mark.parametrize("frames", GARBAGE)
+def test_a_publisher_of_garbage_harms_only_itself(
+    conductor: ConductorUnderTest, engine_url: str, frames: list[bytes]
+) -> None:
+    with EventPublisher() as good, EventPublisher() as bad, Asker(conductor.port) as asker:
+        conductor.tell(union(0, good, url=engine_url), union(1, bad, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        conductor.wait_standing("union-1/0 0", "live")
+        conductor.wait_applied(SOURCE, good.publish(*blocks(0, 2)))
+        conductor.wait_applied("union-1/0 0", bad.publish(*blocks(0, 5)))
+        bad.send(frames)
+        conductor.wait_standing("union-1/0 0", "dropped")
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+        conductor.wait_applied(SOURCE, good.publish(*blocks(2, 3)))
+        assert asker.match(PROMPT) == {ENDPOINT: 3 * SIZE}
+
+
+def test_what_speaks_something_else_is_no_publisher(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as publisher:
+        publisher.stop()
+        publisher.port = int(engine_url.rpartition(":")[2])
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "unreachable", "handshake")
+
+
+def test_a_client_that_never_reads_keeps_nobody_waiting(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as publisher, Asker(conductor.port, patience=None) as greedy, Asker(conductor.port) as asker:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 2)))
+        sending = threading.Thread(target=_ask_for_ever, args=(greedy,), daemon=True)
+        sending.start()
+        for _ in range(50):
+            assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+        # It is left in the end, though it never reads.
+        wait_until(lambda: not sending.is_alive(), "the greedy client is left", 60)
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+        assert psutil.Process(conductor.process.pid).memory_info().rss < 400 * 1024 * 1024
+
+
+def _ask_for_ever(greedy: Asker) -> None:
+    try:
+        while True:
+            greedy.query(PROMPT)
+    except OSError:
+        return
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\xff\xff\xff\xff",
+        (3).to_bytes(4, "little") + b"abc",
+        (0).to_bytes(4, "little"),
+    ],
+)
+def test_a_frame_that_is_none_ends_the_connection(conductor: ConductorUnderTest, frame: bytes) -> None:
+    with Asker(conductor.port) as bad, Asker(conductor.port) as good:
+        assert bad.read() is not None
+        bad.send_bytes(frame)
+        assert bad.read() is None
+        assert good.match(PROMPT) == {}
+
+
+def test_without_the_token_nothing_is_answered(conductor: ConductorUnderTest) -> None:
+    for token in ("", "another-token-than-theirs"):
+        with Asker(conductor.port, token) as asker:
+            assert asker.read() is None
+
+
+def test_the_preface_may_come_in_pieces(conductor: ConductorUnderTest) -> None:
+    with socket.create_connection(("127.0.0.1", conductor.port), 10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for place in range(len(PREFACE) - 1):
+            connection.sendall(PREFACE[place : place + 1])
+        connection.sendall(b"?")
+        assert connection.recv(1) == b""
+
+
+# -- HTTP
+
+
+def test_the_http_api_answers_as_mooncakes_conductor_does(conductor: ConductorUnderTest) -> None:
+    with EventPublisher() as first, EventPublisher(rank=1) as second:
+        for rank, publisher in enumerate((first, second)):
+            registration = {
+                "endpoint": publisher.address,
+                "replay_endpoint": publisher.replay_address,
+                "type": "vLLM",
+                "modelname": MODEL,
+                "block_size": SIZE,
+                "instance_id": "vllm-prefill-1",
+                "dp_rank": rank,
+            }
+            assert conductor.post("/register", registration).status_code == 200
+            assert conductor.post("/register", registration).status_code == 200
+        for rank, publisher in enumerate((first, second)):
+            conductor.wait_standing(f"vllm-prefill-1/{rank} 0", "live")
+            conductor.wait_applied(f"vllm-prefill-1/{rank} 0", publisher.publish(*blocks(0, 3 + rank)))
+        question = {"model": MODEL, "block_size": SIZE, "token_ids": PROMPT}
+        answer = conductor.post("/query", question).json()
+        found = answer["default"]["vllm-prefill-1"]
+        assert (found["longest_matched"], found["DP"]) == (4 * SIZE, {"0": 3 * SIZE, "1": 4 * SIZE})
+        gone = {"type": "vLLM", "modelname": MODEL, "instance_id": "vllm-prefill-1", "dp_rank": 1}
+        assert conductor.post("/unregister", gone).status_code == 200
+        assert conductor.post("/unregister", gone).status_code == 404
+        found = conductor.post("/query", question).json()["default"]["vllm-prefill-1"]
+        assert found["DP"] == {"0": 3 * SIZE}
+
+
+def test_the_http_api_says_what_is_wrong(conductor: ConductorUnderTest) -> None:
+    assert conductor.post("/query", {"model": MODEL}).status_code == 400
+    assert conductor.post("/query", {"model": MODEL, "token_ids": [-1]}).status_code == 400
+    assert conductor.post("/query", {"model": MODEL, "token_ids": []}).json() == {"default": {}, "tokens": 0}
+    for address in ("tcp://*:5557", "http://127.0.0.1:1", "tcp://127.0.0.1", "ipc:///x"):
+        refused = conductor.post("/register", {"endpoint": address, "modelname": MODEL, "instance_id": "x"})
+        assert refused.status_code == 409, address
+    bare = httpx.Client(base_url=conductor.url, trust_env=False)
+    with bare:
+        for path in ("/health", "/readiness", "/liveness", "/startup", "/metrics"):
+            assert bare.get(path).status_code == 200
+        assert bare.get("/sources").status_code == 401
+        assert bare.post("/query", json={}).status_code == 401
+        assert bare.post("/register", json={}, headers={"Authorization": "Bearer not-the-token"}).status_code == 401
+
+
+# -- its end
+
+
+def test_it_ends_when_told(tmp_path: Path) -> None:
+    with ConductorUnderTest(tmp_path) as conductor, Asker(conductor.port) as asker:
+        asker.match(PROMPT)
+        conductor.process.ask_to_end()
+        assert asker.read() is None
+        wait_until(lambda: not conductor.process.alive, "it ends")

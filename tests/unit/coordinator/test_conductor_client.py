@@ -1,0 +1,251 @@
+"""One worker's line to the conductor, before a conductor that says exactly what the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+import uvloop
+
+from pymotor.coordinator.affinity.conductor_client import Address, Asked, ConductorClient
+from pymotor.fleet.prefix_queries import (
+    LENGTH_BYTES,
+    PREFACE,
+    Followed,
+    FromConductor,
+    FromCoordinator,
+    Hello,
+    PrefixMatches,
+    PrefixQuery,
+    PrefixRouted,
+)
+from worker_in_process import until
+
+TOKENS = array("I", range(8)).tobytes()
+LONG, SHORT = 10.0, 0.02
+"""Seconds of patience."""
+
+
+class ScriptedConductor:
+    """Hears frames, and says what it is told to."""
+
+    def __init__(self) -> None:
+        self.heard: list[FromCoordinator] = []
+        self.connections = 0
+        self.left = 0
+        """Connections that the client has ended."""
+        self.endpoints: list[str] | None = ["a", "", "b"]
+        """What it says it follows; None: nothing."""
+        self.answering = True
+        self._writer: asyncio.StreamWriter | None = None
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.drop()
+        await self._server.wait_closed()
+
+    def drop(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    def say(self, message: FromConductor) -> None:
+        self.say_bytes(msgspec.msgpack.encode(message))
+
+    def say_bytes(self, content: bytes) -> None:
+        assert self._writer is not None
+        self._writer.write(len(content).to_bytes(LENGTH_BYTES, "little") + content)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writer = writer
+        try:
+            assert await reader.readexactly(len(PREFACE)) == PREFACE
+            while True:
+                length = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "little")
+                message = msgspec.msgpack.decode(await reader.readexactly(length), type=FromCoordinator)
+                self.heard.append(message)
+                if isinstance(message, Hello) and self.endpoints is not None:
+                    self.say(Followed(self.endpoints, 1))
+                if isinstance(message, PrefixQuery) and self.answering:
+                    self.say(answer(message.number))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.left += 1
+            writer.close()
+
+    def of(self, kind: type) -> list[FromCoordinator]:
+        return [message for message in self.heard if isinstance(message, kind)]
+
+
+def answer(number: int, revision: int = 1, slots: tuple[int, ...] = (0, 2)) -> PrefixMatches:
+    """`a` holds 4 tokens, `b` 8 with what was just sent there."""
+
+    def packed(*values: int) -> bytes:
+        return array("I", values[: len(slots)]).tobytes()
+
+    return PrefixMatches(number, revision, array("H", slots).tobytes(), packed(4, 0), packed(4, 4), packed(4, 8))
+
+
+@asynccontextmanager
+async def conversing(
+    patience: float = LONG, token: str = ""
+) -> AsyncIterator[tuple[ConductorClient, ScriptedConductor]]:
+    """A client that is connected to a conductor."""
+    conductor = ScriptedConductor()
+    await conductor.start()
+    client = ConductorClient(
+        Address("127.0.0.1", conductor.port), token, asyncio.get_running_loop(), patience=patience, chance=lambda: 0.0
+    )
+    client.start()
+    try:
+        await until(lambda: client.holders is not None, "the conductor has said whom it follows")
+        yield client, conductor
+    finally:
+        await client.close()
+        await conductor.stop()
+
+
+async def ask(client: ConductorClient) -> Asked:
+    return await client.ask("m", TOKENS, [(3, "an image")], salt="s")
+
+
+async def test_a_question_and_where_the_prompt_went() -> None:
+    async with conversing(token="a-token-that-is-long-enough") as (client, conductor):
+        asked = await ask(client)
+        assert asked.outcome == "answered"
+        assert asked.matches is not None
+        client.routed(asked.matches.number, "b")
+        await until(lambda: conductor.of(PrefixRouted), "the conductor hears where it went")
+        assert conductor.heard == [
+            Hello("a-token-that-is-long-enough"),
+            PrefixQuery(1, "m", TOKENS, [(3, "an image")], "", "s"),
+            PrefixRouted(1, "b"),
+        ]
+
+
+async def test_questions_do_not_wait_for_each_other() -> None:
+    async with conversing() as (client, conductor):
+        conductor.answering = False
+        asking = [asyncio.create_task(ask(client)) for _ in range(3)]
+        await until(lambda: len(conductor.of(PrefixQuery)) == 3, "all are asked")
+        for number in (1, 2, 3):
+            conductor.say(answer(number))
+        assert [(await one).outcome for one in asking] == ["answered"] * 3
+
+
+async def test_an_answer_in_pieces() -> None:
+    async with conversing() as (client, conductor):
+        conductor.answering = False
+        asking = asyncio.create_task(ask(client))
+        await until(lambda: conductor.of(PrefixQuery), "it is asked")
+        content = msgspec.msgpack.encode(answer(1))
+        framed = len(content).to_bytes(LENGTH_BYTES, "little") + content
+        assert conductor._writer is not None
+        for byte in framed:
+            conductor._writer.write(bytes((byte,)))
+            await conductor._writer.drain()
+        assert (await asking).outcome == "answered"
+
+
+async def test_who_is_late_is_not_waited_for_and_after_a_while_not_asked() -> None:
+    async with conversing(patience=SHORT) as (client, conductor):
+        conductor.answering = False
+        assert [(await ask(client)).outcome for _ in range(5)] == ["late"] * 5
+        assert (await ask(client)).outcome == "closed"
+        assert len(conductor.of(PrefixQuery)) == 5
+        # Answers that come after all change nothing for those that have gone on.
+        conductor.say(answer(1))
+        conductor.answering = True
+        found: list[str] = []
+
+        async def answered() -> None:
+            while "answered" not in found:
+                found.append((await ask(client)).outcome)
+                await asyncio.sleep(0)
+
+        await asyncio.wait_for(answered(), 10)
+        assert (await ask(client)).outcome == "answered"
+
+
+async def test_a_conductor_that_goes_and_comes_again() -> None:
+    async with conversing() as (client, conductor):
+        conductor.answering = False
+        asking = asyncio.create_task(ask(client))
+        await until(lambda: conductor.of(PrefixQuery), "it is asked")
+        await conductor.stop()
+        assert (await asking).outcome == "lost"
+        assert (await ask(client)).outcome == "closed"
+        conductor.answering = True
+        await conductor.start()
+        await until(lambda: client.holders is not None, "it is connected again")
+        assert (await ask(client)).outcome == "answered"
+
+
+def test_what_is_said_when_the_conductor_has_just_gone_raises_nothing() -> None:
+    """uvloop refuses to write from the moment of the loss on, before whoever keeps the connection has heard of it."""
+
+    async def talk_until_it_is_lost() -> None:
+        async with conversing() as (client, conductor):
+            conductor.drop()
+            said = 0
+            while client.connected:
+                client.routed(1, "b")
+                said += 1
+                await asyncio.sleep(0)
+            assert said
+
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(talk_until_it_is_lost())
+    finally:
+        loop.close()
+
+
+async def test_who_asks_no_more_hangs_up() -> None:
+    async with conversing() as (client, conductor):
+        await client.close()
+        await until(lambda: conductor.left == 1, "the connection is closed")
+        assert await ask(client) == Asked("closed", None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        msgspec.msgpack.encode(["nonsense"]),
+        b"\xc1",
+        msgspec.msgpack.encode(answer(1, revision=7)),
+        msgspec.msgpack.encode(answer(1, slots=(0, 3))),
+        msgspec.msgpack.encode(PrefixMatches(1, 1, b"\0\0", b"", b"", b"")),
+        msgspec.msgpack.encode(PrefixMatches(1, 1, b"\0", b"", b"", b"")),
+    ],
+)
+async def test_nonsense_ends_the_connection_and_no_request(words: bytes) -> None:
+    async with conversing() as (client, conductor):
+        conductor.answering = False
+        asking = asyncio.create_task(ask(client))
+        await until(lambda: conductor.of(PrefixQuery), "it is asked")
+        conductor.say_bytes(words)
+        assert (await asking).outcome == "lost"
+        await until(lambda: conductor.connections == 2, "another connection is made")
+
+
+async def test_nobody_is_asked_before_it_says_whom_it_follows() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        client = ConductorClient(Address("127.0.0.1", port), "", asyncio.get_running_loop(), patience=LONG)
+        client.start()
+        await until(lambda: client.connected, "it is connected")
+        assert await ask(client) == Asked("closed", None)
+        await client.close()
+        assert not client.connected

@@ -1,0 +1,161 @@
+"""A request's own policy: what it chooses by, what it tells, what it charges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ledgers import endpoints_of, group_of
+
+from pymotor.coordinator.affinity.choices import AffinityChoice
+from pymotor.coordinator.affinity.explanation import explain
+from pymotor.coordinator.affinity.instruments import AffinityInstruments
+from pymotor.coordinator.affinity.matches import Holders, Matches
+from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
+from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.scheduling.load_balance import LoadBalance
+from pymotor.coordinator.scheduling.target import Reservation, Target
+from pymotor.fleet import Role
+from pymotor.telemetry.metrics import Registry
+
+NOBODY: frozenset[str] = frozenset()
+PROMPT = 1000
+
+
+class Remembering:
+    """Is told where the prompt goes."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def routed(self, endpoint_id: str) -> None:
+        """See `Told`."""
+        self.told.append(endpoint_id)
+
+
+def matches_of(targets: list[Target], *held: int) -> Matches:
+    """What each of them holds, and another endpoint that this Coordinator does not know."""
+    holders = Holders(["elsewhere/0", *(target.endpoint_id for target in targets)])
+    slots = np.arange(len(held) + 1, dtype=np.uint16)
+    tokens = np.array([5000, *held], dtype=np.uint32)
+    return Matches(holders, 1, slots, tokens, tokens, tokens)
+
+
+def choice_of(ledger: Ledger, matches: Matches | None, told: Remembering | None = None) -> AffinityChoice:
+    """For a prompt of 1000 tokens, by the default rules."""
+    return AffinityChoice(
+        AffinityRules(),
+        ledger,
+        LoadBalance(ledger),
+        AffinityInstruments(Registry()),
+        prompt_tokens=PROMPT,
+        matches=matches,
+        outcome="answered",
+        told=told,
+    )
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_the_longest_match_is_chosen_told_and_charged_with_the_rest(count: int) -> None:
+    with endpoints_of(count) as (ledger, targets):
+        told = Remembering()
+        choice = choice_of(ledger, matches_of(targets, 100, 900, *[0] * (count - 2)), told)
+        chosen = choice.choose(group_of(targets), NOBODY)
+        assert chosen is targets[1]
+        assert told.told == ["union-1/0"]
+        assert choice.work(chosen) == 100
+        assert choice.work(targets[0]) == PROMPT, "it was not chosen by what it holds"
+
+
+def test_a_failed_endpoint_is_left_out_and_the_next_is_told() -> None:
+    with endpoints_of(3) as (ledger, targets):
+        told = Remembering()
+        choice = choice_of(ledger, matches_of(targets, 500, 900, 0), told)
+        group = group_of(targets)
+        choice.choose(group, NOBODY)
+        assert choice.choose(group, frozenset(("union-1/0",))) is targets[0]
+        assert told.told == ["union-1/0", "union-0/0"]
+        assert choice.choose(group, frozenset(target.endpoint_id for target in targets)) is None
+
+
+def test_endpoints_that_nobody_answers_for_hold_nothing() -> None:
+    with endpoints_of(3) as (ledger, targets):
+        choice = choice_of(ledger, matches_of(targets[:2], 0, 10))
+        assert choice.choose(group_of(targets), NOBODY) is targets[1]
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_holders_outside_the_group_are_passed_over(count: int) -> None:
+    with endpoints_of(count) as (_, targets):
+        matches = matches_of(targets, *range(10, 10 + count))
+        own = targets[1::2]
+        places, held = matches.holding(group_of(own))
+        by_id = {own[place].endpoint_id: int(tokens) for place, tokens in zip(places, held, strict=True)}
+        assert by_id == {target.endpoint_id: 10 + place for place, target in enumerate(targets) if place % 2}
+        assert matches.expected(group_of(own)).tolist() == list(by_id.values())
+
+
+def test_where_nothing_is_known_load_decides() -> None:
+    with endpoints_of(3) as (ledger, targets):
+        ledger.begin(0, 10)
+        ledger.begin(1, 20)
+        told = Remembering()
+        choice = choice_of(ledger, None, told)
+        assert choice.choose(group_of(targets), NOBODY) is targets[2]
+        assert not told.told
+        assert choice.work(targets[2]) == PROMPT
+
+
+def test_looking_decides_nothing() -> None:
+    with endpoints_of(2) as (ledger, targets):
+        told = Remembering()
+        choice = choice_of(ledger, matches_of(targets, 0, 10), told)
+        found = choice.look(group_of(targets), NOBODY)
+        assert found is not None
+        assert found.chosen is targets[1]
+        assert not told.told
+        assert not choice.decisions
+
+
+def test_decode_is_near_prefill_unless_that_host_has_too_much() -> None:
+    hosts = ("10.0.0.1", "10.0.0.2")
+    with endpoints_of(2, Role.PREFILL, hosts) as (ledger, prefills), endpoints_of(4, Role.DECODE, hosts) as decoding:
+        decode_ledger, decodes = decoding
+        choice = choice_of(ledger, matches_of(prefills, 0, 900))
+        assert choice.choose(group_of(prefills), NOBODY) is prefills[1]
+        choice._ledger, choice._base = decode_ledger, LoadBalance(decode_ledger)
+        group = group_of(decodes)
+        decode_ledger.begin(1, 500)
+        assert choice.choose(group, NOBODY) is decodes[3], "the less loaded of its host"
+        decode_ledger.begin(3, 1_000_000)
+        assert choice.choose(group, NOBODY) is decodes[1]
+        decode_ledger.begin(1, 1_000_000)
+        chosen = choice.choose(group, NOBODY)
+        assert chosen in (decodes[0], decodes[2])
+        assert [leg.by for leg in explain(choice).legs] == ["affinity", "locality", "locality", "load"]
+
+
+def test_the_explanation_has_all_figures() -> None:
+    with endpoints_of(3) as (ledger, targets):
+        ledger.begin(0, 100_000)
+        choice = choice_of(ledger, matches_of(targets, 990, 800, 0))
+        choice.choose(group_of(targets), frozenset(("union-2/0",)))
+        (leg,) = explain(choice).legs
+        loaded, chosen, avoided = leg.endpoints
+        assert (chosen.chosen, chosen.match_device, chosen.prefill_cost, chosen.score) == (True, 800, 200, 200)
+        assert leg.highest_load == 1.25 * 10_000 / 2 + PROMPT
+        assert (loaded.load, loaded.excluded) == (10_000, "its load is above the bound")
+        assert avoided.excluded.startswith("avoided")
+
+
+def test_of_several_groups_the_one_with_the_best_endpoint_is_chosen() -> None:
+    with endpoints_of(4) as (ledger, targets):
+        groups = [group_of(targets[:2]), group_of(targets[2:])]
+        choice = choice_of(ledger, matches_of(targets, 100, 0, 0, 900))
+        assert choice.best_group(groups, NOBODY) == 1
+        assert choice.best_group(groups, frozenset(("union-3/0",))) == 0
+        assert choice.best_group(groups, frozenset(target.endpoint_id for target in targets)) is None
+        # Holding 800 tokens more is not worth so much load.
+        busy = Reservation(targets[3], 2000)
+        assert choice.best_group(groups, NOBODY) == 0
+        busy.end()
+        assert choice_of(ledger, None).best_group(groups, NOBODY) is None

@@ -1,0 +1,89 @@
+"""What has a key goes to its endpoint, within the bound on load, whatever the fleet looks like."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from ledgers import endpoints_of, group_of
+
+from pymotor.coordinator.api.paths import SURFACES
+from pymotor.coordinator.scheduling.key_choice import KeyChoice
+from pymotor.coordinator.scheduling.prefix_hash import PREFIX_BYTES, prefix_key, session_key
+
+KEYS = [session_key(b"session %d" % number) for number in range(400)]
+
+
+def key_of(path: str, **body: Any) -> int:
+    """Of a request with this body."""
+    surface = SURFACES[path.encode()]
+    return prefix_key(surface.read(surface, json.dumps({"model": "m", **body}).encode(), False))
+
+
+def chat(text: str, **more: Any) -> int:
+    return key_of("/v1/chat/completions", messages=[{"role": "user", "content": text}], **more)
+
+
+def test_the_same_key_the_same_endpoint_and_all_are_used() -> None:
+    with endpoints_of(8) as (ledger, targets):
+        choice, group = KeyChoice(ledger), group_of(targets)
+        first = [choice.choose(key, 100, group, frozenset()) for key in KEYS]
+        assert [choice.choose(key, 100, group, frozenset()) for key in KEYS] == first
+        counts = Counter(target.endpoint_id for target in first if target is not None)
+        assert len(counts) == 8
+        assert min(counts.values()) > 400 / 8 / 3
+
+
+def test_a_change_of_the_fleet_moves_only_what_has_to_move() -> None:
+    with endpoints_of(8) as (ledger, targets):
+        choice = KeyChoice(ledger)
+        all_of_them, fewer = group_of(targets), group_of(targets[:-1])
+        for key in KEYS:
+            before = choice.choose(key, 1, all_of_them, frozenset())
+            after = choice.choose(key, 1, fewer, frozenset())
+            avoided = choice.choose(key, 1, all_of_them, frozenset((targets[-1].endpoint_id,)))
+            assert after is avoided
+            assert after is before or before is targets[-1]
+
+
+def test_an_overloaded_endpoint_gets_nothing_more() -> None:
+    with endpoints_of(4) as (ledger, targets):
+        choice, group = KeyChoice(ledger), group_of(targets)
+        key = KEYS[0]
+        first = choice.choose(key, 10, group, frozenset())
+        assert first is not None
+        ledger.begin(first.row, 100_000)
+        second = choice.choose(key, 10, group, frozenset())
+        assert second is not first
+        ledger.end(first.row, 100_000)
+        assert choice.choose(key, 10, group, frozenset()) is first
+
+
+def test_nobody_is_left() -> None:
+    with endpoints_of(2) as (ledger, targets):
+        everybody = frozenset(target.endpoint_id for target in targets)
+        assert KeyChoice(ledger).choose(1, 1, group_of(targets), everybody) is None
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=200), st.integers(1, 100))
+def test_no_endpoint_has_much_more_than_the_mean(keys: list[int], tokens: int) -> None:
+    with endpoints_of(5) as (ledger, targets):
+        choice, group = KeyChoice(ledger), group_of(targets)
+        for key in keys:
+            target = choice.choose(key, tokens, group, frozenset())
+            assert target is not None
+            ledger.begin(target.row, tokens * 10)
+        loads = [ledger.load(target.row) for target in targets]
+        assert max(loads) <= 1.25 * sum(loads) / 5 + 10 * tokens + 1
+
+
+def test_prompts_that_begin_alike_have_one_key() -> None:
+    long = "a" * PREFIX_BYTES
+    assert chat(long + "one") == chat(long + "two")
+    assert chat("one") != chat("two")
+    assert chat(long, model="m") != chat(long, model="another")
+    assert chat(long, tools=[]) != chat(long)
+    assert key_of("/v1/completions", prompt=long + "x") == key_of("/v1/completions", prompt=long + "y")

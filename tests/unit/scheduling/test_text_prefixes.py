@@ -1,0 +1,70 @@
+"""What is guessed of caches by texts alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ledgers import endpoints_of, group_of
+
+from pymotor.coordinator.affinity.text_prefixes import TextPrefixes
+from pymotor.coordinator.api.paths import SURFACES
+from pymotor.coordinator.api.request_view import RequestView
+
+PATH = b"/v1/chat/completions"
+
+
+def chat(*contents: Any, **more: Any) -> RequestView:
+    """A chat in which user and assistant take turns."""
+    messages = [{"role": ("user", "assistant")[place % 2], "content": one} for place, one in enumerate(contents)]
+    return SURFACES[PATH].read(SURFACES[PATH], json.dumps({"model": "m", "messages": messages, **more}).encode(), False)
+
+
+def held(prefixes: TextPrefixes, view: RequestView, count: int = 3) -> list[int]:
+    """What each of some endpoints is expected to hold."""
+    with endpoints_of(count) as (_, targets):
+        matches, group = prefixes.matches(prefixes.trail(view)), group_of(targets)
+        found: list[int] = matches.expected(group).tolist()
+        places, tokens = matches.holding(group)
+        assert dict(zip(places, tokens, strict=True)) == {place: one for place, one in enumerate(found) if one}
+        return found
+
+
+def test_a_chat_that_goes_on_is_known_where_it_was() -> None:
+    prefixes = TextPrefixes()
+    first = chat("a" * 4000)
+    assert held(prefixes, first) == [0, 0, 0]
+    prefixes.routed(prefixes.trail(first), "union-1/0")
+    longer = chat("a" * 4000, "b" * 1000, "c" * 1000)
+    found = held(prefixes, longer)
+    assert found[0] == found[2] == 0
+    assert 0.9 * first.prompt_tokens < found[1] <= first.prompt_tokens
+    assert held(prefixes, chat("x" + "a" * 4000)) == [0, 0, 0]
+    assert held(prefixes, chat("a" * 4000, tools=[])) == [0, 0, 0]
+    assert held(prefixes, chat("a" * 4000, model="another")) == [0, 0, 0]
+
+
+def test_several_may_have_it() -> None:
+    prefixes = TextPrefixes()
+    shared = "s" * 2000
+    for number, text in enumerate(("one", "two", "three")):
+        prefixes.routed(prefixes.trail(chat(shared + text * 500)), f"union-{number}/0")
+    found = held(prefixes, chat(shared + "two" * 500))
+    assert found[1] > found[0] == found[2] > 0
+
+
+def test_images_are_not_read_as_text() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+    view = chat([image, {"type": "text", "text": "b" * 1000}])
+    assert len(TextPrefixes().trail(view).hashes) < 8
+
+
+def test_what_was_not_seen_for_long_is_forgotten() -> None:
+    prefixes = TextPrefixes(most_blocks=40)
+    old, new = chat("o" * 4000), chat("n" * 11000)
+    prefixes.routed(prefixes.trail(old), "union-0/0")
+    assert held(prefixes, old)[0]
+    prefixes.routed(prefixes.trail(new), "union-1/0")
+    assert not any(held(prefixes, old))
+    assert held(prefixes, new)[1], "the beginning of the newest stays"
+    assert len(prefixes._blocks) == 40
