@@ -328,3 +328,14 @@ def test_a_port_in_use_is_said(engine: Engine) -> None:
     finished = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert finished.returncode == 1
     assert "cannot listen" in finished.stderr
+
+
+def test_what_is_asked_without_a_seed_is_drawn_anew_and_the_same_in_each_start(engines: Engines) -> None:
+    def answers(*flags: str) -> list[tuple[int, ...]]:
+        started = engines.start(*flags)
+        return [tuple(started.tokens("roll the dice", temperature=1.0, ignore_eos=True)) for _ in range(3)]
+
+    first = answers()
+    assert len(set(first)) == 3
+    assert answers() == first
+    assert not set(answers("--seed", "7")) & set(first)

@@ -29,11 +29,11 @@ class Completions:
         await self._answer(exchange, "cmpl", self._prompts.completion)
 
     async def _answer(
-        self, exchange: Exchange, prefix: str, build: Callable[[dict[str, Any], int], Generation]
+        self, exchange: Exchange, prefix: str, build: Callable[[dict[str, Any]], Generation]
     ) -> None:
         body, struck = await self._answering.take(exchange)
         self._answering.check_rank(exchange)
-        generation = build(body, int.from_bytes(os.urandom(8), "little"))
+        generation = build(body)
         base = exchange.header(b"x-request-id") or generation.request_id or os.urandom(16).hex()
         identifier = f"{prefix}-{base}"
         served = self._answering.served

@@ -130,7 +130,7 @@ class SimulatedEngine:
         )
         embeds_enabled = options.enable_mm_embeds or self._ec.consumes or bool(options.kv_transfer)
         media = MediaReader(options.model, options.allowed_local_media_path, embeds_enabled)
-        prompts = PromptBuilder(media, options.max_model_len, options.adapters)
+        prompts = PromptBuilder(media, options.max_model_len, options.adapters, seed=options.seed)
         event_sources = {} if self._events is None else self._events.sources
         event_ports = {} if self._events is None else self._events.ports
         answering = Answering(served, driver, faults, self._refuse)

@@ -36,7 +36,7 @@ class Messages:
         body, struck = await self._answering.take(exchange)
         chat = chat_request(body)
         self._answering.check_rank(exchange)
-        generation = self._prompts.chat(chat, int.from_bytes(os.urandom(8), "little"))
+        generation = self._prompts.chat(chat)
         identifier = f"chatcmpl-{exchange.header(b'x-request-id') or os.urandom(16).hex()}"
         served = self._answering.served
         writer = MessagesWriter(

@@ -43,6 +43,7 @@ class EngineOptions:
     prefix_caching: bool
     allowed_local_media_path: str
     enable_mm_embeds: bool
+    seed: int
     prompt_tokens_details: bool
     api_keys: tuple[str, ...]
     request_id_headers: bool
@@ -136,6 +137,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--allowed-local-media-path", default="", metavar="DIR", help="where file:// media may be read"
     )
     serving.add_argument("--enable-mm-embeds", action="store_true", help="accept image_embeds and the like")
+    serving.add_argument(
+        "--seed",
+        "--random-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="what the seeds of requests that have none are drawn from (default: %(default)s)",
+    )
     serving.add_argument("--enable-prompt-tokens-details", action="store_true", help="report cached tokens in usage")
     serving.add_argument("--enable-request-id-headers", action="store_true", help="answer with X-Request-Id")
     serving.add_argument(
@@ -242,6 +251,7 @@ def read_options(arguments: argparse.Namespace, words: Sequence[str]) -> EngineO
         prefix_caching=parsed.prefix_caching,
         allowed_local_media_path=parsed.allowed_local_media_path,
         enable_mm_embeds=parsed.enable_mm_embeds,
+        seed=parsed.seed,
         prompt_tokens_details=parsed.enable_prompt_tokens_details,
         api_keys=tuple(parsed.api_key),
         request_id_headers=parsed.enable_request_id_headers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,13 +52,17 @@ class Generation:
 class PromptBuilder:
     """Checks bodies and builds prompts under the engine's settings."""
 
-    def __init__(self, media: MediaReader, max_model_len: int, adapters: Sequence[Adapter] = ()) -> None:
+    def __init__(
+        self, media: MediaReader, max_model_len: int, adapters: Sequence[Adapter] = (), *, seed: int = 0
+    ) -> None:
+        """`seed`: what the seeds are drawn from of requests that have none."""
         self._media = media
         self._max_model_len = max_model_len
         self._adapters = {adapter.name: adapter for adapter in adapters}
+        self._draws = random.Random(seed)
 
-    def chat(self, body: Mapping[str, Any], unpredictable: int) -> Generation:
-        """A chat completion. `unpredictable` seeds what has no seed of its own. Raises `RequestError`."""
+    def chat(self, body: Mapping[str, Any]) -> Generation:
+        """A chat completion. Raises `RequestError`."""
         fields = Fields(body)
         prompt = self.checked(self.chat_prompt(fields))
         max_tokens = fields.integer("max_completion_tokens")
@@ -69,15 +74,15 @@ class PromptBuilder:
             raise RequestError("when using `top_logprobs`, `logprobs` must be set to true.", param="top_logprobs")
         if body.get("tools") == []:
             raise RequestError("`tools` must not be an empty array.", param="tools")
-        return self._generation(fields, True, (prompt,), max_tokens, logprobs, unpredictable)
+        return self._generation(fields, True, (prompt,), max_tokens, logprobs)
 
-    def completion(self, body: Mapping[str, Any], unpredictable: int) -> Generation:
+    def completion(self, body: Mapping[str, Any]) -> Generation:
         """A completion of one or several prompts. Raises `RequestError`."""
         fields = Fields(body)
         prompts = tuple(self.plain(prompt) for prompt in _prompts(body.get("prompt")))
         max_tokens = fields.integer("max_tokens", 16)
         logprobs = fields.integer("logprobs", None, -1)
-        return self._generation(fields, False, prompts, max_tokens, logprobs, unpredictable)
+        return self._generation(fields, False, prompts, max_tokens, logprobs)
 
     def chat_prompt(self, fields: Fields, *, generation_prompt: bool = True) -> Prompt:
         """The prompt of a chat, however long. `generation_prompt`: whether the assistant's turn is begun by default."""
@@ -145,7 +150,6 @@ class PromptBuilder:
         prompts: tuple[Prompt, ...],
         max_tokens: int | None,
         logprobs: int | None,
-        unpredictable: int,
     ) -> Generation:
         if max_tokens is not None and max_tokens < 1:
             raise RequestError(f"max_tokens must be at least 1, got {max_tokens}.", param="max_tokens")
@@ -168,7 +172,7 @@ class PromptBuilder:
             raise invalid("stop", f"List should have at most {_MOST_STOPS} items after validation")
         if "" in stops:
             raise RequestError("stop cannot contain an empty string.")
-        seed = _seed(fields, unpredictable)
+        seed = _seed(fields, self._draws)
         return Generation(
             chat=chat,
             prompts=prompts,
@@ -227,15 +231,15 @@ def reading(prompts: tuple[Prompt, ...]) -> Generation:
     )
 
 
-def _seed(fields: Fields, unpredictable: int) -> int | None:
-    """None where the answer is greedy."""
+def _seed(fields: Fields, draws: random.Random) -> int | None:
+    """None where the answer is greedy; drawn where the request has none."""
     temperature = fields.number("temperature", 1.0, 0.0, 2.0)
     top_k = fields.integer("top_k", 0, -1)
     seed = fields.integer("seed")
     fields.number("top_p", 1.0, 0.0, 1.0)
     if temperature < 1e-5 or top_k == 1:
         return None
-    return unpredictable if seed is None else seed
+    return draws.getrandbits(64) if seed is None else seed
 
 
 def _choices(fields: Fields, greedy: bool) -> int:

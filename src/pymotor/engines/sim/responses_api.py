@@ -92,7 +92,7 @@ class Responses:
 
     def _writer(self, body: dict[str, Any], messages: list[dict[str, Any]]) -> ResponsesWriter:
         try:
-            generation = self._prompts.chat(chat_request(body, messages), int.from_bytes(os.urandom(8), "little"))
+            generation = self._prompts.chat(chat_request(body, messages))
         except MediaUnavailableError:
             raise
         except RequestError as error:

@@ -39,7 +39,7 @@ class TokenGeneration:
             raise RequestError(_DISABLED, status=403, kind="PermissionDeniedError")
         body, struck = await self._answering.take(exchange)
         self._answering.check_rank(exchange)
-        generation = self._read(body, int.from_bytes(os.urandom(8), "little"))
+        generation = self._read(body)
         base = exchange.header(b"x-request-id") or generation.request_id or os.urandom(16).hex()
         identifier = f"generate-tokens-{base}"
         text = Fields(body).text("output_mode") == "text"
@@ -48,7 +48,7 @@ class TokenGeneration:
         )
         await self._answering.answer(exchange, identifier, writer, struck)
 
-    def _read(self, body: Mapping[str, Any], unpredictable: int) -> Generation:
+    def _read(self, body: Mapping[str, Any]) -> Generation:
         tokens = body.get("token_ids")
         if not is_integers(tokens) or not tokens:
             raise invalid("token_ids", "Input should be a valid list" if "token_ids" in body else "Field required")
@@ -63,7 +63,7 @@ class TokenGeneration:
         room = max(1, self._max_model_len - len(tokens))
         as_completion = {"max_tokens": room, **sampling, **request, "prompt": tokens}
         # one prompt, so that its id in the engine has no number, as a chat's has none
-        return replace(self._prompts.completion(as_completion, unpredictable), chat=True)
+        return replace(self._prompts.completion(as_completion), chat=True)
 
 
 class TokenWriter:
