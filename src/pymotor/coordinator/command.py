@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from pymotor.config import LiveConfig, Part, Problem, UserConfig, load_config
-from pymotor.config.coordinator import APIKeyConfig
+from pymotor.config.access import APIKeyConfig
 from pymotor.control_plane import ClusterToken, TokenError
 from pymotor.control_plane.arguments import at_least_one, controllers, descriptor, port, seconds, some_seconds
 from pymotor.control_plane.asking import PlainURLError, refuse_plain
