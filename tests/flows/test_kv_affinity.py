@@ -288,6 +288,9 @@ def test_by_load_alone_explain_says_what_it_needs(affine: Affine) -> None:
         assert found.status_code == 404
         assert "kv_cache_affinity, prefix_hash or session_affinity" in found.text
         assert "--body FILE" in found.text
+        body = {"model": "tiny", "prompt": ["Once upon a time", "There was"]}
+        would = plain_http.post(f"{gateway.management_url}/explain", json={"path": COMPLETIONS, "body": body}).json()
+        assert (would["found"], would["note"]) == ("load", ""), "of one prompt nothing else would be looked at either"
 
 
 def test_nobody_knows_a_request_of_long_ago(affine: Affine) -> None:

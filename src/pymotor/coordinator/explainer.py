@@ -72,7 +72,7 @@ class Explainer:
             await services.tokenizer.count(view)
         by_load = (
             several_by_load(view, services.ledger, services.policy)
-            if view.prompts
+            if view.prompts and services.placement is not None
             else Choice(services.ledger, services.policy, view.prompt_tokens, "load")
         )
         choice = choice or by_load
