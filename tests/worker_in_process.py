@@ -31,7 +31,8 @@ class WorkerInProcess:
         self.settings = settings or Settings(max_retry=0, retry_delay=0.0)
         self.version = 0
         self.instances = [
-            _union(number, engine) if isinstance(engine, int) else engine for number, engine in enumerate(engines)
+            union_at(f"http://127.0.0.1:{engine}", number) if isinstance(engine, int) else engine
+            for number, engine in enumerate(engines)
         ]
         self._descriptor = -1
         self._ledger: Ledger
@@ -82,8 +83,9 @@ class WorkerInProcess:
         )
 
 
-def _union(number: int, port: int) -> Instance:
-    endpoint = Endpoint(id=f"union-{number}/0", url=f"http://127.0.0.1:{port}", state=EndpointState.READY)
+def union_at(url: str, number: int = 0) -> Instance:
+    """The fleet's entry of an engine."""
+    endpoint = Endpoint(id=f"union-{number}/0", url=url, state=EndpointState.READY)
     return Instance(
         name=f"union-{number}",
         role=Role.UNION,

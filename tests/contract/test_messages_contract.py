@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from typing import Any
 
 import httpx
@@ -11,6 +10,7 @@ import pytest
 
 from engine_legs import JSON, PREFILL_FOR_SOMEBODY, TIMEOUT, answer, chat, encode, image, png, post, prefill, text
 from engines_under_test import MAX_MODEL_LEN, MODEL, EnginesUnderTest
+from typed_events import typed_events
 
 PATH = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
@@ -31,18 +31,8 @@ def messages(*blocks: JSON, **fields: Any) -> JSON:
 
 
 def stream(base: str, body: JSON) -> list[JSON]:
-    """The events of a stream, each of the type its `event:` line says; there is no `[DONE]`."""
-    response = httpx.post(base + PATH, json={**body, "stream": True}, timeout=TIMEOUT)
-    assert response.status_code == 200, response.text
-    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-    blocks = response.text.split("\n\n")
-    assert blocks.pop() == ""
-    events = []
-    for block in blocks:
-        name, data = block.split("\n")
-        events.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {events[-1]['type']}"
-    return events
+    """The events of a stream."""
+    return typed_events(httpx.post(base + PATH, json={**body, "stream": True}, timeout=TIMEOUT))
 
 
 def said(reply: JSON) -> str:

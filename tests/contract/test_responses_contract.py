@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import httpx
@@ -10,6 +9,7 @@ import pytest
 
 from engine_legs import JSON, PREFILL_FOR_SOMEBODY, TIMEOUT, answer, chat, encode, image, post, text
 from engines_under_test import MODEL, EnginesUnderTest
+from typed_events import typed_events
 
 PATH = "/v1/responses"
 QUESTION = "What is in the picture?"
@@ -43,17 +43,8 @@ def said(reply: JSON) -> str:
 
 
 def stream(base: str, body: JSON) -> list[JSON]:
-    """The events of a stream, each of the type its `event:` line says and with its number; there is no `[DONE]`."""
-    response = httpx.post(base + PATH, json={**body, "stream": True}, timeout=TIMEOUT)
-    assert response.status_code == 200, response.text
-    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-    blocks = response.text.split("\n\n")
-    assert blocks.pop() == ""
-    events = []
-    for block in blocks:
-        name, data = block.split("\n")
-        events.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {events[-1]['type']}"
+    """The events of a stream, numbered."""
+    events = typed_events(httpx.post(base + PATH, json={**body, "stream": True}, timeout=TIMEOUT))
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     return events
 

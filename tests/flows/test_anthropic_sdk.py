@@ -8,6 +8,7 @@ from typing import Any
 import anthropic
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
+from engine_failures import ENGINE_FAILURES, break_engine
 from fleet_under_test import MODEL, Engines, Gateway
 from images import image
 
@@ -114,23 +115,12 @@ def failing(fragile: Engines) -> Iterator[Gateway]:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize(("fault", "raised", "status"), [
-    ("error:code=500", anthropic.InternalServerError, 502),
-    ("error:code=429", anthropic.RateLimitError, 429),
-    ("error:code=401", anthropic.InternalServerError, 502),
-    ("error:code=403", anthropic.InternalServerError, 502),
-    ("killed", anthropic.InternalServerError, 502),
-    ("reset", anthropic.InternalServerError, 502),
-    ("hang", anthropic.InternalServerError, 504),
-])  # fmt: skip
+@pytest.mark.parametrize(("fault", "raised", "status"), ENGINE_FAILURES)
 def test_engines_that_fail(
-    mended: Engines, failing: Gateway, fault: str, raised: type[anthropic.APIStatusError], status: int, stream: bool
+    mended: Engines, failing: Gateway, fault: str, raised: str, status: int, stream: bool
 ) -> None:
-    if fault == "killed":
-        mended["prefill-0"].kill()
-    else:
-        mended["prefill-0"].fail(fault)
-    with pytest.raises(raised) as caught:
+    break_engine(mended["prefill-0"], fault)
+    with pytest.raises(getattr(anthropic, raised)) as caught:
         ask(client_of(failing), stream=stream)
     assert caught.value.status_code == status
     assert "127.0.0.1" not in caught.value.response.text

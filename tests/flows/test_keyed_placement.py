@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import plain_http
 import pytest
-from answers import ask_one
+from answers import COMPLETIONS, ask_one
 from fleet_under_test import Engines, Gateway, Role
 from images import text_chat
 
@@ -66,6 +67,21 @@ def test_prompts_that_begin_alike_go_to_one_prefill(engines: Engines) -> None:
         assert len({way["decode"] for way in ways}) == 3, "decode goes by load"
         others = {way_of(gateway, f"{number} is how this one begins " * 60)["prefill"] for number in range(12)}
         assert len(others) == 3
+
+
+def test_why_several_prompts_have_no_key_together(engines: Engines) -> None:
+    with gateway_of(engines, "prefix_hash") as gateway:
+        body = {"model": "tiny", "prompt": ["Once upon a time", "There was", "And then"], "max_tokens": 2}
+        answer = ask_one(gateway.url, body, COMPLETIONS, **{"X-Request-Id": "three"})
+        assert answer.status == 200, answer.error
+        url = f"{gateway.management_url}/explain"
+        found = plain_http.get(url, params={"request_id": "three"}).raise_for_status().json()
+        assert found["legs"] == []
+        assert found["note"] == ("3 prompts in one request: no endpoint was chosen for all; one by one they go by load")
+        for prompt, by in ((body["prompt"], ["load", "load"]), ("Once", ["key", "load"])):
+            asked = {"path": COMPLETIONS, "body": body | {"prompt": prompt}}
+            would = plain_http.post(url, json=asked).raise_for_status().json()
+            assert [leg["by"] for leg in would["legs"]] == by
 
 
 def test_texts_that_begin_alike_where_nobody_tells_of_caches(engines: Engines) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import plain_http
 import pytest
-from answers import ask_one
+from answers import COMPLETIONS, ask_one
 from conductor_under_test import TOKEN, Asker, ConductorUnderTest
 from fleet_under_test import Engines, Gateway, Role
 from processes import wait_until
@@ -166,12 +166,17 @@ def test_what_was_expected_is_what_was_cached(affine: Affine) -> None:
     assert affine.gateway.count("pymotor_kv_affinity_prediction_error_tokens_count") - compared >= 8
 
 
-def explained(affine: Affine, *words: str, given: str = "") -> dict[str, Any]:
-    """What `pymotor explain --json` prints."""
+def printed(affine: Affine, *words: str, given: str = "") -> str:
+    """What `pymotor explain` prints."""
     argv = [sys.executable, "-m", "pymotor", "explain", "--management", affine.gateway.management_url, *words]
-    done = subprocess.run([*argv, "--json"], input=given, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, input=given, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    return done.stdout
+
+
+def explained(affine: Affine, *words: str, given: str = "") -> dict[str, Any]:
+    """What it tells programs."""
+    found: dict[str, Any] = json.loads(printed(affine, *words, "--json", given=given))
     return found
 
 
@@ -187,6 +192,7 @@ def test_why_a_request_went_where_it_went(affine: Affine) -> None:
     assert where == began
     for found in (would, explained(affine, "that one")):
         assert found["found"] == "answered"
+        assert found["note"] == ""
         computing = found["legs"][0]
         by_endpoint = {one["endpoint"]: one for one in computing["endpoints"]}
         chosen, other = (
@@ -200,6 +206,20 @@ def test_why_a_request_went_where_it_went(affine: Affine) -> None:
         assert chosen["prefill_cost"] == found["prompt_tokens"] - chosen["match_expected"]
         assert chosen["score"] < other["score"]
     assert len(found["legs"]) == (2 if began.startswith("prefill") else 1)
+
+
+def test_several_prompts_are_explained_in_words(affine: Affine) -> None:
+    counted = affine.questions("several")
+    body = {"model": "tiny", "prompt": ["Once upon a time", "There was"], "max_tokens": 2}
+    answer = ask_one(affine.gateway.url, body, COMPLETIONS, **{"X-Request-Id": "two prompts"})
+    assert answer.status == 200, answer.error
+    words = "2 prompts in one request: load alone decides where they go, whatever endpoints hold"
+    assert explained(affine, "two prompts")["found"] == "several"
+    assert f"\n{words}\n" in printed(affine)
+    would = explained(affine, "--path", COMPLETIONS, "--body", "-", given=json.dumps(body))
+    assert (would["found"], would["note"]) == ("several", words)
+    assert {leg["by"] for leg in would["legs"]} == {"load"}
+    assert affine.questions("several") == counted + 1, "what is only explained is not counted"
 
 
 def test_of_fleets_that_cannot_be_mixed_the_one_that_holds_the_prompt_is_taken(affine: Affine) -> None:
@@ -268,6 +288,9 @@ def test_by_load_alone_explain_says_what_it_needs(affine: Affine) -> None:
         assert found.status_code == 404
         assert "kv_cache_affinity, prefix_hash or session_affinity" in found.text
         assert "--body FILE" in found.text
+        body = {"model": "tiny", "prompt": ["Once upon a time", "There was"]}
+        would = plain_http.post(f"{gateway.management_url}/explain", json={"path": COMPLETIONS, "body": body}).json()
+        assert (would["found"], would["note"]) == ("load", ""), "of one prompt nothing else would be looked at either"
 
 
 def test_nobody_knows_a_request_of_long_ago(affine: Affine) -> None:

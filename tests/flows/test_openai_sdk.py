@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from engine_failures import ENGINE_FAILURES, break_engine
 from fleet_under_test import MODEL, Engines, Gateway
 from images import image, vision_chat
 from openai import AsyncOpenAI, OpenAI
@@ -192,23 +193,12 @@ def test_a_response_and_its_stream_say_the_same(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize(("fault", "raised", "status"), [
-    ("error:code=500", openai.InternalServerError, 502),
-    ("error:code=429", openai.RateLimitError, 429),
-    ("error:code=401", openai.InternalServerError, 502),
-    ("error:code=403", openai.InternalServerError, 502),
-    ("killed", openai.InternalServerError, 502),
-    ("reset", openai.InternalServerError, 502),
-    ("hang", openai.InternalServerError, 504),
-])  # fmt: skip
+@pytest.mark.parametrize(("fault", "raised", "status"), ENGINE_FAILURES)
 def test_engines_that_fail_in_a_response(
-    mended: Engines, failing: Gateway, fault: str, raised: type[openai.APIStatusError], status: int, stream: bool
+    mended: Engines, failing: Gateway, fault: str, raised: str, status: int, stream: bool
 ) -> None:
-    if fault == "killed":
-        mended["prefill-0"].kill()
-    else:
-        mended["prefill-0"].fail(fault)
-    with pytest.raises(raised) as caught:
+    break_engine(mended["prefill-0"], fault)
+    with pytest.raises(getattr(openai, raised)) as caught:
         respond(client_of(failing), stream=stream)
     assert caught.value.status_code == status
     assert isinstance(caught.value.code, str)

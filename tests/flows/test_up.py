@@ -26,6 +26,9 @@ def test_a_detached_fleet_answers_and_leaves_nothing(shell: Shell, tmp_path: Pat
     assert shell.url in up.stdout
     for name in ("coordinator", "encode-0", "prefill-0", "decode-0"):
         assert f"{name} " in up.stdout
+    dashboard = re.search(r"dashboard (\S+)", up.stdout)
+    assert dashboard is not None
+    assert httpx.get(dashboard[1], timeout=SECONDS, follow_redirects=True, trust_env=False).status_code == 200
 
     status = shell.run("status")
     assert status.returncode == 0, status.stdout
@@ -83,6 +86,18 @@ def test_interrupting_the_foreground_stops_everything(shell: Shell, tmp_path: Pa
     assert up.returncode == 0
     assert shell.processes() in ([], [f"{sys.executable} -m pymotor logs up -f "])
     assert "no process is left" in follow.communicate(timeout=SECONDS)[0]
+
+
+def test_a_dashboard_that_is_off_is_not_named(shell: Shell, tmp_path: Path) -> None:
+    def switch_off(config: dict[str, Any]) -> None:
+        config["motor_coordinator_config"]["dashboard_config"] = {"enable": False}
+
+    up = shell.up(write_config(tmp_path / "config", switch_off, e=0))
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert f"metrics http://127.0.0.1:{shell.port + 2}/metrics" in up.stdout
+    assert "dashboard" not in up.stdout
+    page = f"{shell.state()['management_url']}/dashboard"
+    assert httpx.get(page, timeout=SECONDS, trust_env=False).status_code == 404
 
 
 def test_a_killed_up_leaves_nothing_and_the_next_one_starts(shell: Shell, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Kinds of options that several commands have; each raises `argparse.ArgumentTypeError` for what is none.
+"""Options that several commands have, and their kinds; a kind raises `argparse.ArgumentTypeError` for what is none.
 
 Where a function raises `ValueError`, `argparse` shows the function's name to the user and no word of what is wanted.
 """
@@ -75,6 +75,16 @@ def controllers(text: str) -> tuple[str, ...]:
         return controller_urls(text)
     except ControllerURLError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_parent_pipe(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add `--parent-pipe`: what whoever starts a part keeps open as long as the part is to run."""
+    parser.add_argument(
+        "--parent-pipe",
+        type=descriptor,
+        metavar="FD",
+        help="end when this inherited descriptor reports end of file, that is when the parent is gone",
+    )
 
 
 def add_certificate_options(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pymotor.config import LiveConfig, LoadedConfig, Part, UserConfig, load_config
 from pymotor.control_plane import ClusterToken, TokenError, is_loopback
-from pymotor.control_plane.arguments import descriptor, port
+from pymotor.control_plane.arguments import add_parent_pipe, port
 from pymotor.control_plane.foreground import announce_url, failed
 from pymotor.control_plane.plane import PlaneTLS
 from pymotor.control_plane.ports import PortError
@@ -75,12 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--lease", choices=("file", "kubernetes"), default="file", help="what decides who leads (default: %(default)s)"
     )
     parser.add_argument("--name", help="what it is called in the lease; default: the host's name")
-    parser.add_argument(
-        "--parent-pipe",
-        type=descriptor,
-        metavar="FD",
-        help="end when this inherited descriptor reports end of file, that is when the parent is gone",
-    )
+    add_parent_pipe(parser)
     parser.add_argument(
         "--log-level",
         type=str.upper,

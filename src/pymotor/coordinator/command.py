@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from pymotor.config import LiveConfig, Part, Problem, UserConfig, load_config
-from pymotor.config.coordinator import APIKeyConfig
+from pymotor.config.access import APIKeyConfig
 from pymotor.control_plane import ClusterToken, TokenError
-from pymotor.control_plane.arguments import at_least_one, controllers, descriptor, port, seconds, some_seconds
+from pymotor.control_plane.arguments import add_parent_pipe, at_least_one, controllers, port, seconds, some_seconds
 from pymotor.control_plane.asking import PlainURLError, refuse_plain
 from pymotor.control_plane.controllers import ControllerURLError, controller_urls
 from pymotor.control_plane.foreground import announce_url, failed
@@ -123,12 +123,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=LEVELS,
         help="least level of the log; default: logging_config.log_level of motor_coordinator_config",
     )
-    running.add_argument(
-        "--parent-pipe",
-        type=descriptor,
-        metavar="FD",
-        help="end when this inherited descriptor reports end of file, that is when the parent is gone",
-    )
+    add_parent_pipe(running)
 
 
 def run(arguments: argparse.Namespace, worker_module: str = WORKER_MODULE) -> int:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from pymotor.coordinator.affinity.choices import Choice
 from pymotor.coordinator.affinity.explanation import explain, explain_now
+from pymotor.coordinator.affinity.placement import several_by_load
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.paths import SURFACES
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.control import ExplainReply, ExplainRequest
 from pymotor.coordinator.flows.context import Services
+from pymotor.coordinator.flows.ways import is_several
 from pymotor.coordinator.routing import Routes
+from pymotor.coordinator.scheduling.target import Group
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +70,20 @@ class Explainer:
             choice = await services.placement.choice(view, headers, routes, kept=False)
         elif services.tokenizer is not None:
             await services.tokenizer.count(view)
-        if choice is None:
-            choice = Choice(services.ledger, services.policy, view.prompt_tokens, "load")
-        return msgspec.json.encode(explain_now(choice, routes()))
+        by_load = (
+            several_by_load(view, services.ledger, services.policy)
+            if view.prompts and services.placement is not None
+            else Choice(services.ledger, services.policy, view.prompt_tokens, "load")
+        )
+        choice = choice or by_load
+        return msgspec.json.encode(explain_now(choice, _groups(view, routes(), choice, by_load)))
+
+
+def _groups(view: RequestView, routes: Routes, choice: Choice, by_load: Choice) -> Iterable[tuple[Group, Choice]]:
+    """All that the request could go to, with whom decides there: prompts that a pair gets one by one go by load."""
+    for pair in routes.pairs:
+        decides = by_load if view.prompts and is_several(view, pair) else choice
+        yield pair.prefills, decides
+        yield pair.decodes, decides
+    for single in (*routes.singles, *routes.leftovers):
+        yield single.targets, choice

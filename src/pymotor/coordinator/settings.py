@@ -17,8 +17,9 @@ from pymotor.coordinator.limits.rate_settings import RateSettings
 if TYPE_CHECKING:
     # Workers read settings, never the configuration: they do without pydantic.
     from pymotor.config import UserConfig
-    from pymotor.config.coordinator import APIKeyConfig, CoordinatorLoggingConfig, RateLimitConfig, TracerConfig
+    from pymotor.config.access import APIKeyConfig, RateLimitConfig
     from pymotor.config.deploy import TLSBlock
+    from pymotor.config.observability import CoordinatorLoggingConfig, TracerConfig
 
 _MEGABYTE = 1_000_000
 

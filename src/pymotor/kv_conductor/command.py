@@ -14,7 +14,7 @@ import uvloop
 
 from pymotor.config import UserConfig, load_config
 from pymotor.control_plane import ClusterToken, TokenError, is_loopback
-from pymotor.control_plane.arguments import controllers, descriptor, port
+from pymotor.control_plane.arguments import add_parent_pipe, controllers, port
 from pymotor.control_plane.asking import PlainURLError, refuse_plain
 from pymotor.control_plane.controllers import ControllerURLError, controller_urls
 from pymotor.control_plane.foreground import announce_url, failed
@@ -92,12 +92,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="port, 0: any free one; default: kv_conductor_config.http_server_port, where that says nothing"
         f" {DEFAULT_PORT}",
     )
-    parser.add_argument(
-        "--parent-pipe",
-        type=descriptor,
-        metavar="FD",
-        help="end when this inherited descriptor reports end of file, that is when the parent is gone",
-    )
+    add_parent_pipe(parser)
     parser.add_argument(
         "--log-level", type=str.upper, choices=LEVELS, default="INFO", help="least level of the log (default: INFO)"
     )

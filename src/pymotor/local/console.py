@@ -190,8 +190,9 @@ def _coloured(event: ProcessChanged) -> str:
 
 
 def _ready_text(event: Ready) -> str:
+    dashboard = f"dashboard {event.dashboard_url}   " if event.dashboard_url else ""
     return (
         f"\nReady after {event.seconds:.1f} s: {event.url}   (model {', '.join(event.models)})\n"
-        f"  dashboard {event.management_url}/dashboard   metrics {event.observability_url}/metrics\n\n"
+        f"  {dashboard}metrics {event.observability_url}/metrics\n\n"
         f"{event.curl}\n"
     )

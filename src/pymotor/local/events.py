@@ -50,6 +50,8 @@ class Ready(msgspec.Struct, tag="ready", tag_field="event", frozen=True, kw_only
     name: str
     url: str
     management_url: str
+    dashboard_url: str = ""
+    """Empty: the dashboard is off."""
     observability_url: str
     models: tuple[str, ...]
     seconds: float

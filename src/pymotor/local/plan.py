@@ -113,6 +113,8 @@ class FleetPlan:
     """What the Coordinator is asked with at the inference port; None: plain HTTP."""
     asks_for_key: bool = False
     """Whether clients need an API key."""
+    has_dashboard: bool = True
+    """Whether the management port serves it."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -203,6 +205,7 @@ def plan_fleet(
         instances=tuple(instances),
         client_tls=_client_tls(user, working_directory),
         asks_for_key=user.motor_coordinator_config.api_key_config.enable_api_key,
+        has_dashboard=user.motor_coordinator_config.dashboard_config.enable,
     )
 
 

@@ -150,11 +150,13 @@ class Session:
         model = plan.models[0] if plan.models else ""
         request = first_request(model, with_image=plan.takes_images)
         url = plan.ports.url(plan.ports.inference)
+        management_url = plan.ports.url(plan.ports.management)
         self._show(
             Ready(
                 name=self._directory.name,
                 url=url,
-                management_url=plan.ports.url(plan.ports.management),
+                management_url=management_url,
+                dashboard_url=f"{management_url}/dashboard" if plan.has_dashboard else "",
                 observability_url=plan.ports.url(plan.ports.observability),
                 models=plan.models,
                 seconds=self._seconds(),

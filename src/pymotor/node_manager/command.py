@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pymotor.config import LiveConfig, LoadedConfig, Part, UserConfig, load_config
 from pymotor.control_plane import TokenError, is_loopback
-from pymotor.control_plane.arguments import descriptor, port, seconds
+from pymotor.control_plane.arguments import add_parent_pipe, port, seconds
 from pymotor.control_plane.foreground import announce, failed
 from pymotor.control_plane.tls import ClientTLS, ServerTLS, TLSError, tls_files
 from pymotor.engines.tls import engine_tls
@@ -83,12 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="time until an engine answers after its start (default: %(default)g)",
     )
     running.add_argument("--log-level", type=str.upper, choices=LEVELS, help="default: log_level of logging_config")
-    running.add_argument(
-        "--parent-pipe",
-        type=descriptor,
-        metavar="FD",
-        help="end when this inherited descriptor reports end of file, that is when the parent is gone",
-    )
+    add_parent_pipe(running)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -128,6 +128,8 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     mode = f", {found['mode']}" if found["mode"] else ""
     name = f"request {found['request_id']}: " if found["request_id"] else ""
     lines = [f"{name}{found['prompt_tokens']} prompt tokens; matches: {found['found']}{mode}"]
+    # A Coordinator of an older version says no such thing.
+    lines += [found["note"]] if found.get("note") else []
     for leg in found["legs"]:
         bound = f", no load above {leg['highest_load']:g}" if leg["highest_load"] is not None else ""
         lines += ["", f"{leg['role']}, by {leg['by']}{bound}"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -28,21 +27,6 @@ def separate() -> dict[str, Any]:
         "motor_engine_prefill_config": engine("kv_producer"),
         "motor_engine_decode_config": engine("kv_consumer"),
     }
-
-
-def with_changes(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with values at dotted places; `...` takes a key out."""
-    changed = copy.deepcopy(base)
-    for place, value in changes.items():
-        *way, last = place.split(".")
-        holder = changed
-        for step in way:
-            holder = holder.setdefault(step, {})
-        if value is ...:
-            holder.pop(last, None)
-        else:
-            holder[last] = value
-    return changed
 
 
 def load(directory: Path, user: object, env: object = None, *, strict: bool = True) -> LoadedConfig:

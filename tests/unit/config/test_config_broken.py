@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from configs import at, errors, load, separate, with_changes
+from configs import at, errors, load, separate
+
+from changed_config import with_changes
 
 DEPLOY = "motor_deploy_config"
 COORDINATOR = "motor_coordinator_config"

@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import jsonschema
-from configs import SEEDS, separate, with_changes
+from configs import SEEDS, separate
+
+from changed_config import with_changes
 
 
 def schema(*words: str) -> dict[str, object]:

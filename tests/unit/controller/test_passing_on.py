@@ -12,48 +12,19 @@ import httpx
 import pytest_asyncio
 
 from model_node import ModelNode
-from pymotor.control_plane import AdminServer, ClusterToken
+from pymotor.control_plane import ClusterToken
 from pymotor.controller.file_lease import FileLease
 from pymotor.controller.leadership import Leadership
-from pymotor.controller.messages_app import LONGEST_BODY, controller_app
+from pymotor.controller.messages_app import LONGEST_BODY
 from pymotor.controller.oversight import Oversight, OversightSettings
-from pymotor.controller.service import ControllerService
-from pymotor.controller.settings import ControllerSettings
 from pymotor.fleet import ReportReply, decode_message, encode_message
-
-TOKEN = "a-token-for-these-tests-only"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
-
-
-class Served:
-    """A Controller with its port; it leads or stands by as the test says."""
-
-    def __init__(self, state: Path, name: str, host: str) -> None:
-        self.listening = socket.create_server((host, 0))
-        self.url = f"http://{host}:{self.listening.getsockname()[1]}"
-        self.leadership = Leadership(FileLease(state), name, self.url, 60.0)
-        self.service = ControllerService(self.leadership, ControllerSettings())
-        self.server = AdminServer(controller_app(self.service, ClusterToken(TOKEN), passes_on=True), graceful_seconds=1)
-        self.serving = asyncio.create_task(self.server.serve_on(self.listening))
-        self.leading: asyncio.Task[None] | None = None
-
-    async def lead(self) -> None:
-        assert await self.leadership.try_to_lead()
-        self.leading = asyncio.create_task(self.service.lead(self.leadership.epoch))
-
-    async def end(self) -> None:
-        if self.leading is not None:
-            self.leading.cancel()
-            await asyncio.wait({self.leading})
-            self.leading = None
-        self.server.finish()
-        await self.serving
+from served_controller import BEARER, TOKEN, ServedController
 
 
 class Two:
     """The one that leads, and the one that is asked."""
 
-    def __init__(self, leader: Served, standby: Served, client: httpx.AsyncClient) -> None:
+    def __init__(self, leader: ServedController, standby: ServedController, client: httpx.AsyncClient) -> None:
         self.leader = leader
         self.standby = standby
         self.client = client
@@ -64,7 +35,7 @@ class Two:
 
 @pytest_asyncio.fixture
 async def two(tmp_path: Path) -> AsyncIterator[Two]:
-    leader, standby = Served(tmp_path, "first", "127.0.0.1"), Served(tmp_path, "second", "127.0.0.1")
+    leader, standby = ServedController(tmp_path, "first"), ServedController(tmp_path, "second")
     await leader.lead()
     assert not await standby.leadership.try_to_lead()
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
@@ -107,7 +78,7 @@ async def test_a_client_that_goes_takes_the_leaders_connection_with_it(tmp_path:
     silent = await asyncio.start_server(never_answers, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
     assert await Leadership(FileLease(tmp_path), "silent", url, 60.0).try_to_lead()
-    standby = Served(tmp_path, "second", "127.0.0.1")
+    standby = ServedController(tmp_path, "second")
     assert not await standby.leadership.try_to_lead()
     async with silent, httpx.AsyncClient(trust_env=False, timeout=30) as client:
         asking = asyncio.create_task(client.get(f"{standby.url}/instances", headers=BEARER))
@@ -138,7 +109,7 @@ async def test_alarms_of_the_leader_are_told_at_the_standbys_port(tmp_path: Path
     ports = [socket.create_server(("127.0.0.1", 0))]
     number = ports[0].getsockname()[1]
     ports.append(socket.create_server(("127.0.0.2", number)))
-    leader, standby = Served(tmp_path, "first", "127.0.0.1"), Served(tmp_path, "second", "127.0.0.2")
+    leader, standby = ServedController(tmp_path, "first"), ServedController(tmp_path, "second", "127.0.0.2")
     await leader.lead()
     assert not await standby.leadership.try_to_lead()
     async with contextlib.AsyncExitStack() as running:

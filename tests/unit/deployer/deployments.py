@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from changed_config import with_changes
 from pymotor.config import EnvConfig, UserConfig, load_config
 from pymotor.deployer.naming import Manifest
 from pymotor.deployer.render import RenderOptions, render
@@ -44,24 +44,9 @@ def example(name: str) -> dict[str, Any]:
     return content
 
 
-def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with values at dotted places; `...` takes a key out."""
-    result = copy.deepcopy(dict(base))
-    for place, value in changes.items():
-        *way, last = place.split(".")
-        holder = result
-        for step in way:
-            holder = holder.setdefault(step, {})
-        if value is ...:
-            holder.pop(last, None)
-        else:
-            holder[last] = value
-    return result
-
-
 def deploying(base: Mapping[str, Any], **keys: Any) -> dict[str, Any]:
     """The configuration with other keys of motor_deploy_config."""
-    return changed(base, {f"motor_deploy_config.{key}": value for key, value in keys.items()})
+    return with_changes(base, {f"motor_deploy_config.{key}": value for key, value in keys.items()})
 
 
 def loaded(

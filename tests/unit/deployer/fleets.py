@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployments import changed, deploying, epd_guide, example, hybrid_env, hybrid_guide
+from deployments import deploying, epd_guide, example, hybrid_env, hybrid_guide
+
+from changed_config import with_changes
 
 Fleet = tuple[dict[str, Any], dict[str, Any]]
 
@@ -22,7 +24,7 @@ _EVENTS = {"publisher": "zmq", "enable_kv_cache_events": True, "endpoint": "tcp:
 def _standby() -> dict[str, Any]:
     on = {"standby_config": {"enable_master_standby": True}}
     changes = {"motor_controller_config": {**on, "observability_config": {"observability_enable": True}}}
-    return changed(deploying(example("vllm"), image_name=IMAGE), {**changes, "motor_coordinator_config": on})
+    return with_changes(deploying(example("vllm"), image_name=IMAGE), {**changes, "motor_coordinator_config": on})
 
 
 def _several_nodes() -> dict[str, Any]:
@@ -38,7 +40,7 @@ def _several_nodes() -> dict[str, Any]:
     sizes = {"data_parallel_size": 2, "tensor_parallel_size": 8}
     prefill = {f"motor_engine_prefill_config.engine_config.{key}": value for key, value in sizes.items()}
     decode = {"motor_engine_decode_config.engine_config.tensor_parallel_size": 8}
-    return changed(wide, {**prefill, **decode})
+    return with_changes(wide, {**prefill, **decode})
 
 
 def _heterogeneous() -> dict[str, Any]:
@@ -47,7 +49,7 @@ def _heterogeneous() -> dict[str, Any]:
 
 def _pool() -> dict[str, Any]:
     base = deploying(hybrid_guide(), image_name=IMAGE)
-    return changed(
+    return with_changes(
         base,
         {
             "kv_cache_pool_config": _POOL,
@@ -113,7 +115,7 @@ def _single() -> dict[str, Any]:
         for number, role in enumerate(("encode", "prefill", "decode"))
     }
     apart["motor_controller_config.api_config"] = {"controller_api_port": 2026, "observability_api_port": 2027}
-    return changed(
+    return with_changes(
         deploying(example("sim/epd"), deploy_mode="single_container", image_name=IMAGE, job_id="mindie-motor"), apart
     )
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployments import changed, deploying, epd_guide, example, hybrid_guide
+from deployments import deploying, epd_guide, example, hybrid_guide
 from fleets import IMAGE
 
+from changed_config import with_changes
 from pymotor.deployer.command import main
 
 D = "$.motor_deploy_config"
@@ -28,7 +29,7 @@ def separate(**keys: Any) -> dict[str, Any]:
 
 
 def at(base: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
-    return changed(base, {place: value})
+    return with_changes(base, {place: value})
 
 
 def tls(**files: str) -> dict[str, Any]:

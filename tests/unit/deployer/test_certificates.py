@@ -8,9 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from deployments import by_identity, changed, container_of, deploying, hybrid_guide, loaded, rendered
+from deployments import by_identity, container_of, deploying, hybrid_guide, loaded, rendered
 from fleets import FLEETS, IMAGE
 
+from changed_config import with_changes
 from pymotor.deployer.naming import COORDINATOR, KV_CONDUCTOR
 from pymotor.deployer.preparing import prepare
 from pymotor.deployer.tls import certificates
@@ -113,7 +114,9 @@ def test_files_that_are_missing(home):
 
 
 def test_nothing_is_read_where_the_user_names_a_secret(tmp_path):
-    user = changed(speaking(), {"motor_deploy_config.kubernetes_config": {"tls_secrets": {"infer_tls_config": "door"}}})
+    user = with_changes(
+        speaking(), {"motor_deploy_config.kubernetes_config": {"tls_secrets": {"infer_tls_config": "door"}}}
+    )
 
     prepared = prepare(*written(tmp_path, user), tmp_path, dry_run=False)
 
@@ -157,7 +160,7 @@ def test_a_probe_shows_a_certificate_where_one_is_required(tmp_path):
 
 def test_kubelet_asks_itself_where_no_certificate_is_required(tmp_path):
     user, env = FLEETS["hybrid_tls_multi"]
-    user = changed(user, {"motor_deploy_config.tls_config.mgmt_tls_config.client_auth": "optional"})
+    user = with_changes(user, {"motor_deploy_config.tls_config.mgmt_tls_config.client_auth": "optional"})
     probe = asked(by_identity(rendered(tmp_path, user, env)), "Deployment/mindie-motor-coordinator")
     assert probe["httpGet"] == {"path": "/readiness", "port": "management", "scheme": "HTTPS"}
 
@@ -165,12 +168,12 @@ def test_kubelet_asks_itself_where_no_certificate_is_required(tmp_path):
 def test_parts_have_the_certificates_of_their_planes(tmp_path):
     planes = {plane: {"enable_tls": True} for plane in ("mgmt_tls_config", "observability_tls_config")}
     user, env = FLEETS["hybrid_pool_conductor_set"]
-    user = changed(user, {"motor_deploy_config.tls_config": planes})
+    user = with_changes(user, {"motor_deploy_config.tls_config": planes})
     config, _ = loaded(tmp_path, user, env)
     mounted = {part: {one.plane for one in certificates(config, part)} for part in (COORDINATOR, KV_CONDUCTOR)}
     # Both planes name the same files, which are the first one's.
     assert mounted == {COORDINATOR: {"mgmt_tls_config"}, KV_CONDUCTOR: {"mgmt_tls_config"}}
-    observed = changed(user, {"motor_deploy_config.tls_config.mgmt_tls_config.enable_tls": False})
+    observed = with_changes(user, {"motor_deploy_config.tls_config.mgmt_tls_config.enable_tls": False})
     config, _ = loaded(tmp_path, observed, env)
     assert {one.plane for one in certificates(config, COORDINATOR)} == {"observability_tls_config"}
     assert list(certificates(config, KV_CONDUCTOR)) == []

@@ -6,7 +6,6 @@ import json
 
 from deployments import (
     by_identity,
-    changed,
     container_of,
     deploying,
     epd_guide,
@@ -20,6 +19,7 @@ from deployments import (
 )
 from fleets import FLEETS
 
+from changed_config import with_changes
 from pymotor.controller.kubernetes_lease import KubernetesLease
 from pymotor.deployer.naming import controller_lease
 from pymotor.deployer.storage import mounts_of
@@ -124,7 +124,7 @@ def test_the_lease_is_the_one_that_the_controller_takes(tmp_path, monkeypatch):
 
 
 def test_no_right_is_asked_for_that_is_not_used(tmp_path):
-    off = changed(multi(), {"motor_controller_config.fault_tolerance_config": {"enable_fault_tolerance": False}})
+    off = with_changes(multi(), {"motor_controller_config.fault_tolerance_config": {"enable_fault_tolerance": False}})
 
     assert not [one for one in rendered(tmp_path, off) if one["kind"].startswith("ClusterRole")]
 
@@ -180,8 +180,8 @@ def test_pods_are_made_anew_for_what_they_read_at_their_start(tmp_path):
     before = template(multi())
 
     assert template(multi(hybrid_instances_num=4)) == before
-    assert template(changed(multi(), {"motor_coordinator_config.exception_config": {"max_retry": 2}})) == before
-    assert template(changed(multi(), {"motor_engine_union_config.engine_config.max_model_len": 1})) != before
+    assert template(with_changes(multi(), {"motor_coordinator_config.exception_config": {"max_retry": 2}})) == before
+    assert template(with_changes(multi(), {"motor_engine_union_config.engine_config.max_model_len": 1})) != before
     assert template(multi(), {"motor_engine_union_env": {"A": "b"}}) != before
     assert template(multi(), {"motor_controller_env": {"A": "b"}}) == before
 
@@ -210,7 +210,7 @@ def test_pool_and_conductor_know_each_other(tmp_path):
 
 
 def test_ports_follow_the_configuration(tmp_path):
-    user = changed(
+    user = with_changes(
         multi(kubernetes_config={"coordinator_node_port": 32000}),
         {
             "motor_coordinator_config.api_config": {"coordinator_api_infer_port": 8000},

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from tls_places import Place, new_place, union_at
+from tls_places import Place, new_place
 
 from certificates import OPENSSL, make_certificate
 from pymotor.control_plane.tls import ClientTLS
@@ -19,6 +19,7 @@ from pymotor.coordinator.engine_readings import metrics_text
 from pymotor.kv_conductor.discovery import Discovery
 from pymotor.kv_conductor.sources import SourceError
 from pymotor.node_manager.reporting import engine_client
+from worker_in_process import union_at
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl makes the certificates")
 

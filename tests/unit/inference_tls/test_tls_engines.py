@@ -9,11 +9,11 @@ import ssl
 
 import pytest
 import uvloop
-from tls_places import ANSWER, ask, client_context, engine_at, engine_context, new_place, union_at
+from tls_places import ANSWER, ask, client_context, engine_at, engine_context, new_place
 
 from certificates import OPENSSL, make_ca, make_certificate, make_crl
 from pymotor.coordinator.settings import Settings
-from worker_in_process import WorkerInProcess
+from worker_in_process import WorkerInProcess, union_at
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl makes the certificates")
 

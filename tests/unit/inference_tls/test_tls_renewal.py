@@ -7,12 +7,12 @@ import ssl
 
 import pytest
 import uvloop
-from tls_places import ANSWER, REPLY, ask, client_context, engine_at, engine_context, new_place, union_at
+from tls_places import ANSWER, REPLY, ask, client_context, engine_at, engine_context, new_place
 
 from certificates import OPENSSL, make_ca, make_certificate, make_crl
 from pymotor.coordinator.http.exchange import HandshakeFailed
 from scripted_engine import ScriptedEngine
-from worker_in_process import WorkerInProcess, until
+from worker_in_process import WorkerInProcess, union_at, until
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl makes the certificates")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from certificates import Authority, Certificate, make_ca, make_certificate
 from pymotor.control_plane.tls import TLSFiles
 from pymotor.coordinator.settings import InferenceTLS, Settings
-from pymotor.fleet import Endpoint, EndpointState, Instance, InstanceState, Role
+from pymotor.fleet import Instance
+from worker_in_process import union_at
 
-MODEL = "tiny"
 ASK = b'{"model":"tiny","messages":[{"role":"user","content":"x"}]}'
 ANSWER = b'{"choices":[{"message":{"role":"assistant","content":"x"}}]}'
 REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
@@ -111,20 +111,6 @@ async def engine_at(context: ssl.SSLContext | None) -> AsyncIterator[Instance]:
         yield union_at(f"https://127.0.0.1:{port}")
     finally:
         server.close()
-
-
-def union_at(url: str) -> Instance:
-    """The fleet's entry of an engine."""
-    endpoint = Endpoint(id="union-0/0", url=url, state=EndpointState.READY)
-    return Instance(
-        name="union-0",
-        role=Role.UNION,
-        models=(MODEL,),
-        engine="sim",
-        state=InstanceState.ACTIVE,
-        endpoints=(endpoint,),
-        pairing=MODEL,
-    )
 
 
 def engine_context(place: Place, shown: Certificate, requirement: ssl.VerifyMode = ssl.CERT_REQUIRED) -> ssl.SSLContext:

@@ -37,8 +37,8 @@ EVENTS: list[Event] = [
     ProcessChanged("decode-0", ProcessState.STARTING, 0.1),
     ProcessChanged("decode-0", ProcessState.READY, 2.5, "http://127.0.0.1:1"),
     Ready(
-        name="n", url="http://u", management_url="http://m", observability_url="http://o", models=("a", "b"),
-        seconds=3.0, curl="curl x",
+        name="n", url="http://u", management_url="http://m", dashboard_url="http://m/dashboard",
+        observability_url="http://o", models=("a", "b"), seconds=3.0, curl="curl x",
     ),
     Answered("text", "decode;dur=1", 0.5),
     Stopping("Ctrl-C"),
@@ -64,6 +64,7 @@ def test_failures_and_warnings_go_to_the_error_output() -> None:
         console.tick()
     assert errors.getvalue() == "warning: look\nerror: broken\n"
     assert "decode-0" in output.getvalue()
+    assert "dashboard http://m/dashboard " in output.getvalue()
     assert "curl x" in output.getvalue()
     assert "\x1b" not in output.getvalue()
 

@@ -14,49 +14,17 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from certificates import OPENSSL, Authority, make_ca, make_certificate
-from pymotor.control_plane import AdminServer, ClusterToken
+from pymotor.control_plane import AdminServer
 from pymotor.control_plane.asking import asking_client
 from pymotor.control_plane.client_certificate import PASSED_ON, shows_certificate
 from pymotor.control_plane.plane import PlaneTLS
 from pymotor.control_plane.tls import ClientTLS, TLSFiles
-from pymotor.controller.file_lease import FileLease
-from pymotor.controller.leadership import Leadership
-from pymotor.controller.messages_app import controller_app
 from pymotor.controller.passing_on import LeaderTLS, PassingOn
-from pymotor.controller.service import ControllerService
-from pymotor.controller.settings import ControllerSettings
+from served_controller import BEARER, ServedController
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl makes the certificates")
 
-TOKEN = "a-token-for-these-tests-only"
 NAME = "controller.example"
-
-
-class Pod:
-    """A Controller whose certificate names the Service and no address."""
-
-    def __init__(self, directory: Path, name: str, plane: PlaneTLS, leader_name: str) -> None:
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        url = f"https://127.0.0.1:{self.listening.getsockname()[1]}"
-        self.url = url
-        self.leadership = Leadership(FileLease(directory / "lease"), name, url, 60.0)
-        self.service = ControllerService(self.leadership, ControllerSettings())
-        leader = LeaderTLS(plane.client(), leader_name)
-        app = controller_app(self.service, ClusterToken(TOKEN), passes_on=True, leader_tls=leader)
-        self.server = AdminServer(app, graceful_seconds=1, tls=plane.server())
-        self.serving = asyncio.create_task(self.server.serve_on(self.listening))
-        self.leading: asyncio.Task[None] | None = None
-
-    async def lead(self) -> None:
-        assert await self.leadership.try_to_lead()
-        self.leading = asyncio.create_task(self.service.lead(self.leadership.epoch))
-
-    async def end(self) -> None:
-        if self.leading is not None:
-            self.leading.cancel()
-            await asyncio.wait({self.leading})
-        self.server.finish()
-        await self.serving
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +39,14 @@ def plane(authority: Authority, directory: Path, client_auth: str) -> PlaneTLS:
 
 
 @contextlib.asynccontextmanager
-async def two(directory: Path, both: PlaneTLS, leader_name: str = NAME) -> AsyncIterator[tuple[Pod, Pod]]:
+async def two(
+    directory: Path, both: PlaneTLS, leader_name: str = NAME
+) -> AsyncIterator[tuple[ServedController, ServedController]]:
+    """Their certificate names the Service and no address."""
     (directory / "lease").mkdir()
-    leader, standby = (Pod(directory, name, both, leader_name) for name in ("first", "second"))
+    leader, standby = (
+        ServedController(directory / "lease", name, plane=both, leader_name=leader_name) for name in ("first", "second")
+    )
     await leader.lead()
     assert not await standby.leadership.try_to_lead()
     try:
@@ -109,8 +82,7 @@ async def test_the_standbys_certificate_lets_no_stranger_in(tmp_path: Path, auth
     both = plane(authority, tmp_path, "optional")
     async with two(tmp_path, both) as (_, standby), dialling(authority, both, shows=False) as stranger:
         assert (await stranger.get(f"{standby.url}/instances?role=union")).status_code == 401
-        bearer = {"Authorization": f"Bearer {TOKEN}"}
-        assert (await stranger.get(f"{standby.url}/instances?role=union", headers=bearer)).status_code == 200
+        assert (await stranger.get(f"{standby.url}/instances?role=union", headers=BEARER)).status_code == 200
 
 
 async def test_what_has_no_gate_tells_the_leader_who_has_asked(tmp_path: Path, authority: Authority) -> None:

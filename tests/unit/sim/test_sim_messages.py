@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import anthropic
 import httpx
 import pytest
 from sim_legs import REMOTE_DECODE, Engine, Engines, ec_flags, embeds, image, nixl_flags, png, text
+
+from typed_events import typed_events
 
 PATH = "/v1/messages"
 TEXT = {"type": "text", "text": "What is in the picture?"}
@@ -32,18 +33,8 @@ def body(content: Any, **fields: Any) -> dict[str, Any]:
 
 
 def events(engine: Engine, request: dict[str, Any]) -> list[dict[str, Any]]:
-    """The events of a stream, each of the type that its `event:` line says."""
-    response = engine.post(PATH, {**request, "stream": True})
-    assert response.status_code == 200, response.text
-    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-    blocks = response.text.split("\n\n")
-    assert blocks.pop() == ""
-    parsed = []
-    for block in blocks:
-        name, data = block.split("\n")
-        parsed.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {parsed[-1]['type']}"
-    return parsed
+    """The events of a stream."""
+    return typed_events(engine.post(PATH, {**request, "stream": True}))
 
 
 def said(events: list[dict[str, Any]]) -> str:

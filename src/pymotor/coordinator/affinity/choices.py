@@ -52,7 +52,7 @@ class Decision(NamedTuple):
 class Choice:
     """A request's own policy."""
 
-    __slots__ = ("_base", "_ledger", "decisions", "leg_ids", "outcome", "prompt_tokens", "request_id")
+    __slots__ = ("_base", "_ledger", "decisions", "leg_ids", "outcome", "prompt_tokens", "prompts", "request_id")
 
     def __init__(self, ledger: Ledger, base: Policy, prompt_tokens: int, outcome: str) -> None:
         """`base` decides where nothing is known. `outcome` says how what is known came about, or why nothing is."""
@@ -60,6 +60,8 @@ class Choice:
         self._base = base
         self.prompt_tokens = prompt_tokens
         self.outcome = outcome
+        self.prompts = 0
+        """How many the request has, where they are several."""
         self.request_id = b""
         """What the client calls the request; empty: nothing."""
         self.leg_ids: list[bytes] = []

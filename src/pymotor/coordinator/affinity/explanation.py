@@ -8,7 +8,6 @@ import msgspec
 
 from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, Decision
 from pymotor.coordinator.affinity.matches import Matches
-from pymotor.coordinator.routing import Routes
 from pymotor.coordinator.scheduling.kv_affinity import highest_load, prefill_cost, unified_score
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
 from pymotor.coordinator.scheduling.target import Group
@@ -53,11 +52,14 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     found: str
     """How the matches came about: `answered`, `late`, `lost`, `closed`, `text`, `session`, `prefix`; `load` where
-    nothing but load was looked at. With `late`, `lost` and `closed` texts were compared, as with `text`."""
+    nothing but load was looked at, `several` where that is because the request has more than one prompt. With `late`,
+    `lost` and `closed` texts were compared, as with `text`."""
     mode: str
     """`unified` or `load_gated`; empty where neither decides."""
     prompt_tokens: int
     legs: list[LegFigures]
+    note: str
+    """What the figures do not say, for people; empty: nothing."""
 
 
 def explain(choice: Choice) -> Explanation:
@@ -65,24 +67,17 @@ def explain(choice: Choice) -> Explanation:
     return _explanation(choice, choice.decisions)
 
 
-def explain_now(choice: Choice, routes: Routes) -> Explanation:
-    """What would be decided now, for each group of endpoints that the request could go to; nothing is sent."""
+def explain_now(choice: Choice, groups: Iterable[tuple[Group, Choice]]) -> Explanation:
+    """What would be decided now for a request of this choice, for each group of endpoints that it could go to by whom
+    decides there; nothing is sent."""
     decisions: list[Decision] = []
-    for group in _groups(routes):
-        decision = choice.look(group, _NOBODY)
+    for group, decides in groups:
+        decision = decides.look(group, _NOBODY)
         if decision is not None:
             decisions.append(decision)
-            if isinstance(choice, AffinityChoice):
-                choice.prefilled_at(decision.chosen)
+            if isinstance(decides, AffinityChoice):
+                decides.prefilled_at(decision.chosen)
     return _explanation(choice, decisions)
-
-
-def _groups(routes: Routes) -> Iterable[Group]:
-    for pair in routes.pairs:
-        yield pair.prefills
-        yield pair.decodes
-    for single in (*routes.singles, *routes.leftovers):
-        yield single.targets
 
 
 def _explanation(choice: Choice, decisions: Sequence[Decision]) -> Explanation:
@@ -92,7 +87,18 @@ def _explanation(choice: Choice, decisions: Sequence[Decision]) -> Explanation:
         mode=choice.rules.mode if isinstance(choice, AffinityChoice) else "",
         prompt_tokens=choice.prompt_tokens,
         legs=[_leg(choice, decision) for decision in decisions],
+        note=_note(choice, decisions),
     )
+
+
+def _note(choice: Choice, decisions: Sequence[Decision]) -> str:
+    if choice.outcome == "several":
+        return f"{choice.prompts} prompts in one request: load alone decides where they go, whatever endpoints hold"
+    if decisions:
+        return ""
+    if choice.prompts:
+        return f"{choice.prompts} prompts in one request: no endpoint was chosen for all; one by one they go by load"
+    return "no endpoint has been chosen for it"
 
 
 def _leg(choice: Choice, decision: Decision) -> LegFigures:

@@ -93,7 +93,9 @@ class AffinityPlacement:
         if not view.surface.staged or view.previous:
             return None
         if view.prompts:
-            self._instruments.asked("several")
+            if kept:
+                self._instruments.asked("several")
+                self.recent.keep(several_by_load(view, self._ledger, self._base), headers)
             return None
         conductor = self._conductor
         prompt = await self._prompt(view, routes)
@@ -200,6 +202,7 @@ class KeyedPlacement:
             prompt_tokens=view.prompt_tokens,
             outcome="session" if session else "prefix",
         )
+        made.prompts = len(view.prompts)
         if kept:
             self.recent.keep(made, headers)
         return made
@@ -209,6 +212,13 @@ class KeyedPlacement:
 
     async def close(self) -> None:
         """See `Placement`."""
+
+
+def several_by_load(view: RequestView, ledger: Ledger, base: Policy) -> Choice:
+    """What stands for a request of several prompts among those that are explained: `base` decides for each."""
+    choice = Choice(ledger, base, view.prompt_tokens, "several")
+    choice.prompts = len(view.prompts)
+    return choice
 
 
 def _that_render(routes: Callable[[], Routes]) -> list[Target]:
