@@ -133,7 +133,7 @@ class Gateway:
                 view = self._read(request, surface)
                 if self._meter is not None:
                     self._meter.admit(request, view)
-                context = Context(services, client, request, view)
+                context = Context.begin(services, client, request, view)
                 context.forwarded = self._forwarding.lines(request.headers) + trace_lines
                 context.trail = trail
                 if view.stream and context.settings.stream_keepalive:
@@ -242,9 +242,9 @@ class Gateway:
         await self._generate(client, request, RESPONSES, StoredRequest(method, path, match[1].decode()))
 
     def _stored_context(self, client: ClientConnection, request: ClientRequest) -> Context:
-        view = RequestView({}, (), RESPONSES)
+        view = RequestView({}, (), 0, RESPONSES)
         view.stream = True
-        context = Context(self._services, client, request, view)
+        context = Context.begin(self._services, client, request, view)
         context.label = _STORED_LABEL
         context.forwarded = self._forwarding.lines(request.headers)
         return context

@@ -53,7 +53,8 @@ async def answer(
     if context.view.stream:
         await _streamed(context, leg, target, buffers, leg_id, first_content, send_by)
         return
-    reply = await _whole(context, leg, target, buffers, leg_id, first_content, send_by)
+    reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by, until=_due(context))
+    _take(context, leg, target, reply, first_content)
     body = _without_handoff(reply.body)
     note_answer(context, body)
     context.note_commit()
@@ -77,25 +78,17 @@ async def to_bytes(
     send_by: float | None,
 ) -> bytes:
     """A `Finish` that returns the whole reply's body. Raises `LegFailed`."""
-    return (await _whole(context, leg, target, buffers, leg_id, first_content, send_by)).body
-
-
-async def _whole(
-    context: Context,
-    leg: str,
-    target: Target,
-    buffers: Buffers,
-    leg_id: bytes,
-    first_content: Reservation | Held | None,
-    send_by: float | None,
-) -> WholeReply:
-    """The whole answer. Raises `LegFailed`."""
     reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by, until=_due(context))
+    _take(context, leg, target, reply, first_content)
+    return reply.body
+
+
+def _take(context: Context, leg: str, target: Target, reply: WholeReply, first_content: FirstContent) -> None:
+    """The whole answer is here. Raises `LegFailed` where it says that it is none."""
     if MARK in reply.body and gives_up(reply.body, context.view.fields):
         raise gave_up(context, leg, target)
     if first_content is not None:
         first_content.end()
-    return reply
 
 
 def _due(context: Context) -> float:
