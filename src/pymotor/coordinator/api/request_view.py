@@ -59,7 +59,7 @@ _BRACKET, _QUOTE = b'["'
 
 
 class RequestView(msgspec.Struct, eq=False):
-    """One generating request: its fields and what was read of them. A `Struct` because making one has to cost little."""
+    """One generating request: its fields and what was read of them. A `Struct`, since making one has to cost little."""
 
     fields: Fields
     body: Sequence[bytes | memoryview]
@@ -150,8 +150,8 @@ def read_limit(view: RequestView, name: str) -> bool:
         return False
     if stated < 0:
         raise invalid(f"{name} must not be negative", name)
-    view.answer_limit = min(stated, _ANSWER_LIMIT_BOUND)
-    view.answer_tokens = min(stated, _ANSWER_TOKENS_BOUND)
+    view.answer_limit = stated if stated < _ANSWER_LIMIT_BOUND else _ANSWER_LIMIT_BOUND
+    view.answer_tokens = stated if stated < _ANSWER_TOKENS_BOUND else _ANSWER_TOKENS_BOUND
     return True
 
 

@@ -28,13 +28,13 @@ def dispatch(context: Context, routes: Callable[[], Routes]) -> Coroutine[Any, A
     the client is to see. Not a coroutine itself, since a layer more costs each request."""
     services = context.services
     services.retry_budget.requests += 1
-    if services.placement is not None or services.tokenizer is not None:
+    if services.placement is not None or services.tokenizer is not None or context.trail is not None:
         return _placed(context, routes)
     return _until_answered(context, routes)
 
 
 async def _placed(context: Context, routes: Callable[[], Routes]) -> None:
-    """As `dispatch`, where more than load decides."""
+    """As `dispatch`, where more than load decides or somebody wants to know how long that took."""
     services = context.services
     trail = context.trail
     placing = None if trail is None else trail.begin_wait(PLACEMENT, context.started_at)

@@ -101,7 +101,8 @@ def _due(context: Context) -> float:
         return context.whole_by
     # An engine may generate several answers one after the other.
     tokens = view.answer_limit * view.n * (len(view.prompts) or 1)
-    return min(context.whole_by, monotonic() + patience(context) + tokens * seconds)
+    due = monotonic() + patience(context) + tokens * seconds
+    return due if due < context.whole_by else context.whole_by
 
 
 async def _streamed(

@@ -264,10 +264,7 @@ def _send(
         headers,
         length,
     )
-    if single and length < _JOINED_BYTES:
-        buffers = (head + first,)
-    else:
-        buffers = (head, *buffers)
+    buffers = (head + first,) if single and length < _JOINED_BYTES else (head, *buffers)
     settings = context.settings
     connection.send(
         buffers,
@@ -337,7 +334,9 @@ async def whole_leg(
     """A leg whose reply, of status 2xx, is wanted whole by `until`, or within `first_token_timeout`; see `exchange`.
     Raises `LegFailed`."""
     since = monotonic()
-    until = until or min(context.whole_by, since + context.settings.first_token_timeout)
+    if until is None:
+        until = since + context.settings.first_token_timeout
+        until = until if until < context.whole_by else context.whole_by
     make_reply = context.services.make_reply
     reply = await exchange(context, leg, target, buffers, leg_id, make_reply, path, headers, send_by, until, item)
     if context.trail is not None and context.trail.last_ended is not None:
