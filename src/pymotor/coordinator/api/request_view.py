@@ -121,14 +121,12 @@ def read_fields(surface: Surface, body: bytes, trusted: bool) -> RequestView:
         raise invalid(f"the request body is not valid JSON: {error}") from error
     if not trusted and not _BARRED_SET.isdisjoint(fields):
         raise barred(next(name for name in BARRED_FIELDS if name in fields))
-    view = RequestView(fields, (body,), len(body), surface)
-    if surface.staged or "model" in fields:
-        view.model = _model(fields)
-    if "stream" in fields and surface.staged:
-        view.stream = bool(_decode(_flag_decoder, fields, "stream", "a boolean"))
+    staged = surface.staged
+    model = _model(fields) if staged or "model" in fields else ""
+    stream = bool(_decode(_flag_decoder, fields, "stream", "a boolean")) if staged and "stream" in fields else False
     if "vllm_xargs" in fields and not trusted:
         _check_extra_arguments(fields["vllm_xargs"])
-    return view
+    return RequestView(fields, (body,), len(body), surface, model, stream)
 
 
 def _read_sampling(view: RequestView) -> None:
@@ -249,7 +247,9 @@ def assemble(fields: Fields, added: bytes, without: frozenset[str], size: int) -
     `size` is about how many bytes the fields have: large values are not copied, the buffers are views of the
     client's body.
     """
-    kept = {name: raw for name, raw in fields.items() if name not in without}
+    kept = fields.copy()
+    for name in without.intersection(fields):
+        del kept[name]
     if not kept:
         return [b"{" + added + b"}"]
     if size <= _INLINE_BYTES:

@@ -197,6 +197,8 @@ class Context(msgspec.Struct, eq=False):
     media_items: int
     forwarded: bytes = b""
     """Lines of the client's head that engines get too."""
+    trail: Trail | None = None
+    """What happens to it step by step; None where nobody wants to know."""
     answering: Reservation | None = None
     """The newest reservation for the leg that generates the answer; what is generated makes it grow."""
     kept: bool = True
@@ -228,8 +230,6 @@ class Context(msgspec.Struct, eq=False):
     beside: Beside | None = None
     """The leg that the last one waits for while both run."""
     status: int = 0
-    trail: Trail | None = None
-    """What happens to it step by step; None where nobody wants to know."""
     leg_id: bytes = b""
     """The newest leg's: by it engines know the request."""
     first_token_seconds: float | None = None
@@ -250,7 +250,14 @@ class Context(msgspec.Struct, eq=False):
     """Name, instance and milliseconds of each leg so far, for `Server-Timing`."""
 
     @staticmethod
-    def begin(services: Services, client: ClientConnection, request: ClientRequest, view: RequestView) -> Context:
+    def begin(
+        services: Services,
+        client: ClientConnection,
+        request: ClientRequest,
+        view: RequestView,
+        forwarded: bytes = b"",
+        trail: Trail | None = None,
+    ) -> Context:
         """A request that sets out now."""
         settings = services.settings
         surface = view.surface
@@ -267,6 +274,8 @@ class Context(msgspec.Struct, eq=False):
             started_at,
             whole_by,
             len(view.media),
+            forwarded,
+            trail,
         )
 
     def __repr__(self) -> str:
@@ -323,13 +332,11 @@ class Context(msgspec.Struct, eq=False):
 
     def for_part(self, view: RequestView) -> Context:
         """The same request reduced to one of its several answers; legs are noted together."""
-        part = Context.begin(self.services, self.client, self.request, view)
+        part = Context.begin(self.services, self.client, self.request, view, self.forwarded, self.trail)
         part.settings = self.settings
         part.whole_by = self.whole_by
         part.spare(*self.failed)
-        part.forwarded = self.forwarded
         part.legs = self.legs
-        part.trail = self.trail
         part.label = self.label
         part.counted = True
         part.encoded = self.encoded

@@ -25,6 +25,8 @@ from pymotor.fleet import Role
 Buffers = Sequence[bytes | memoryview]
 
 _JOINED_BYTES = 65536
+_REQUEST = b"%b%b\r\n%b%bContent-Length: %d\r\n\r\n%b"
+"""What goes before, the id, two times header lines, the body's length and as much of it as is not sent by itself."""
 _PREFILL = Role.PREFILL.value
 _OUR_FAULT = frozenset((401, 403))
 _BUSY = frozenset((408, 429))
@@ -254,17 +256,12 @@ def _send(
         if surface.names_answers:
             buffers = surface.named(context.view, buffers, leg_id, target.endpoint_id)
     context.leg_id = leg_id
+    start = target.head_starts.get(path) or head_start(target, path)
     first = buffers[0]
-    single = len(buffers) == 1
-    length = len(first) if single else sum(map(len, buffers))
-    head = b"%b%b\r\n%b%bContent-Length: %d\r\n\r\n" % (
-        target.head_starts.get(path) or head_start(target, path),
-        leg_id,
-        context.forwarded,
-        headers,
-        length,
-    )
-    buffers = (head + first,) if single and length < _JOINED_BYTES else (head, *buffers)
+    if len(buffers) == 1 and len(first) < _JOINED_BYTES:
+        buffers = (_REQUEST % (start, leg_id, context.forwarded, headers, len(first), first),)
+    else:
+        buffers = (_REQUEST % (start, leg_id, context.forwarded, headers, sum(map(len, buffers)), b""), *buffers)
     settings = context.settings
     connection.send(
         buffers,

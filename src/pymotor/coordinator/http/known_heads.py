@@ -28,9 +28,7 @@ class KnownHead:
 
     __slots__ = (
         "_before",
-        "_before_size",
         "_behind",
-        "_behind_size",
         "headers",
         "kept",
         "key",
@@ -48,9 +46,7 @@ class KnownHead:
         self.query = request.query
         self.headers = {name: value for name, value in request.headers.items() if name != b"content-length"}
         self._before = before
-        self._before_size = len(before)
         self._behind = behind
-        self._behind_size = len(behind)
         self.kept = True
         """Whether it may still be used."""
         self.key: ApiKey | None = None
@@ -61,18 +57,17 @@ class KnownHead:
     def body_in(self, data: bytes, longest: int) -> bytes | None:
         """The body of the request that `data` is, no more and no less, if it begins with this head and is not longer
         than `longest` bytes; else None."""
-        if not data.startswith(self._before):
+        # Calls that parse their arguments, as `startswith` and `find` do, cost twice as much as these.
+        rest = data.removeprefix(self._before)
+        if len(rest) == len(data):
             return None
-        first = self._before_size
-        if not self._behind_size:
-            return b"" if len(data) == first else None
-        last = data.find(b"\r", first, first + _MOST_DIGITS + 1)
-        digits = data[first:last]
-        if not digits.isdigit() or not data.startswith(self._behind, last):
+        if not self._behind:
+            return None if rest else b""
+        digits, behind, body = rest.partition(self._behind)
+        if not behind or not digits.isdigit() or len(digits) > _MOST_DIGITS:
             return None
         length = int(digits)
-        start = last + self._behind_size
-        return data[start:] if len(data) == start + length and length <= longest else None
+        return body if length == len(body) and length <= longest else None
 
 
 class KnownHeads:

@@ -39,8 +39,6 @@ _decoder = msgspec.json.Decoder(_Reply)
 
 def usage_in(body: bytes) -> Usage | None:
     """What a whole answer says that it cost; None where it does not."""
-    if b'"usage"' not in body:
-        return None
     try:
         return _decoder.decode(body).usage
     except UNREADABLE:
