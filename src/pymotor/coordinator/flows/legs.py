@@ -263,12 +263,15 @@ def _send(
     else:
         buffers = (_REQUEST % (start, leg_id, context.forwarded, headers, sum(map(len, buffers)), b""), *buffers)
     settings = context.settings
+    if until is not None:
+        connection.send(buffers, receiver, first_byte_by=until, idle_seconds=settings.infer_timeout, whole_by=until)
+        return
     connection.send(
         buffers,
         receiver,
-        first_byte_by=monotonic() + settings.first_token_timeout if until is None else until,
-        idle_seconds=settings.stream_idle_timeout if until is None else settings.infer_timeout,
-        whole_by=context.whole_by if until is None else until,
+        first_byte_by=monotonic() + settings.first_token_timeout,
+        idle_seconds=settings.stream_idle_timeout,
+        whole_by=context.whole_by,
     )
 
 

@@ -19,19 +19,13 @@ class WholeReply(msgspec.Struct, eq=False):
     """Set when it is whole or has failed."""
     status: int = 0
     headers: Headers = []
+    body: bytes = b""
+    """Once it is whole."""
     pieces: list[bytes] = []
-    """Of the body as far as it has come."""
+    """Of the body as far as it has come, where it does not come at once."""
     size: int = 0
-    """Bytes of the body as far as it has come."""
+    """Bytes of them."""
     connection: UpstreamConnection | None = None
-
-    @property
-    def body(self) -> bytes:
-        """The reply's body as far as it has come."""
-        pieces = self.pieces
-        if len(pieces) != 1:
-            self.pieces = pieces = [b"".join(pieces)]
-        return pieces[0]
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header, by its name in lower case."""
@@ -61,7 +55,17 @@ class WholeReply(msgspec.Struct, eq=False):
         """See `Receiver`."""
         if self.size > REPLY_LIMIT:
             self.on_failed(BadReply("the reply is larger than 256 MiB"))
-        elif not self.done.done():
+            return
+        self.body = b"".join(self.pieces)
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def on_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `Receiver`."""
+        self.status = status
+        self.headers = headers
+        self.body = body
+        if not self.done.done():
             self.done.set_result(None)
 
     def on_failed(self, error: UpstreamError) -> None:
