@@ -116,7 +116,7 @@ class ByAffinity:
 
 def _routed(places: Places, engine: int, request: Request, work: int, expected: int | None) -> Routed:
     target = places.group.targets[engine]
-    reservation = Reservation(target, work, len(request.tokens), answer_tokens=EXPECTED_ANSWER_TOKENS)
+    reservation = Reservation.on(target, work, len(request.tokens), answer_tokens=EXPECTED_ANSWER_TOKENS)
     return Routed(engine, reservation, expected)
 
 

@@ -124,18 +124,15 @@ class Gateway:
         keepalive: Keepalive | None = None
         try:
             if stored is not None:
-                context = self._stored_context(client, request)
-                context.forwarded += trace_lines
-                context.trail = trail
+                context = self._stored_context(client, request, trace_lines, trail)
                 holder = self._holder(stored.response_id, None)
                 await ask_holder(context, holder.targets.targets[0], stored.method, stored.path)
             else:
                 view = self._read(request, surface)
                 if self._meter is not None:
                     self._meter.admit(request, view)
-                context = Context(services, client, request, view)
-                context.forwarded = self._forwarding.lines(request.headers) + trace_lines
-                context.trail = trail
+                forwarded = self._forwarding.lines(request.headers) + trace_lines
+                context = Context.begin(services, client, request, view, forwarded, trail)
                 if view.stream and context.settings.stream_keepalive:
                     keepalive = Keepalive(context, context.settings.stream_keepalive)
                 await dispatch(context, self.routes(view))
@@ -241,12 +238,14 @@ class Gateway:
         path = request.path + b"?" + request.query if request.query and method == b"GET" else request.path
         await self._generate(client, request, RESPONSES, StoredRequest(method, path, match[1].decode()))
 
-    def _stored_context(self, client: ClientConnection, request: ClientRequest) -> Context:
-        view = RequestView({}, (), RESPONSES)
+    def _stored_context(
+        self, client: ClientConnection, request: ClientRequest, trace_lines: bytes, trail: Trail | None
+    ) -> Context:
+        view = RequestView({}, (), 0, RESPONSES)
         view.stream = True
-        context = Context(self._services, client, request, view)
+        forwarded = self._forwarding.lines(request.headers) + trace_lines
+        context = Context.begin(self._services, client, request, view, forwarded, trail)
         context.label = _STORED_LABEL
-        context.forwarded = self._forwarding.lines(request.headers)
         return context
 
     def _refuse(

@@ -16,11 +16,12 @@ from pymotor.coordinator.api.surface import CHAT
 from pymotor.coordinator.callbacks import CALLBACK_PATH
 from pymotor.coordinator.flows.responses import JSON, ResponseHeads
 from pymotor.coordinator.http.client_request import ClientRequest
+from pymotor.coordinator.http.known_heads import KnownHead
 from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.instruments import Instruments
 from pymotor.coordinator.keys.admittance import KeyHeaders, Refusal, admit, found
 from pymotor.coordinator.keys.api_key import ApiKey, Scope
-from pymotor.coordinator.keys.key_ring import KeyRing
+from pymotor.coordinator.keys.key_ring import KeyRing, expired
 from pymotor.coordinator.limits.meter import UNLIMITED
 from pymotor.coordinator.limits.rate_limits import RateLimits
 from pymotor.coordinator.limits.usage import KeyUsage
@@ -73,22 +74,39 @@ class Guard:
     def handle(self, client: ClientConnection, request: ClientRequest) -> Coroutine[Any, Any, None]:
         """What answers one request; not a coroutine itself where the key is one that was seen before, since a layer
         more costs each request."""
-        request.key = None
-        request.charge = 0
-        path = request.path
+        head = request.head
         try:
-            if path.startswith(CALLBACK_PATH) or self._is_preflight(request):
-                return self._handle(client, request)
-            if self._ring is not None and path not in self._without_key:
-                shown = self._headers.key_in(request.headers)
-                key = self._ring.known(shown)
-                if key is None:
-                    return self._let_in_unknown(client, request, self._ring, shown)
-                self._let_in(request, key)
-            self._take(request)
+            if head is None or head.vouchers is None or not self._let_in_again(request, head):
+                path = request.path
+                if path.startswith(CALLBACK_PATH) or self._is_preflight(request):
+                    return self._handle(client, request)
+                if self._ring is not None and path not in self._without_key:
+                    shown = self._headers.key_in(request.headers)
+                    key = self._ring.known(shown)
+                    if key is None:
+                        return self._let_in_unknown(client, request, self._ring, shown)
+                    self._let_in(request, key)
+                    if head is not None:
+                        head.key = key
+                        head.vouchers = (self, self._ring.version)
+            if self._limits is not None:
+                self._take(request, self._limits)
         except ApiError as error:
             return self._refused(client, request, error)
         return self._handle(client, request)
+
+    def _let_in_again(self, request: ClientRequest, head: KnownHead) -> bool:
+        """Whether the key in this head was found good here, among the keys there are now, and has not expired: so it
+        is for this request, since its path and method are in the head too. Then it is let in."""
+        key, ring, usage = head.key, self._ring, self._usage
+        if head.vouchers is None or key is None or ring is None or usage is None:
+            return False
+        guard, keys = head.vouchers
+        if guard is not self or keys is not ring.version or (key.expires_at is not None and expired(key)):
+            return False
+        usage.let_in(key.name)
+        request.key = key
+        return True
 
     async def _let_in_unknown(
         self, client: ClientConnection, request: ClientRequest, ring: KeyRing, shown: bytes
@@ -96,7 +114,8 @@ class Guard:
         """Answer a request whose key has to be compared."""
         try:
             self._let_in(request, await found(ring, shown, self._headers.places))
-            self._take(request)
+            if self._limits is not None:
+                self._take(request, self._limits)
         except ApiError as error:
             self._refuse(client, request, error)
             return
@@ -110,12 +129,12 @@ class Guard:
         self._usage.let_in(key.name)
         request.key = key
 
-    def _take(self, request: ClientRequest) -> None:
+    def _take(self, request: ClientRequest, limits: RateLimits) -> None:
         """It counts against the limits. Raises `ApiError`."""
         if request.path in self._unlimited:
             request.charge = UNLIMITED
-        elif self._limits is not None:
-            self._limits.take_request(request.key)
+        else:
+            limits.take_request(request.key)
 
     def _is_preflight(self, request: ClientRequest) -> bool:
         """Whether it is a browser's question whether a page may ask; it never has a key."""

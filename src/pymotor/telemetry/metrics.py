@@ -6,7 +6,7 @@ A registry belongs to one process, or counts in memory that another one reads (`
 
 from __future__ import annotations
 
-import bisect
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -61,7 +61,7 @@ class HistogramChild:
     def observe(self, value: float) -> None:
         """Count one value."""
         cells = self._cells
-        cells[bisect.bisect_left(self._bounds, value)] += 1.0
+        cells[bisect_left(self._bounds, value)] += 1.0
         cells[-1] += value
 
     @property

@@ -223,7 +223,7 @@ def test_always_the_least_loaded(size: int, steps: list[tuple[int, bool]]) -> No
         chosen = policy.choose(group, NOBODY)
         assert chosen is not None
         assert book.load(chosen.row) == min(book.load(row) for row in group.rows)
-        held.append(Reservation(chosen, tokens, tokens))
+        held.append(Reservation.on(chosen, tokens, tokens))
     for reservation in held:
         reservation.end()
     assert [book.load(row) for row in group.rows] == [0] * size

@@ -155,7 +155,7 @@ def test_of_several_groups_the_one_with_the_best_endpoint_is_chosen() -> None:
         assert choice.best_group(groups, frozenset(("union-3/0",))) == 0
         assert choice.best_group(groups, frozenset(target.endpoint_id for target in targets)) is None
         # Holding 800 tokens more is not worth so much load.
-        busy = Reservation(targets[3], 2000)
+        busy = Reservation.on(targets[3], 2000)
         assert choice.best_group(groups, NOBODY) == 0
         busy.end()
         assert choice_of(ledger, None).best_group(groups, NOBODY) is None

@@ -45,7 +45,7 @@ def test_nothing_is_left_of_any_interleaving(steps: list[tuple[str, int, object]
                 assert isinstance(with_what, tuple)
                 active, kept, answer, kv, spare = with_what
                 held.append(
-                    Reservation(
+                    Reservation.on(
                         targets[number], active, kept, answer_tokens=answer, kv_tokens=kv, spare_tokens=min(spare, kv)
                     )
                 )
@@ -74,7 +74,7 @@ def test_nothing_is_left_of_any_interleaving(steps: list[tuple[str, int, object]
 
 def test_the_prompts_work_goes_first_and_the_answer_adds_to_what_is_held() -> None:
     with shared_ledgers(1, ROWS) as (ledger, _):
-        reservation = Reservation(targets_on(ledger)[0], 100, 100, answer_tokens=10, kv_tokens=150, spare_tokens=50)
+        reservation = Reservation.on(targets_on(ledger)[0], 100, 100, answer_tokens=10, kv_tokens=150, spare_tokens=50)
         assert (ledger.load(0), ledger.kv(0)) == (100 * 10 + 10 * 10 + 100 * 3, 150)
         reservation.worked()
         reservation.worked()

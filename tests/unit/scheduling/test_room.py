@@ -101,7 +101,7 @@ def test_kv_cache_is_promised_in_whole_blocks_until_it_is_gone(ledgers: list[Led
     for worker in (mine, other, mine):
         assert room.has_kv(group, view, 1, NOBODY)
         worker_target = group_of(worker, 1).targets[0]
-        held.append(Reservation(worker_target, 0, kv_tokens=310))
+        held.append(Reservation.on(worker_target, 0, kv_tokens=310))
     # 990 tokens: one block is the engine's own.
     assert not room.has_kv(group, view, 1, NOBODY)
     assert room.without_kv(group, view) == {"decode-0/0"}
@@ -122,7 +122,7 @@ def test_several_answers_need_room_for_each(ledgers: list[Ledger]) -> None:
     view = view_of(160, 160)
     assert room.has_kv(group, view, 4, NOBODY)
     assert room.has_kv(group, view, 9, NOBODY), "as many as fit when nothing else runs"
-    held = Reservation(group.targets[0], 0, kv_tokens=320)
+    held = Reservation.on(group.targets[0], 0, kv_tokens=320)
     assert room.has_kv(group, view, 3, NOBODY)
     assert not room.has_kv(group, view, 4, NOBODY)
     assert not room.has_kv(group, view, 3, frozenset({"decode-1/0"}))

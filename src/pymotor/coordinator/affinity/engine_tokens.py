@@ -120,7 +120,7 @@ class EngineTokens:
 
     async def _ask(self, target: Target, body: bytes, until: float) -> Prompt | _Silence | None:
         """What the endpoint says; None: it cannot be said of this request."""
-        receiver = WholeReply(self._loop)
+        receiver = WholeReply(self._loop.create_future())
         began = monotonic()
         connect_by = min(began + self._connect_timeout, until)
         try:

@@ -58,52 +58,38 @@ _count_decoder = msgspec.json.Decoder(int | None)
 _BRACKET, _QUOTE = b'["'
 
 
-class RequestView:
-    """One generating request: its fields and what was read of them."""
+class RequestView(msgspec.Struct, eq=False):
+    """One generating request: its fields and what was read of them. A `Struct`, since making one has to cost little."""
 
-    __slots__ = (
-        "alone",
-        "answer_limit",
-        "answer_tokens",
-        "body",
-        "contents",
-        "fields",
-        "media",
-        "model",
-        "n",
-        "previous",
-        "prompt_tokens",
-        "prompts",
-        "size",
-        "stream",
-        "surface",
-    )
+    fields: Fields
+    body: Sequence[bytes | memoryview]
+    """The whole as it can be sent on unchanged."""
+    size: int
+    """Bytes of the body."""
+    surface: Surface
+    model: str = ""
+    """Empty where an engine takes its own and the request names none."""
+    stream: bool = False
+    n: int = 1
+    prompt_tokens: int = 0
+    """Estimated from the text's length and the media's pixels."""
+    answer_tokens: int = DEFAULT_ANSWER_TOKENS
+    """Expected."""
+    answer_limit: int | None = None
+    """What the client limits the answer to."""
+    media: list[MediaItem] = []
+    contents: dict[int, Sequence[Part | str]] = {}
+    """Of a chat's messages with media, by their place: the content's parts, read once."""
+    prompts: list[msgspec.Raw] = []
+    """The prompts of a completions request with several; empty for one."""
+    alone: bool = False
+    """Whether one engine has to compute all of it."""
+    previous: str = ""
+    """The id of the stored response that a Responses request goes on from; empty for none."""
 
-    def __init__(self, fields: Fields, body: Sequence[bytes | memoryview], surface: Surface) -> None:
-        self.fields = fields
-        self.body = body
-        """The whole as it can be sent on unchanged."""
-        self.size = sum(map(len, body))
-        self.surface = surface
-        self.model = ""
-        """Empty where an engine takes its own and the request names none."""
-        self.stream = False
-        self.n = 1
-        self.prompt_tokens = 0
-        """Estimated from the text's length and the media's pixels."""
-        self.answer_tokens = DEFAULT_ANSWER_TOKENS
-        """Expected."""
-        self.answer_limit: int | None = None
-        """What the client limits the answer to."""
-        self.media: list[MediaItem] = []
-        self.contents: dict[int, Sequence[Part | str]] = {}
-        """Of a chat's messages with media, by their place: the content's parts, read once."""
-        self.prompts: list[msgspec.Raw] = []
-        """The prompts of a completions request with several; empty for one."""
-        self.alone = False
-        """Whether one engine has to compute all of it."""
-        self.previous = ""
-        """The id of the stored response that a Responses request goes on from; empty for none."""
+    def __repr__(self) -> str:
+        # Not what it holds: prompts stay out of logs.
+        return f"<RequestView of {self.size} bytes>"
 
 
 def read_chat(surface: Surface, body: bytes, trusted: bool) -> RequestView:
@@ -135,14 +121,12 @@ def read_fields(surface: Surface, body: bytes, trusted: bool) -> RequestView:
         raise invalid(f"the request body is not valid JSON: {error}") from error
     if not trusted and not _BARRED_SET.isdisjoint(fields):
         raise barred(next(name for name in BARRED_FIELDS if name in fields))
-    view = RequestView(fields, (body,), surface)
-    if surface.staged or "model" in fields:
-        view.model = _model(fields)
-    if "stream" in fields and surface.staged:
-        view.stream = bool(_decode(_flag_decoder, fields, "stream", "a boolean"))
+    staged = surface.staged
+    model = _model(fields) if staged or "model" in fields else ""
+    stream = bool(_decode(_flag_decoder, fields, "stream", "a boolean")) if staged and "stream" in fields else False
     if "vllm_xargs" in fields and not trusted:
         _check_extra_arguments(fields["vllm_xargs"])
-    return view
+    return RequestView(fields, (body,), len(body), surface, model, stream)
 
 
 def _read_sampling(view: RequestView) -> None:
@@ -164,8 +148,8 @@ def read_limit(view: RequestView, name: str) -> bool:
         return False
     if stated < 0:
         raise invalid(f"{name} must not be negative", name)
-    view.answer_limit = min(stated, _ANSWER_LIMIT_BOUND)
-    view.answer_tokens = min(stated, _ANSWER_TOKENS_BOUND)
+    view.answer_limit = stated if stated < _ANSWER_LIMIT_BOUND else _ANSWER_LIMIT_BOUND
+    view.answer_tokens = stated if stated < _ANSWER_TOKENS_BOUND else _ANSWER_TOKENS_BOUND
     return True
 
 
@@ -263,7 +247,9 @@ def assemble(fields: Fields, added: bytes, without: frozenset[str], size: int) -
     `size` is about how many bytes the fields have: large values are not copied, the buffers are views of the
     client's body.
     """
-    kept = {name: raw for name, raw in fields.items() if name not in without}
+    kept = fields.copy()
+    for name in without.intersection(fields):
+        del kept[name]
     if not kept:
         return [b"{" + added + b"}"]
     if size <= _INLINE_BYTES:
@@ -289,6 +275,12 @@ def with_member(body: Sequence[bytes | memoryview], member: bytes) -> list[bytes
     if len(body) == 1 and len(first) <= _INLINE_BYTES:
         return [b"{" + member + b"," + first[brace + 1 :]]
     return [b"{" + member + b",", memoryview(first)[brace + 1 :], *body[1:]]
+
+
+def view_of(fields: Fields, surface: Surface) -> RequestView:
+    """A request that is made here of these fields; nothing is read of them."""
+    body = body_of(fields)
+    return RequestView(fields, body, len(body[0]), surface)
 
 
 def body_of(fields: Fields) -> list[bytes | memoryview]:

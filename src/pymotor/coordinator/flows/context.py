@@ -22,6 +22,7 @@ from pymotor.coordinator.flows.encoded_media import RequestEncodings
 from pymotor.coordinator.flows.responses import ResponseHeads
 from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.http.framing import chunk
+from pymotor.coordinator.http.replies import WholeReply
 from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.instruments import Instruments
 from pymotor.coordinator.limits.usage import Usage
@@ -137,6 +138,10 @@ class Services:
         self.item_claims = ItemClaims(ledger)
         self.closed = ClosedEndpoints()
 
+    def make_reply(self) -> WholeReply:
+        """What an engine's reply is collected in."""
+        return WholeReply(self.loop.create_future())
+
     def use(self, settings: Settings) -> None:
         """Requests that begin from now on have these settings. What all requests share is changed where it is kept, and
         keeps what it knows: open circuits, tries that were spent, items in the store."""
@@ -174,120 +179,108 @@ class Beside(NamedTuple):
     """`monotonic()` of its beginning."""
 
 
-class Context:
-    """One client's request on its way."""
+class Context(msgspec.Struct, eq=False):
+    """One client's request on its way. A `Struct` because making one has to cost little."""
 
-    __slots__ = (
-        "_kept_size",
-        "answer_bytes",
-        "answer_events",
-        "answering",
-        "avoid",
-        "beside",
-        "choice",
-        "client",
-        "committed",
-        "counted",
-        "encoded",
-        "engine_path",
-        "events",
-        "failed",
-        "fetching",
-        "first_token_seconds",
-        "forwarded",
-        "handed_over_at",
-        "kept",
-        "label",
-        "leg_id",
-        "legs",
-        "media_items",
-        "opened",
-        "repeats",
-        "request",
-        "sending",
-        "services",
-        "settings",
-        "so_far",
-        "started_at",
-        "status",
-        "trail",
-        "usage",
-        "view",
-        "whole_by",
-        "without_decode",
-    )
+    services: Services
+    settings: Settings
+    """Those that hold when it begins; it keeps them when the worker gets others."""
+    client: ClientConnection
+    request: ClientRequest
+    view: RequestView
+    label: str
+    """The path as metrics name it."""
+    engine_path: bytes
+    started_at: float
+    """`monotonic()`, as is the next."""
+    whole_by: float
+    media_items: int
+    forwarded: bytes = b""
+    """Lines of the client's head that engines get too."""
+    trail: Trail | None = None
+    """What happens to it step by step; None where nobody wants to know."""
+    answering: Reservation | None = None
+    """The newest reservation for the leg that generates the answer; what is generated makes it grow."""
+    kept: bool = True
+    """Whether the request's body is kept until the first content, so that the request can be tried again."""
+    kept_size: int = 0
+    """Bytes of it that count among those the process keeps."""
+    repeats: bool = False
+    """Whether the request may be sent again even after the first content."""
+    sending: Sequence[bytes | memoryview] = ()
+    """What the leg that answers is sent."""
+    so_far: AnswerSoFar | RepeatableAnswer | None = None
+    """What has to be known to carry the answer on when its stream breaks off; None where it cannot be."""
+    failed: tuple[str, ...] = ()
+    """Endpoints that failed this request, the newest failure last; see `spare`."""
+    avoid: frozenset[str] = frozenset()
+    """The same as a set."""
+    fetching: Held | None = None
+    """Encoders whose embeddings the stage that reads them has yet to fetch."""
+    encoded: RequestEncodings | None = None
+    """What is known of the request's media by now."""
+    without_decode: bool = False
+    """Whether it is too large for the KV cache of any decode endpoint."""
+    committed: bool = False
+    """Whether the client has been sent a response's head."""
+    opened: bool = False
+    """Whether a stream's head went out before any content; see `keepalive`."""
+    choice: Choice | None = None
+    """Its own policy, where more than load decides; None: the worker's."""
+    beside: Beside | None = None
+    """The leg that the last one waits for while both run."""
+    status: int = 0
+    leg_id: bytes = b""
+    """The newest leg's: by it engines know the request."""
+    first_token_seconds: float | None = None
+    """From the request until the client was sent its first content."""
+    answer_bytes: int = 0
+    """Of a whole answer."""
+    answer_events: int = 0
+    """Of a stream from its first content on."""
+    counted: bool = False
+    """Whether metrics have the request already; always of a part, since who has the whole counts."""
+    handed_over_at: float = 0.0
+    """`monotonic()` of the end of prefill's reply; 0: there is none, or decode has had content since."""
+    events: int = 0
+    """Events of a stream that the client was sent, counted in lots of `relay.GROWTH` and at the end."""
+    usage: Usage | None = None
+    """What a whole answer says that it cost; only read where it is counted."""
+    legs: list[tuple[str, str, float]] = []
+    """Name, instance and milliseconds of each leg so far, for `Server-Timing`."""
 
-    def __init__(
-        self,
+    @staticmethod
+    def begin(
         services: Services,
         client: ClientConnection,
         request: ClientRequest,
         view: RequestView,
-    ) -> None:
-        self.services = services
-        self.settings = services.settings
-        """Those that hold when it begins; it keeps them when the worker gets others."""
-        self.client = client
-        self.request = request
-        self.view = view
-        self.label = view.surface.label
-        """The path as metrics name it."""
-        self.engine_path = view.surface.path
-        self.forwarded = b""
-        """Lines of the client's head that engines get too."""
-        self.started_at = request.received_at
-        self.whole_by = request.received_at + self.settings.infer_timeout
-        self.answering: Reservation | None = None
-        """The newest reservation for the leg that generates the answer; what is generated makes it grow."""
-        self.kept = True
-        """Whether the request's body is kept until the first content, so that the request can be tried again."""
-        self._kept_size = 0
-        self.repeats = False
-        """Whether the request may be sent again even after the first content."""
-        self.sending: Sequence[bytes | memoryview] = ()
-        """What the leg that answers is sent."""
-        self.so_far: AnswerSoFar | RepeatableAnswer | None = None
-        """What has to be known to carry the answer on when its stream breaks off; None where it cannot be."""
-        self.failed: tuple[str, ...] = ()
-        """Endpoints that failed this request, the newest failure last; see `spare`."""
-        self.avoid: frozenset[str] = frozenset()
-        """The same as a set."""
-        self.fetching: Held | None = None
-        """Encoders whose embeddings the stage that reads them has yet to fetch."""
-        self.encoded: RequestEncodings | None = None
-        """What is known of the request's media by now."""
-        self.without_decode = False
-        """Whether it is too large for the KV cache of any decode endpoint."""
-        self.committed = False
-        """Whether the client has been sent a response's head."""
-        self.opened = False
-        """Whether a stream's head went out before any content; see `keepalive`."""
-        self.choice: Choice | None = None
-        """Its own policy, where more than load decides; None: the worker's."""
-        self.beside: Beside | None = None
-        """The leg that the last one waits for while both run."""
-        self.status = 0
-        self.trail: Trail | None = None
-        """What happens to it step by step; None where nobody wants to know."""
-        self.leg_id = b""
-        """The newest leg's: by it engines know the request."""
-        self.media_items = len(view.media)
-        self.first_token_seconds: float | None = None
-        """From the request until the client was sent its first content."""
-        self.answer_bytes = 0
-        """Of a whole answer."""
-        self.answer_events = 0
-        """Of a stream from its first content on."""
-        self.counted = False
-        """Whether metrics have the request already; always of a part, since who has the whole counts."""
-        self.handed_over_at = 0.0
-        """`monotonic()` of the end of prefill's reply; 0: there is none, or decode has had content since."""
-        self.events = 0
-        """Events of a stream that the client was sent, counted in lots of `relay.GROWTH` and at the end."""
-        self.usage: Usage | None = None
-        """What a whole answer says that it cost; only read where it is counted."""
-        self.legs: list[tuple[str, str, float]] = []
-        """Name, instance and milliseconds of each leg so far, for `Server-Timing`."""
+        forwarded: bytes = b"",
+        trail: Trail | None = None,
+    ) -> Context:
+        """A request that sets out now."""
+        settings = services.settings
+        surface = view.surface
+        started_at = request.received_at
+        whole_by = started_at + settings.infer_timeout
+        return Context(
+            services,
+            settings,
+            client,
+            request,
+            view,
+            surface.label,
+            surface.path,
+            started_at,
+            whole_by,
+            len(view.media),
+            forwarded,
+            trail,
+        )
+
+    def __repr__(self) -> str:
+        # Not what it holds: prompts stay out of logs.
+        return f"<Context of {self.label}>"
 
     def spare(self, *endpoint_ids: str) -> None:
         """They have failed this request, the last one last."""
@@ -309,12 +302,12 @@ class Context:
             self.kept = False
             return
         services.kept_bytes += size
-        self._kept_size = size
+        self.kept_size = size
 
     def uncount_body(self) -> None:
         """The body does not count any more."""
-        self.services.kept_bytes -= self._kept_size
-        self._kept_size = 0
+        self.services.kept_bytes -= self.kept_size
+        self.kept_size = 0
 
     def drop_body(self) -> None:
         """Nobody will be sent the request again: let go of what is large in it."""
@@ -339,13 +332,11 @@ class Context:
 
     def for_part(self, view: RequestView) -> Context:
         """The same request reduced to one of its several answers; legs are noted together."""
-        part = Context(self.services, self.client, self.request, view)
+        part = Context.begin(self.services, self.client, self.request, view, self.forwarded, self.trail)
         part.settings = self.settings
         part.whole_by = self.whole_by
         part.spare(*self.failed)
-        part.forwarded = self.forwarded
         part.legs = self.legs
-        part.trail = self.trail
         part.label = self.label
         part.counted = True
         part.encoded = self.encoded
@@ -367,13 +358,15 @@ class Context:
 
     def note_leg(self, leg: str, target: Target, seconds: float) -> None:
         """A leg has got as far as `Server-Timing` tells."""
-        beside = self.beside
-        if beside is not None:
-            self.beside = None
-            if leg != beside.leg:
-                # It has done its part, or this one would not have got so far.
-                self.legs.append((beside.leg, beside.target.instance.name, (monotonic() - beside.since) * 1000))
+        if self.beside is not None:
+            self.note_beside(leg)
         self.legs.append((leg, target.instance.name, seconds * 1000))
+
+    def note_beside(self, leg: str) -> None:
+        """The same for the leg beside `leg`: it has done its part, or this one would not have got so far."""
+        beside, self.beside = self.beside, None
+        if beside is not None and leg != beside.leg:
+            self.legs.append((beside.leg, beside.target.instance.name, (monotonic() - beside.since) * 1000))
 
     def begin_stream(self, content_type: bytes, events: bytes) -> None:
         """The first content of a stream goes to the client, with the head if that is not out yet."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.flows.carry_on import carry_on
@@ -17,16 +18,24 @@ from pymotor.coordinator.flows.ways import choose_way, is_several, run_way
 from pymotor.coordinator.recovery.carrying_on import keep_answer
 from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer
 from pymotor.coordinator.recovery.tries import Tries
-from pymotor.coordinator.routing import Pair, Routes
+from pymotor.coordinator.routing import Pair, Routes, Single
 from pymotor.coordinator.trail import PLACEMENT, QUEUE
 
 
-async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
+def dispatch(context: Context, routes: Callable[[], Routes]) -> Coroutine[Any, Any, None]:
     """Answer the request, trying again and carrying on where a failure allows it; `routes` are asked for at each try,
-    since the fleet may have changed. Raises `ApiError`, and `LegFailed` for a reply of an engine that the client is
-    to see."""
+    since the fleet may have changed. What it returns raises `ApiError`, and `LegFailed` for a reply of an engine that
+    the client is to see. Not a coroutine itself, since a layer more costs each request."""
     services = context.services
     services.retry_budget.requests += 1
+    if services.placement is not None or services.tokenizer is not None or context.trail is not None:
+        return _placed(context, routes)
+    return _until_answered(context, routes)
+
+
+async def _placed(context: Context, routes: Callable[[], Routes]) -> None:
+    """As `dispatch`, where more than load decides or somebody wants to know how long that took."""
+    services = context.services
     trail = context.trail
     placing = None if trail is None else trail.begin_wait(PLACEMENT, context.started_at)
     if services.placement is not None:
@@ -35,6 +44,55 @@ async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
         await services.tokenizer.count(context.view)
     if placing is not None:
         placing.end()
+    await _until_answered(context, routes)
+
+
+async def _until_answered(context: Context, routes: Callable[[], Routes]) -> None:
+    _keep(context)
+    tries: Tries | None = None
+    try:
+        while True:
+            if context.trail is not None or context.view.media or context.services.admission.limited:
+                way = await _admitted(context, routes)
+            else:
+                way = choose_way(context, routes())
+            try:
+                if isinstance(way, Pair) and is_several(context.view, way):
+                    await several(context, way, routes)
+                else:
+                    await run_way(context, way, answer)
+            except LegFailed as failure:
+                doubt_encodings(context, failure)
+                if context.committed and context.so_far is not None:
+                    await carry_on(context, context.so_far, routes, failure)
+                    return
+                if failure.clients_fault or context.committed:
+                    raise
+                tries = tries or Tries(context.settings)
+                await pause_before_try(context, failure, tries)
+                _begin_again(context, failure)
+            else:
+                return
+    finally:
+        context.uncount_body()
+
+
+async def _admitted(context: Context, routes: Callable[[], Routes]) -> Pair | Single:
+    """The way of the request once there is room on it. Raises `ApiError`."""
+    admission = context.services.admission
+    trail = context.trail
+    waiting = None if trail is None else trail.begin_wait(QUEUE)
+    try:
+        if admission.limited or context.view.media:
+            return await admission.admit(context, lambda: choose_way(context, routes()))
+        return choose_way(context, routes())
+    finally:
+        if waiting is not None:
+            waiting.end()
+
+
+def _keep(context: Context) -> None:
+    """Keep what a further try, or carrying on, needs."""
     if context.settings.recompute_enabled:
         context.so_far = keep_answer(context.view)
     context.keep_body()
@@ -42,48 +100,15 @@ async def dispatch(context: Context, routes: Callable[[], Routes]) -> None:
         context.repeats = context.kept
         if not context.kept:
             context.so_far = None
-    try:
-        await _until_answered(context, routes)
-    finally:
-        context.uncount_body()
 
 
-async def _until_answered(context: Context, routes: Callable[[], Routes]) -> None:
-    services = context.services
-    admission = services.admission
-    tries: Tries | None = None
-    trail = context.trail
-    while True:
-        waiting = None if trail is None else trail.begin_wait(QUEUE)
-        try:
-            if admission.limited or context.view.media:
-                way = await admission.admit(context, lambda: choose_way(context, routes()))
-            else:
-                way = choose_way(context, routes())
-        finally:
-            if waiting is not None:
-                waiting.end()
-        try:
-            if isinstance(way, Pair) and is_several(context.view, way):
-                await several(context, way, routes)
-            else:
-                await run_way(context, way, answer)
-        except LegFailed as failure:
-            doubt_encodings(context, failure)
-            if context.committed and context.so_far is not None:
-                await carry_on(context, context.so_far, routes, failure)
-                return
-            if failure.clients_fault or context.committed:
-                raise
-            tries = tries or Tries(context.settings)
-            await pause_before_try(context, failure, tries)
-            context.spare(failure.target.endpoint_id)
-            context.handed_over_at = 0.0
-            context.legs[:] = [noted for noted in context.legs if noted[0] == ENCODE]
-            if context.so_far is not None:
-                context.so_far = context.so_far.anew()
-        else:
-            return
+def _begin_again(context: Context, failure: LegFailed) -> None:
+    """Forget what a try that failed has left."""
+    context.spare(failure.target.endpoint_id)
+    context.handed_over_at = 0.0
+    context.legs[:] = [noted for noted in context.legs if noted[0] == ENCODE]
+    if context.so_far is not None:
+        context.so_far = context.so_far.anew()
 
 
 def passed_on(failure: LegFailed) -> tuple[int, bytes]:

@@ -252,7 +252,7 @@ class EncodeLegs:
             transfer_id = ids.next().decode()
             params = {"consumer_zmq": self._push_to, "ec_items": [{"transfer_id": transfer_id}]}
             buffers = with_member(buffers, b'"ec_transfer_params":%b' % msgspec.json.encode(params))
-        reservation = Reservation(target, item.tokens)
+        reservation = Reservation.on(target, item.tokens)
         try:
             reply = await whole_leg(
                 context, ENCODE, target, buffers, ids.next(), path=_CHAT_PATH, item=self._item_number()

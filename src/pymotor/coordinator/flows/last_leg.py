@@ -53,7 +53,8 @@ async def answer(
     if context.view.stream:
         await _streamed(context, leg, target, buffers, leg_id, first_content, send_by)
         return
-    reply = await _whole(context, leg, target, buffers, leg_id, first_content, send_by)
+    reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by, until=_due(context))
+    _take(context, leg, target, reply, first_content)
     body = _without_handoff(reply.body)
     note_answer(context, body)
     context.note_commit()
@@ -77,25 +78,17 @@ async def to_bytes(
     send_by: float | None,
 ) -> bytes:
     """A `Finish` that returns the whole reply's body. Raises `LegFailed`."""
-    return (await _whole(context, leg, target, buffers, leg_id, first_content, send_by)).body
-
-
-async def _whole(
-    context: Context,
-    leg: str,
-    target: Target,
-    buffers: Buffers,
-    leg_id: bytes,
-    first_content: Reservation | Held | None,
-    send_by: float | None,
-) -> WholeReply:
-    """The whole answer. Raises `LegFailed`."""
     reply = await whole_leg(context, leg, target, buffers, leg_id, send_by=send_by, until=_due(context))
-    if MARK in reply.body and gives_up(reply.body, context.view.fields):
+    _take(context, leg, target, reply, first_content)
+    return reply.body
+
+
+def _take(context: Context, leg: str, target: Target, reply: WholeReply, first_content: FirstContent) -> None:
+    """The whole answer is here. Raises `LegFailed` where it says that it is none."""
+    if reply.body.find(MARK) >= 0 and gives_up(reply.body, context.view.fields):
         raise gave_up(context, leg, target)
     if first_content is not None:
         first_content.end()
-    return reply
 
 
 def _due(context: Context) -> float:
@@ -108,7 +101,8 @@ def _due(context: Context) -> float:
         return context.whole_by
     # An engine may generate several answers one after the other.
     tokens = view.answer_limit * view.n * (len(view.prompts) or 1)
-    return min(context.whole_by, monotonic() + patience(context) + tokens * seconds)
+    due = monotonic() + patience(context) + tokens * seconds
+    return due if due < context.whole_by else context.whole_by
 
 
 async def _streamed(
@@ -192,7 +186,7 @@ def note_answer(context: Context, body: bytes) -> None:
 
 def _without_handoff(body: bytes) -> bytes:
     """The reply without transfer parameters: they name blocks and addresses inside the fleet."""
-    if b'_transfer_params":{' not in body:
+    if body.find(b'_transfer_params":{') < 0:
         return body
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])

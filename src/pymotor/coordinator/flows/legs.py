@@ -25,6 +25,8 @@ from pymotor.fleet import Role
 Buffers = Sequence[bytes | memoryview]
 
 _JOINED_BYTES = 65536
+_REQUEST = b"%b%b\r\n%b%bContent-Length: %d\r\n\r\n%b"
+"""What goes before, the id, two times header lines, the body's length and as much of it as is not sent by itself."""
 _PREFILL = Role.PREFILL.value
 _OUR_FAULT = frozenset((401, 403))
 _BUSY = frozenset((408, 429))
@@ -122,7 +124,6 @@ def exchange(
     buffers: Buffers,
     leg_id: bytes,
     make_receiver: Callable[[], AnyReceiver],
-    *,
     path: bytes | None = None,
     headers: bytes = b"",
     send_by: float | None = None,
@@ -191,9 +192,16 @@ async def _exchange(
         context.choice.leg_ids.append(leg_id)
     # A body that is not kept can be sent once only.
     fresh = not context.kept
+    pool = target.pool
     while True:
+        connection = None if fresh else pool.take_idle()
+        if connection is None:
+            connection = await _connected(context, leg, target)
+        if send_by is not None and monotonic() > send_by:
+            pool.put_back(connection)
+            raise LegFailed(leg, target, "expired", "the KV cache it should fetch may be gone by now")
         receiver = make_receiver()
-        connection = await _send(context, leg, target, buffers, receiver, leg_id, fresh, send_by, path, headers, until)
+        _send(context, target, connection, receiver, buffers, leg_id, path, headers, until)
         receiver.connection = connection
         if step is not None:
             step.sent = monotonic()
@@ -222,53 +230,49 @@ async def _exchange(
         return receiver
 
 
-async def _send(
+async def _connected(context: Context, leg: str, target: Target) -> UpstreamConnection:
+    """A new connection. Raises `LegFailed`."""
+    try:
+        return await target.pool.connect(context.settings.connect_timeout)
+    except UpstreamError as error:
+        raise failed(context, leg, target, error) from error
+
+
+def _send(
     context: Context,
-    leg: str,
     target: Target,
-    buffers: Buffers,
+    connection: UpstreamConnection,
     receiver: Receiver,
+    buffers: Buffers,
     leg_id: bytes,
-    fresh: bool,
-    send_by: float | None,
     path: bytes | None,
     headers: bytes,
     until: float | None,
-) -> UpstreamConnection:
-    """Send on an idle connection, or on a new one (`fresh`: always). Raises `LegFailed` when there is none in time."""
-    pool = target.pool
-    settings = context.settings
-    connection = None if fresh else pool.take_idle()
-    if connection is None:
-        try:
-            connection = await pool.connect(settings.connect_timeout)
-        except UpstreamError as error:
-            raise failed(context, leg, target, error) from error
-    now = monotonic()
-    if send_by is not None and now > send_by:
-        pool.put_back(connection)
-        raise LegFailed(leg, target, "expired", "the KV cache it should fetch may be gone by now")
-    surface = context.view.surface
-    if surface.names_answers and path is None:
-        buffers = surface.named(context.view, buffers, leg_id, target.endpoint_id)
+) -> None:
+    """Send a leg's request; see `exchange`."""
+    if path is None:
+        path = context.engine_path
+        surface = context.view.surface
+        if surface.names_answers:
+            buffers = surface.named(context.view, buffers, leg_id, target.endpoint_id)
     context.leg_id = leg_id
-    length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
-    head = b"%b%b\r\n%b%bContent-Length: %d\r\n\r\n" % (
-        head_start(target, path or context.engine_path),
-        leg_id,
-        context.forwarded,
-        headers,
-        length,
-    )
-    whole: Buffers = (head + buffers[0],) if len(buffers) == 1 and length < _JOINED_BYTES else (head, *buffers)
+    start = target.head_starts.get(path) or head_start(target, path)
+    first = buffers[0]
+    if len(buffers) == 1 and len(first) < _JOINED_BYTES:
+        buffers = (_REQUEST % (start, leg_id, context.forwarded, headers, len(first), first),)
+    else:
+        buffers = (_REQUEST % (start, leg_id, context.forwarded, headers, sum(map(len, buffers)), b""), *buffers)
+    settings = context.settings
+    if until is not None:
+        connection.send(buffers, receiver, first_byte_by=until, idle_seconds=settings.infer_timeout, whole_by=until)
+        return
     connection.send(
-        whole,
+        buffers,
         receiver,
-        first_byte_by=now + settings.first_token_timeout if until is None else until,
-        idle_seconds=settings.stream_idle_timeout if until is None else settings.infer_timeout,
-        whole_by=context.whole_by if until is None else until,
+        first_byte_by=monotonic() + settings.first_token_timeout,
+        idle_seconds=settings.stream_idle_timeout,
+        whole_by=context.whole_by,
     )
-    return connection
 
 
 def content_came(context: Context, target: Target, connection: UpstreamConnection | None) -> None:
@@ -330,21 +334,11 @@ async def whole_leg(
     """A leg whose reply, of status 2xx, is wanted whole by `until`, or within `first_token_timeout`; see `exchange`.
     Raises `LegFailed`."""
     since = monotonic()
-    services = context.services
-    loop = services.loop
-    reply = await exchange(
-        context,
-        leg,
-        target,
-        buffers,
-        leg_id,
-        lambda: WholeReply(loop),
-        path=path,
-        headers=headers,
-        send_by=send_by,
-        until=until or min(context.whole_by, since + context.settings.first_token_timeout),
-        item=item,
-    )
+    if until is None:
+        until = since + context.settings.first_token_timeout
+        until = until if until < context.whole_by else context.whole_by
+    make_reply = context.services.make_reply
+    reply = await exchange(context, leg, target, buffers, leg_id, make_reply, path, headers, send_by, until, item)
     if context.trail is not None and context.trail.last_ended is not None:
         context.trail.last_ended.answer_bytes = len(reply.body)
     if not 200 <= reply.status < 300:
@@ -362,11 +356,15 @@ def leg_succeeded(context: Context, leg: str, target: Target, since: float, *, n
         services.circuits.succeeded(target)
     now = monotonic()
     seconds = now - since
-    services.instruments.leg(leg, target.instance.name, seconds)
+    instance = target.instance.name
+    services.instruments.leg(leg, instance, seconds)
     if leg == _PREFILL:
         context.handed_over_at = now
-    if not noted:
-        context.note_leg(leg, target, seconds)
+    if noted:
+        return
+    if context.beside is not None:
+        context.note_beside(leg)
+    context.legs.append((leg, instance, seconds * 1000))
 
 
 class _CodedError(msgspec.Struct):

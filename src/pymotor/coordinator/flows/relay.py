@@ -14,7 +14,7 @@ from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.events import ErrorEvent, whole_events
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.legs import content_came, failed
-from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Headers, UpstreamError
+from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Headers, InParts, UpstreamError
 from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.http.upstream import UpstreamConnection
 from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, events_give_up
@@ -26,7 +26,7 @@ GROWTH = 64
 """After so many events the endpoint is charged with the KV cache that they hold; an event is taken for a token."""
 
 
-class Relay:
+class Relay(InParts):
     """Receives one streamed reply and writes it to the client; `done` is set when it is over."""
 
     __slots__ = (

@@ -28,7 +28,7 @@ def reserve_prefill(context: Context, group: Group) -> Reservation:
     tokens = context.view.prompt_tokens
     target = _choose(context, group)
     choice = context.choice
-    return Reservation(target, tokens if choice is None else choice.work(target), tokens)
+    return Reservation.on(target, tokens if choice is None else choice.work(target), tokens)
 
 
 def reserve_decode(context: Context, group: Group) -> Reservation:
@@ -38,7 +38,7 @@ def reserve_decode(context: Context, group: Group) -> Reservation:
     needs_room = view.media or context.choice is not None
     target = _choose(context, group, room.without_kv(group, view) if needs_room else _NOBODY)
     promise, spare = room.promise(target, view)
-    reservation = Reservation(
+    reservation = Reservation.on(
         target,
         0,
         view.prompt_tokens,
@@ -66,7 +66,7 @@ def reserve_whole(context: Context, group: Group) -> Reservation:
     target = _choose(context, group)
     choice = context.choice
     work = tokens if choice is None else choice.work(target)
-    reservation = Reservation(target, work, tokens, answer_tokens=_expected_answer(context))
+    reservation = Reservation.on(target, work, tokens, answer_tokens=_expected_answer(context))
     context.answering = reservation
     return reservation
 
@@ -99,4 +99,5 @@ def to_avoid(group: Group, failed: Sequence[str], without_room: frozenset[str]) 
 
 def _expected_answer(context: Context) -> int:
     view = context.view
-    return min(view.answer_tokens, EXPECTED_ANSWER_TOKENS) * view.n
+    expected = view.answer_tokens
+    return (expected if expected < EXPECTED_ANSWER_TOKENS else EXPECTED_ANSWER_TOKENS) * view.n

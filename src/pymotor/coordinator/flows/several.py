@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid
-from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
+from pymotor.coordinator.api.request_view import Fields, RequestView, view_of
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.last_leg import answer, note_answer, to_bytes
@@ -55,7 +55,7 @@ def _part(view: RequestView, prompt: msgspec.Raw | None, number: int, prompts: i
         if isinstance(seed, int):
             # vLLM gives the k-th of n answers the seed + k.
             fields["seed"] = msgspec.Raw(msgspec.json.encode(seed + number))
-    part = RequestView(fields, body_of(fields), view.surface)
+    part = view_of(fields, view.surface)
     part.model = view.model
     part.stream = view.stream
     part.prompt_tokens = view.prompt_tokens // prompts + 1

@@ -11,14 +11,14 @@ from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.legs import content_came
 from pymotor.coordinator.flows.relay import EVENT_STREAM, GROWTH, HELD_LIMIT
 from pymotor.coordinator.flows.several_stream import MergedStream
-from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Headers, UpstreamError
+from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Headers, InParts, UpstreamError
 from pymotor.coordinator.http.upstream import UpstreamConnection
 from pymotor.coordinator.recovery.recomputed import MARK, Recomputed, events_give_up
 from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer, RepeatedAnswer
 from pymotor.coordinator.scheduling.target import Held, Reservation, Target
 
 
-class PartReceiver:
+class PartReceiver(InParts):
     """Receives one part's stream; `done` is set when it is over."""
 
     __slots__ = (

@@ -24,7 +24,7 @@ async def ask_holder(context: Context, target: Target, method: bytes, path: byte
 
     `path` has the query too. Raises `LegFailed` for a refusal that the client is to see, `ApiError` for a failure.
     """
-    reservation = Reservation(target, 0)
+    reservation = Reservation.on(target, 0)
     leg_id = context.services.ids.next()
     trail = context.trail
     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pymotor.coordinator.http.known_heads import KnownHeads
+import msgspec
+
+from pymotor.coordinator.http.known_heads import KnownHead, KnownHeads
 
 if TYPE_CHECKING:
     from pymotor.coordinator.keys.api_key import ApiKey
@@ -13,40 +15,30 @@ ONCE = frozenset((b"host", b"transfer-encoding", b"authorization", b"x-api-key")
 """Headers that a request may have once: what others read in a second one would differ from what is read here."""
 
 
-class ClientRequest:
-    """One request of a client, whole."""
+class ClientRequest(msgspec.Struct, eq=False):
+    """One request of a client, whole. A `Struct` because making one has to cost little."""
 
-    __slots__ = (
-        "began_at",
-        "body",
-        "charge",
-        "headers",
-        "http_11",
-        "keep_alive",
-        "key",
-        "method",
-        "path",
-        "query",
-        "received_at",
-    )
-
-    key: ApiKey | None
+    method: bytes = b""
+    path: bytes = b""
+    query: bytes = b""
+    headers: dict[bytes, bytes] = {}
+    """By name in lower case; of a repeated header the last."""
+    body: bytes = b""
+    received_at: float = 0.0
+    head: KnownHead | None = None
+    """Where its head was known before it came; its headers lack the length then."""
+    keep_alive: bool = True
+    http_11: bool = True
+    began_at: float = 0.0
+    """When its first bytes were read; 0.0: all of it came at once."""
+    key: ApiKey | None = None
     """Who it is from. This and the next are set, and read, only where there is a `Guard`."""
-    charge: int
+    charge: int = 0
     """Tokens it was charged with against the limits."""
 
-    def __init__(self) -> None:
-        self.method = b""
-        self.path = b""
-        self.query = b""
-        self.headers: dict[bytes, bytes] = {}
-        """By name in lower case; of a repeated header the last."""
-        self.body = b""
-        self.keep_alive = True
-        self.http_11 = True
-        self.began_at = 0.0
-        """When its first bytes were read; 0.0: all of it came at once."""
-        self.received_at = 0.0
+    def __repr__(self) -> str:
+        # Not what it holds: keys and prompts stay out of logs.
+        return f"<ClientRequest {self.method!r} {self.path!r}>"
 
 
 class Refused(Exception):

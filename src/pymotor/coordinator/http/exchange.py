@@ -80,5 +80,21 @@ class Receiver(Protocol):
     def on_complete(self) -> None:
         """The reply is whole."""
 
+    def on_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """All of it came at once: head, one payload unless that is empty, complete. The connection is free again."""
+
     def on_failed(self, error: UpstreamError) -> None:
         """There will be no more."""
+
+
+class InParts:
+    """A receiver to which it is all one whether a reply came at once."""
+
+    __slots__ = ()
+
+    def on_whole(self: Receiver, status: int, headers: Headers, body: bytes) -> None:
+        """See `Receiver`."""
+        self.on_head(status, headers)
+        if body:
+            self.on_payload(body)
+        self.on_complete()

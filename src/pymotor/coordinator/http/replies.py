@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from pymotor.coordinator.http.exchange import BadReply, Headers, UpstreamError
 from pymotor.coordinator.http.upstream import UpstreamConnection
 
 REPLY_LIMIT = 256 * 1024 * 1024
 
 
-class WholeReply:
-    """Collects a reply; `done` is set when it is whole or has failed."""
+class WholeReply(msgspec.Struct, eq=False):
+    """Collects a reply. A `Struct` because making one has to cost little."""
 
-    __slots__ = ("_pieces", "_size", "connection", "done", "headers", "status")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.status = 0
-        self.headers: Headers = []
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self.connection: UpstreamConnection | None = None
-        self.done: asyncio.Future[None] = loop.create_future()
-
-    @property
-    def body(self) -> bytes:
-        """The reply's body as far as it has come."""
-        pieces = self._pieces
-        if len(pieces) != 1:
-            self._pieces = pieces = [b"".join(pieces)]
-        return pieces[0]
+    done: asyncio.Future[None]
+    """Set when it is whole or has failed."""
+    status: int = 0
+    headers: Headers = []
+    body: bytes = b""
+    """Once it is whole."""
+    pieces: list[bytes] = []
+    """Of the body as far as it has come, where it does not come at once."""
+    size: int = 0
+    """Bytes of them."""
+    connection: UpstreamConnection | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header, by its name in lower case."""
@@ -49,17 +45,27 @@ class WholeReply:
 
     def on_payload(self, payload: bytes) -> None:
         """See `Receiver`."""
-        self._size += len(payload)
-        if self._size <= REPLY_LIMIT:
-            self._pieces.append(payload)
+        self.size += len(payload)
+        if self.size <= REPLY_LIMIT:
+            self.pieces.append(payload)
         else:
-            self._pieces.clear()
+            self.pieces.clear()
 
     def on_complete(self) -> None:
         """See `Receiver`."""
-        if self._size > REPLY_LIMIT:
+        if self.size > REPLY_LIMIT:
             self.on_failed(BadReply("the reply is larger than 256 MiB"))
-        elif not self.done.done():
+            return
+        self.body = b"".join(self.pieces)
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def on_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `Receiver`."""
+        self.status = status
+        self.headers = headers
+        self.body = body
+        if not self.done.done():
             self.done.set_result(None)
 
     def on_failed(self, error: UpstreamError) -> None:

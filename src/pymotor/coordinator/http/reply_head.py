@@ -12,6 +12,7 @@ from pymotor.coordinator.http.exchange import BadReply, Headers
 
 _HEADS_KEPT = 1024
 _KEPT_BYTES = 4096
+HEAD_END = b"\r\n\r\n"
 
 
 class _HeadParser:
@@ -41,10 +42,10 @@ class ReplyHead:
     __slots__ = ("chunked", "headers", "keep_alive", "length", "status")
 
     def __init__(self, data: bytes) -> None:
-        """`data` ends in the empty line. Raises `BadReply`."""
+        """`data` is what stands before the empty line. Raises `BadReply`."""
         parser = _HeadParser()
         try:
-            parser.parser.feed_data(data)
+            parser.parser.feed_data(data + HEAD_END)
         except httptools.HttpParserError as error:
             raise BadReply(f"not an HTTP reply: {error}") from error
         except httptools.HttpParserUpgrade:
@@ -72,6 +73,7 @@ class ReplyHead:
             if codings != [b"chunked"]:
                 raise BadReply(f"the transfer coding {b', '.join(codings)!r} is not chunked")
             self.chunked = True
+            self.length = None
 
 
 class ReplyHeads:
@@ -83,7 +85,7 @@ class ReplyHeads:
         self._heads: dict[bytes, ReplyHead] = {}
 
     def read(self, data: bytes) -> ReplyHead:
-        """The head in `data`, which ends in the empty line. Raises `BadReply`."""
+        """The head that is `data` up to the empty line. Raises `BadReply`."""
         head = self._heads.get(data)
         if head is None:
             head = ReplyHead(data)

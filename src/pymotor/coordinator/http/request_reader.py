@@ -47,6 +47,7 @@ class RequestReader:
         "_body_seen",
         "_body_size",
         "_ended",
+        "_head",
         "_head_done",
         "_head_size",
         "_heads",
@@ -69,6 +70,7 @@ class RequestReader:
     def __init__(self, limits: Limits, reading: Reading) -> None:
         self._limits = limits
         self._heads = limits.heads
+        self._head: KnownHead | None = None
         self._unknown = 0
         self._reading: Reading | None = reading
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
@@ -99,11 +101,8 @@ class RequestReader:
             return
         self._ended = False
         fresh = self._unknown < _UNKNOWN_HEADS and not self.pending and self._request.keep_alive
-        if fresh:
-            known = self._heads.request_in(data)
-            if known is not None:
-                self._take(known[0], known[1])
-                return
+        if fresh and self._known(data):
+            return
         offered_at = -1
         try:
             self._parser.feed_data(data)
@@ -117,20 +116,28 @@ class RequestReader:
             self._unfinished(len(data))
         elif fresh and self._ended:
             self._unknown += 1
-            self._heads.learn(data, self._request)
+            self._head = self._heads.learn(data, self._request)
 
-    def _take(self, head: KnownHead, body: bytes) -> None:
-        """A whole request whose head is known."""
+    def _known(self, data: bytes) -> bool:
+        """Whether it is a whole request whose head is known: the last one's most often. Then it is taken."""
+        heads = self._heads
+        head = self._head
+        body = head.body_in(data, heads.longest_body) if head is not None and head.kept else None
+        if body is None:
+            head = self._head = heads.head_of(data)
+            body = head.body_in(data, heads.longest_body) if head is not None else None
+        if head is None or body is None:
+            return False
         self._unknown = 0
-        request = self._request = ClientRequest()
-        request.method, request.path, request.query, request.headers = head
-        request.body = body
-        request.received_at = monotonic()
+        request = self._request = ClientRequest(
+            head.method, head.path, head.query, head.headers, body, monotonic(), head
+        )
         assert self._reading is not None
         try:
             self._reading.on_request(request)
         except Refused as error:
             self.refuse(error)
+        return True
 
     def refuse(self, error: Refused) -> None:
         """Read no more."""

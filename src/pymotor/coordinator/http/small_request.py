@@ -32,7 +32,7 @@ async def _ask(pool: UpstreamPool, request: bytes, seconds: float) -> WholeReply
     while True:
         if connection is None:
             connection = await pool.connect(_CONNECT_SECONDS)
-        reply = WholeReply(asyncio.get_running_loop())
+        reply = WholeReply(asyncio.get_running_loop().create_future())
         ends = monotonic() + seconds
         connection.send((request,), reply, first_byte_by=ends, idle_seconds=seconds, whole_by=ends)
         try:

@@ -21,7 +21,7 @@ from pymotor.coordinator.http.exchange import (
     UpstreamError,
 )
 from pymotor.coordinator.http.framing import ChunkedDecoder, FramingError
-from pymotor.coordinator.http.reply_head import ReplyHead
+from pymotor.coordinator.http.reply_head import HEAD_END, ReplyHead
 
 if TYPE_CHECKING:
     from pymotor.coordinator.http.upstream_pool import UpstreamPool
@@ -133,27 +133,39 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _feed_head(self, receiver: Receiver, data: bytes) -> None:
         while True:
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
+            top, end, rest = data.partition(HEAD_END)
+            if not end:
                 if len(data) > _HEAD_LIMIT:
                     self._fail(BadReply("the reply's head is larger than 64 KiB"))
                 else:
                     self._head_bytes = data
                 return
-            end += 4
             try:
-                head = self._pool.shared.heads.read(data[:end])
+                head = self._pool.shared.heads.read(top)
             except BadReply as error:
                 self._fail(error)
                 return
-            data = data[end:]
             if head.status >= 200:
-                self._begin_body(receiver, head, data)
+                if len(rest) == head.length:
+                    self._end_at_once(receiver, head, rest)
+                else:
+                    self._begin_body(receiver, head, rest)
                 return
+            data = rest
             self._interim += 1
             if self._interim > _INTERIM_LIMIT:
                 self._fail(BadReply(f"more than {_INTERIM_LIMIT} interim replies"))
                 return
+
+    def _end_at_once(self, receiver: Receiver, head: ReplyHead, body: bytes) -> None:
+        self._release()
+        if self.paused:
+            self.resume()
+        if head.keep_alive and not self.closed:
+            self._pool.put_back(self)
+        else:
+            self.transport.abort()
+        receiver.on_whole(head.status, head.headers, body)
 
     def _begin_body(self, receiver: Receiver, head: ReplyHead, rest: bytes) -> None:
         self._head_bytes = None

@@ -63,6 +63,11 @@ class KeyRing:
         for check in list(self._checks.values()):
             check.cancel()
 
+    @property
+    def version(self) -> object:
+        """Which keys these are: another object whenever they change."""
+        return self._by_id
+
     def known(self, shown: bytes) -> ApiKey | None:
         """The key that `shown` is, when it was found good before. Hot path."""
         return self._passed.get(self._digest(shown))

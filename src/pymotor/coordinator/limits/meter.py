@@ -40,7 +40,11 @@ class Meter:
 
     def settle(self, request: ClientRequest, context: Context | None, status: int) -> None:
         """The request is over: what it was charged with becomes what it has cost."""
-        prompt, answer = _cost(context, status)
+        usage = context.usage if context is not None else None
+        if usage is not None:
+            prompt, answer = usage.prompt, usage.answer
+        else:
+            prompt, answer = _guessed(context, status)
         if self._limits is not None and request.charge > 0:
             self._limits.correct_tokens(request.key, prompt + answer - request.charge)
         if self._usage is not None and request.key is not None:
@@ -53,12 +57,10 @@ def _expected(view: RequestView) -> int:
     return view.prompt_tokens + min(view.answer_tokens, EXPECTED_ANSWER_TOKENS) * answers
 
 
-def _cost(context: Context | None, status: int) -> tuple[int, int]:
-    """Tokens of the prompt and of the answer, as far as they are known; nothing where there was no answer."""
+def _guessed(context: Context | None, status: int) -> tuple[int, int]:
+    """Tokens of the prompt and of the answer where the answer did not say; nothing where there was no answer."""
     if context is None:
         return 0, 0
-    if context.usage is not None:
-        return context.usage.prompt, context.usage.answer
     if not context.committed and status != _WENT_AWAY:
         return 0, 0
     return context.view.prompt_tokens, _generated(context)

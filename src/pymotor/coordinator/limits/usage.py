@@ -39,8 +39,6 @@ _decoder = msgspec.json.Decoder(_Reply)
 
 def usage_in(body: bytes) -> Usage | None:
     """What a whole answer says that it cost; None where it does not."""
-    if b'"usage"' not in body:
-        return None
     try:
         return _decoder.decode(body).usage
     except UNREADABLE:
@@ -83,7 +81,7 @@ class KeyUsage:
 
     def let_in(self, name: str) -> None:
         """A request came with a good key."""
-        self._of_key(name).requests.add()
+        (self._of.get(name) or self._of_key(name)).requests.add()
 
     def refused(self, reason: str) -> None:
         """One was not let in."""
@@ -91,7 +89,7 @@ class KeyUsage:
 
     def answered(self, name: str, status: int, prompt_tokens: int, answer_tokens: int) -> None:
         """A request to engines is over."""
-        of_key = self._of_key(name)
+        of_key = self._of.get(name) or self._of_key(name)
         outcome = "ok" if status < 400 else "left" if status == 499 else "refused" if status < 500 else "failed"
         child = of_key.outcomes.get(outcome)
         if child is None:
@@ -101,10 +99,8 @@ class KeyUsage:
         of_key.answer_tokens.add(answer_tokens)
 
     def _of_key(self, name: str) -> _OfKey:
-        found = self._of.get(name)
-        if found is None:
-            label = name if len(self._of) < _MOST_NAMES else _OTHERS
-            found = self._of.get(label)
+        label = name if len(self._of) < _MOST_NAMES else _OTHERS
+        found = self._of.get(label)
         if found is None:
             found = self._of[label] = _OfKey(
                 label, self._requests.child(label), self._prompt_tokens.child(label), self._answer_tokens.child(label)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE
-from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
+from pymotor.coordinator.api.request_view import Fields, RequestView, body_of, view_of
 from pymotor.coordinator.api.surface import CHAT, COMPLETIONS
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
 from pymotor.coordinator.recovery.repeated_answer import RepeatableAnswer
@@ -180,7 +180,7 @@ def request_for_the_rest(view: RequestView, so_far: AnswerSoFar, max_model_len: 
     fields["return_token_ids"] = _TRUE
     if wants_usage(view):
         fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
-    rest = RequestView(fields, body_of(fields), COMPLETIONS)
+    rest = view_of(fields, COMPLETIONS)
     rest.model = view.model
     rest.stream = True
     rest.prompt_tokens = len(prompt) + len(generated)

@@ -127,11 +127,12 @@ class Room:
         answer = view.answer_limit
         if answer is None:
             answer = self._media_answer_tokens if view.media else EXPECTED_ANSWER_TOKENS
+        prompt = view.prompt_tokens
         longest = target.instance.max_model_len
-        if longest is not None:
-            answer = max(0, min(answer, longest - view.prompt_tokens))
+        if longest is not None and prompt + answer > longest:
+            answer = longest - prompt if prompt < longest else 0
         block = self._ledger.block(target.row) or _BLOCK_TOKENS
-        return max(1, -(-(view.prompt_tokens + answer) // block)) * block, answer
+        return (-(-(prompt + answer) // block) or 1) * block, answer
 
     def _capacity(self, target: Target) -> int | None:
         """Tokens of KV cache that fit; vLLM keeps one block for itself. None: not known."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
 
+import msgspec
 import numpy as np
 
 from pymotor.coordinator.http.upstream_pool import SharedState, UpstreamPool
@@ -56,13 +57,20 @@ class Target:
         self.host_header = f"[{host}]:{port}".encode() if ":" in host else f"{host}:{port}".encode()
 
 
-class Reservation:
-    """A charge held on an endpoint from the choice of it until the end of the leg; `end` is called exactly once."""
+class Reservation(msgspec.Struct, eq=False):
+    """A charge held on an endpoint from the choice of it until the end of the leg; `end` is called exactly once. A
+    `Struct`, since making one has to cost little: `Reservation.on` makes them."""
 
-    __slots__ = ("_kv", "_load", "_open", "_spare", "_work", "target")
+    target: Target
+    _work: int
+    _load: int
+    _kv: int
+    _spare: int
+    open: bool = True
+    """Whether it still has to be ended."""
 
-    def __init__(
-        self,
+    @staticmethod
+    def on(
         target: Target,
         active_tokens: int,
         held_tokens: int = 0,
@@ -70,23 +78,20 @@ class Reservation:
         answer_tokens: int = 0,
         kv_tokens: int = 0,
         spare_tokens: int = 0,
-    ) -> None:
+    ) -> Reservation:
         """Charge `active_tokens` of work that is over before the leg is, `answer_tokens` of work until its end, and
         `held_tokens` of KV cache. `kv_tokens` of KV cache are promised to the leg; `spare_tokens` of them are for
         what it generates."""
-        self.target = target
-        self._work = active_tokens * TENTHS_PER_ACTIVE_TOKEN
-        self._load = self._work + answer_tokens * TENTHS_PER_ACTIVE_TOKEN + held_tokens * TENTHS_PER_HELD_TOKEN
-        self._kv = kv_tokens
-        self._spare = spare_tokens
-        self._open = True
+        work = active_tokens * TENTHS_PER_ACTIVE_TOKEN
+        load = work + answer_tokens * TENTHS_PER_ACTIVE_TOKEN + held_tokens * TENTHS_PER_HELD_TOKEN
         if not target.retired:
-            target.ledger.begin(target.row, self._load, kv_tokens)
+            target.ledger.begin(target.row, load, kv_tokens)
+        return Reservation(target, work, load, kv_tokens, spare_tokens)
 
     def worked(self) -> None:
         """The work on the prompt is done; the KV cache is still held, and what the answer costs is still to come."""
         work = self._work
-        if not work or not self._open:
+        if not work or not self.open:
             return
         self._work = 0
         self._load -= work
@@ -96,7 +101,7 @@ class Reservation:
 
     def grow(self, tokens: int) -> None:
         """So many more tokens are held in the KV cache. After the end: nothing."""
-        if not self._open:
+        if not self.open:
             return
         load = tokens * TENTHS_PER_HELD_TOKEN
         self._load += load
@@ -111,17 +116,12 @@ class Reservation:
 
     def end(self) -> None:
         """Release all that is left. Raises `RuntimeError` the second time."""
-        if not self._open:
+        if not self.open:
             raise RuntimeError(f"the reservation on {self.target.endpoint_id} was released twice")
-        self._open = False
+        self.open = False
         target = self.target
         if not target.retired:
             target.ledger.end(target.row, self._load, self._kv)
-
-    @property
-    def open(self) -> bool:
-        """Whether it still has to be ended."""
-        return self._open
 
 
 class Held:
