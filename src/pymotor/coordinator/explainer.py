@@ -14,7 +14,7 @@ from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.paths import SURFACES
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.control import ExplainReply, ExplainRequest
-from pymotor.coordinator.flows.context import Services
+from pymotor.coordinator.flows.services import Services
 from pymotor.coordinator.flows.ways import is_several
 from pymotor.coordinator.routing import Routes
 from pymotor.coordinator.scheduling.target import Group

@@ -22,11 +22,12 @@ from pymotor.coordinator.api.responses import RESPONSES, mark_in
 from pymotor.coordinator.api.surface import CHAT, Surface
 from pymotor.coordinator.callbacks import CALLBACK_PATH
 from pymotor.coordinator.fitting import Fitting
-from pymotor.coordinator.flows.context import Context, Services
+from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.dispatch import dispatch, passed_on
 from pymotor.coordinator.flows.keepalive import Keepalive
-from pymotor.coordinator.flows.legs import LegFailed
+from pymotor.coordinator.flows.leg_failures import LegFailed
 from pymotor.coordinator.flows.responses import JSON
+from pymotor.coordinator.flows.services import Services
 from pymotor.coordinator.flows.stored import ask_holder
 from pymotor.coordinator.following import FollowedRequest, Following, UnfollowedRequest
 from pymotor.coordinator.http.client_request import ClientRequest

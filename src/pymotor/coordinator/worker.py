@@ -25,8 +25,8 @@ from pymotor.coordinator.control import (
 from pymotor.coordinator.dashboard.finished_answers import answer_finished
 from pymotor.coordinator.dashboard.finished_requests import FinishedRequests
 from pymotor.coordinator.explainer import Explainer
-from pymotor.coordinator.flows.context import Services
 from pymotor.coordinator.flows.responses import ResponseHeads
+from pymotor.coordinator.flows.services import Services
 from pymotor.coordinator.following import Follower, Following
 from pymotor.coordinator.gateway import Gateway
 from pymotor.coordinator.guarding import Guarding

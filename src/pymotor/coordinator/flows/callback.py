@@ -20,7 +20,8 @@ from pymotor.coordinator.flows.decode_leg import DECODE, decode_body, spare_pref
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.encoded_media import EncodedMedia
 from pymotor.coordinator.flows.last_leg import Finish, Result
-from pymotor.coordinator.flows.legs import LegFailed, failed, whole_leg
+from pymotor.coordinator.flows.leg_failures import LegFailed, failed
+from pymotor.coordinator.flows.legs import whole_leg
 from pymotor.coordinator.flows.prefill_leg import PREFILL, prefill_body
 from pymotor.coordinator.flows.reservations import reserve_pair, reserve_prefill
 from pymotor.coordinator.flows.together import beside

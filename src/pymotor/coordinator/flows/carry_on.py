@@ -15,7 +15,8 @@ from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.surface import CHAT
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.keeping_relay import RestRelay
-from pymotor.coordinator.flows.legs import Buffers, LegFailed, exchange, leg_succeeded, refused
+from pymotor.coordinator.flows.leg_failures import LegFailed, refused
+from pymotor.coordinator.flows.legs import Buffers, exchange, leg_succeeded
 from pymotor.coordinator.flows.trying_again import rest as wait_for
 from pymotor.coordinator.flows.ways import choose_way, run_way
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pymotor.coordinator.api.request_view import assemble, with_member
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encoded_media import EncodedMedia
-from pymotor.coordinator.flows.legs import Buffers, LegFailed
+from pymotor.coordinator.flows.leg_failures import LegFailed
+from pymotor.coordinator.flows.legs import Buffers
 from pymotor.coordinator.http.exchange import NO_CONNECTION
 from pymotor.coordinator.scheduling.target import Target
 

@@ -11,7 +11,7 @@ from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import doubt_encodings
 from pymotor.coordinator.flows.encode_leg import ENCODE
 from pymotor.coordinator.flows.last_leg import answer
-from pymotor.coordinator.flows.legs import LegFailed
+from pymotor.coordinator.flows.leg_failures import LegFailed
 from pymotor.coordinator.flows.several import several
 from pymotor.coordinator.flows.trying_again import pause_before_try
 from pymotor.coordinator.flows.ways import choose_way, is_several, run_way

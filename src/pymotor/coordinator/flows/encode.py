@@ -20,7 +20,7 @@ from pymotor.coordinator.api.media import MediaItem, check_source
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode_leg import ENCODE, EncodeLegs
 from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS, EncodedMedia, RequestEncodings
-from pymotor.coordinator.flows.legs import CLOSED, LegFailed
+from pymotor.coordinator.flows.leg_failures import CLOSED, LegFailed
 from pymotor.coordinator.flows.together import together
 from pymotor.coordinator.http.exchange import NO_CONNECTION
 from pymotor.coordinator.routing import Encoders

@@ -22,7 +22,8 @@ from pymotor.coordinator.api.media import MediaItem, check_source
 from pymotor.coordinator.api.request_view import assemble, with_member
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS
-from pymotor.coordinator.flows.legs import CLOSED, Buffers, LegFailed, whole_leg
+from pymotor.coordinator.flows.leg_failures import CLOSED, LegFailed
+from pymotor.coordinator.flows.legs import Buffers, whole_leg
 from pymotor.coordinator.flows.together import end
 from pymotor.coordinator.http.exchange import NO_CONNECTION
 from pymotor.coordinator.routing import Encoders

@@ -13,7 +13,8 @@ from pymotor.coordinator.api.finish_reasons import finish_reasons
 from pymotor.coordinator.flows.comparing_relay import ComparingKeepingRelay, ComparingRelay
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.keeping_relay import KeepingRelay
-from pymotor.coordinator.flows.legs import Buffers, exchange, gave_up, leg_succeeded, refused, whole_leg
+from pymotor.coordinator.flows.leg_failures import gave_up, refused
+from pymotor.coordinator.flows.legs import Buffers, exchange, leg_succeeded, whole_leg
 from pymotor.coordinator.flows.relay import Relay
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.http.replies import WholeReply

@@ -8,7 +8,8 @@ from pymotor.coordinator.api.errors import UNREADABLE
 from pymotor.coordinator.api.request_view import assemble
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encoded_media import EncodedMedia
-from pymotor.coordinator.flows.legs import Buffers, LegFailed
+from pymotor.coordinator.flows.leg_failures import LegFailed
+from pymotor.coordinator.flows.legs import Buffers
 from pymotor.coordinator.http.replies import WholeReply
 from pymotor.coordinator.scheduling.target import Target
 

@@ -16,7 +16,8 @@ from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.decode_leg import DECODE, decode_body, spare_prefill
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.last_leg import Finish, Result
-from pymotor.coordinator.flows.legs import LegFailed, whole_leg
+from pymotor.coordinator.flows.leg_failures import LegFailed
+from pymotor.coordinator.flows.legs import whole_leg
 from pymotor.coordinator.flows.prefill_leg import PREFILL, handed_over, prefill_body
 from pymotor.coordinator.flows.reservations import reserve_decode, reserve_pair
 from pymotor.coordinator.http.exchange import NO_CONNECTION

@@ -13,7 +13,8 @@ from time import monotonic
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.events import ErrorEvent, whole_events
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.legs import content_came, failed
+from pymotor.coordinator.flows.leg_failures import failed
+from pymotor.coordinator.flows.legs import content_came
 from pymotor.coordinator.http.exchange import BadReply, EngineStreamError, Headers, InParts, UpstreamError
 from pymotor.coordinator.http.framing import chunk
 from pymotor.coordinator.http.upstream import UpstreamConnection

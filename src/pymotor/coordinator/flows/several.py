@@ -17,7 +17,7 @@ from pymotor.coordinator.api.request_view import Fields, RequestView, view_of
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import encode_media
 from pymotor.coordinator.flows.last_leg import answer, note_answer, to_bytes
-from pymotor.coordinator.flows.legs import LegFailed
+from pymotor.coordinator.flows.leg_failures import LegFailed
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.flows.several_parts import Part
 from pymotor.coordinator.flows.several_stream import MergedStream, Usage

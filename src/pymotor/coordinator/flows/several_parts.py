@@ -14,7 +14,8 @@ from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode import doubt_encodings
 from pymotor.coordinator.flows.last_leg import patience
-from pymotor.coordinator.flows.legs import Buffers, LegFailed, exchange, leg_succeeded, refused
+from pymotor.coordinator.flows.leg_failures import LegFailed, refused
+from pymotor.coordinator.flows.legs import Buffers, exchange, leg_succeeded
 from pymotor.coordinator.flows.several_receiver import PartReceiver
 from pymotor.coordinator.flows.several_stream import MergedStream
 from pymotor.coordinator.flows.trying_again import pause_before_try, rest

@@ -9,7 +9,8 @@ import asyncio
 from time import monotonic
 
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.legs import begin_step, failed, followed, refused
+from pymotor.coordinator.flows.leg_failures import failed, refused
+from pymotor.coordinator.flows.legs import begin_step, followed
 from pymotor.coordinator.flows.relay import Relay
 from pymotor.coordinator.flows.responses import JSON
 from pymotor.coordinator.http.exchange import EngineStreamError, StaleConnection, UpstreamError

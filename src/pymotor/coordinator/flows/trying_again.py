@@ -6,7 +6,7 @@ import asyncio
 from time import monotonic
 
 from pymotor.coordinator.flows.context import Context
-from pymotor.coordinator.flows.legs import LegFailed
+from pymotor.coordinator.flows.leg_failures import LegFailed
 from pymotor.coordinator.http.exchange import NO_CONNECTION
 from pymotor.coordinator.recovery.pauses import pause_before
 from pymotor.coordinator.recovery.tries import BUDGET, DEADLINE, EXHAUSTED, TRIED, UNBUFFERED, Tries

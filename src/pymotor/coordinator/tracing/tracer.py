@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from pymotor.coordinator.flows.context import RequestIds
+from pymotor.coordinator.flows.services import RequestIds
 from pymotor.coordinator.following import FollowedRequest
 from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.settings import TracingSettings

@@ -28,9 +28,7 @@ class Completions:
         """`/v1/completions`."""
         await self._answer(exchange, "cmpl", self._prompts.completion)
 
-    async def _answer(
-        self, exchange: Exchange, prefix: str, build: Callable[[dict[str, Any]], Generation]
-    ) -> None:
+    async def _answer(self, exchange: Exchange, prefix: str, build: Callable[[dict[str, Any]], Generation]) -> None:
         body, struck = await self._answering.take(exchange)
         self._answering.check_rank(exchange)
         generation = build(body)
