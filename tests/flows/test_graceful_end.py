@@ -44,20 +44,21 @@ def standing_still(engines: Engines) -> Iterator[None]:
         os.kill(process.pid, signal.SIGCONT)
 
 
+def refuses(port: int) -> bool:
+    """Whether nobody listens there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 0.2).close()
+    except ConnectionRefusedError:
+        return True
+    except TimeoutError:
+        return False
+    return False
+
+
 def ask_to_end(gateway: Gateway) -> None:
     """Returns when its worker accepts nobody any more."""
     gateway.process.ask_to_end()
-
-    def refuses() -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", gateway.port), 0.2).close()
-        except ConnectionRefusedError:
-            return True
-        except TimeoutError:
-            return False
-        return False
-
-    wait_until(refuses, "nobody is accepted any more")
+    wait_until(lambda: refuses(gateway.port), "nobody is accepted any more")
 
 
 def last_answer(client: RawConnection) -> int:
@@ -75,6 +76,17 @@ def test_an_answer_says_that_its_connection_closes(union: Engines) -> None:
             client.send(REQUEST)
             wait_until(lambda: any(load[1] for load in gateway.loads().values()), "it is in hand")
             ask_to_end(gateway)
+        assert last_answer(client) == 200
+
+
+def test_a_signal_to_all_of_its_processes_cuts_nothing(union: Engines) -> None:
+    """Service managers send it so."""
+    with Gateway(union, label="group") as gateway, RawConnection(gateway.port) as client:
+        with standing_still(union):
+            client.send(REQUEST)
+            wait_until(lambda: any(load[1] for load in gateway.loads().values()), "it is in hand")
+            os.killpg(gateway.process.pid, signal.SIGTERM)
+            wait_until(lambda: refuses(gateway.port), "nobody is accepted any more")
         assert last_answer(client) == 200
 
 
