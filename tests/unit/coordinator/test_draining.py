@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
+import struct
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
 import uvloop
 
+from pymotor.coordinator import worker
 from scripted_engine import EngineConnection, ScriptedEngine, StrictClient
 from worker_in_process import WorkerInProcess, until
 
@@ -68,6 +72,28 @@ def test_an_answer_that_is_taken_slowly_is_whole() -> None:
             await draining
 
     served(LARGE, scenario)
+
+
+def test_all_who_wait_are_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the loop accepts one in a turn, and one of them has gone again."""
+    monkeypatch.setattr(worker, "_CONNECTING_SECONDS", 0.0)
+
+    async def scenario(gateway: WorkerInProcess) -> None:
+        with contextlib.ExitStack() as opened:
+            address = "127.0.0.1", gateway.port
+            clients = [opened.enter_context(socket.create_connection(address)) for _ in range(12)]
+            for client in clients:
+                client.sendall(REQUEST)
+                client.setblocking(False)
+            gone = clients.pop(6)
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
+            draining = asyncio.create_task(gateway.worker.drain(60.0))
+            answers = await asyncio.gather(*map(received, clients))
+            assert all(answer.endswith(b"\r\n\r\n" + SMALL) for answer in answers)
+        await draining
+
+    served(SMALL, scenario)
 
 
 def test_nobody_is_waited_for_when_nobody_is_there() -> None:
