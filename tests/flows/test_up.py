@@ -263,7 +263,8 @@ def test_an_engine_that_hangs_for_long_starts_again(shell: Shell, tmp_path: Path
 
     wait_for(started_again, "it was started again", 300)
     wait_for(lambda: shell.run("status").returncode == 0, "the fleet is whole", 60)
-    assert "decode-1 stays unhealthy" in shell.run("logs", "up", "-n", "100").stdout
+    logs = shell.run("logs", "-n", "200").stdout
+    assert re.search(r"^node-decode-\d+ +\| .* decode-1 stays unhealthy .* and is ended$", logs, re.MULTILINE), logs
 
 
 @pytest.mark.soak

@@ -24,6 +24,7 @@ from pymotor.coordinator.control import (
 )
 from pymotor.coordinator.dashboard.finished_answers import answer_finished
 from pymotor.coordinator.dashboard.finished_requests import FinishedRequests
+from pymotor.coordinator.draining import drain
 from pymotor.coordinator.explainer import Explainer
 from pymotor.coordinator.flows.responses import ResponseHeads
 from pymotor.coordinator.flows.services import Services
@@ -31,6 +32,7 @@ from pymotor.coordinator.following import Follower, Following
 from pymotor.coordinator.gateway import Gateway
 from pymotor.coordinator.guarding import Guarding
 from pymotor.coordinator.http.client_request import Limits
+from pymotor.coordinator.http.last_clients import accept_waiting, pass_over_new
 from pymotor.coordinator.http.open_connections import OpenConnections, connections_within
 from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.http.tls_door import HANDSHAKES, TLSDoor
@@ -56,8 +58,8 @@ logger = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 _SWEEP_SECONDS = 1.0
-_LAST_WORDS_SECONDS = 0.25
-"""Between the last connection that is accepted and the first that is closed."""
+_CONNECTING_SECONDS = 0.25
+"""Clients that have begun to connect when no more may have so long to be through with it."""
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """Where workers of one machine reach each other when they listen on all interfaces."""
 
@@ -131,6 +133,7 @@ class Worker:
         self._explainer = Explainer(services, self._gateway.routes)
         self._rules = PairingRules(settings.deploy_mode, settings.callback_host)
         self._limits = Limits(**_client_limits(settings), once=guarding.once)
+        self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._door: TLSDoor | None = None
 
@@ -152,6 +155,7 @@ class Worker:
         except OSError:
             listener.close()
             raise
+        self._listener = listener
 
     def follow(self, follower: Follower) -> None:
         """Show it the requests that it wants to know of, from now on."""
@@ -229,22 +233,14 @@ class Worker:
     async def drain(self, grace: float) -> None:
         """Accept nothing new and wait until what runs is done, `grace` seconds at most. Answers say that their
         connections close: who hears it sends no further request into the end of one."""
+        ends = monotonic() + grace
         self._limits.closing = True
         for client in self._connections:
             client.close_after_this()
-        # Whoever waits to be accepted would be reset.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        if self._server is not None:
-            self._server.close()
-        if self._door is not None:
-            self._door.stop()
-        ends = monotonic() + grace
-        # Whoever has just connected has yet to say what for.
-        await asyncio.sleep(min(grace, _LAST_WORDS_SECONDS))
-        # Asked again and again: a hook for it would cost every request.
-        while not self._close_idle() and monotonic() < ends:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await self._stop_listening(listener, min(grace, _CONNECTING_SECONDS))
+        await drain(self._connections, self._greets, ends)
         if self._door is not None:
             self._door.close()
         for client in self._connections:
@@ -260,10 +256,22 @@ class Worker:
         if self._request_log is not None:
             self._request_log.close()
 
-    def _close_idle(self) -> bool:
-        """Close every client's connection without a request in hand; returns whether that was all."""
-        closed = [client.close_when_idle() for client in self._connections]
-        return all(closed)
+    async def _stop_listening(self, listener: socket.socket, seconds: float) -> None:
+        """Take in whoever has begun to connect and is through with it within `seconds`."""
+        pass_over_new(listener)
+        await asyncio.sleep(seconds)
+        if self._door is not None:
+            self._door.stop()
+        if self._server is not None:
+            # The loop takes in one client a turn, and closes the socket before those that wait.
+            with listener.dup() as held:
+                self._server.close()
+                waiting = accept_waiting(held)
+            for client in waiting:
+                await self._loop.connect_accepted_socket(self._connection, client)
+
+    def _greets(self) -> bool:
+        return self._door is not None and self._door.greeting
 
 
 class ClientLimits(TypedDict):

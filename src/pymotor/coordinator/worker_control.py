@@ -172,9 +172,10 @@ async def run(control_descriptor: int, ledger_descriptor: int, instruments: Inst
     loop = asyncio.get_running_loop()
     control = socket.socket(fileno=control_descriptor)
     _, channel = await loop.create_connection(lambda: ControlChannel(ledger_descriptor, instruments), sock=control)
-    # Ctrl-C reaches the whole process group; the supervisor alone decides when workers end.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
-    loop.add_signal_handler(signal.SIGTERM, channel.end)
+    # Ctrl-C reaches the whole process group, SIGTERM all that a service manager started: the supervisor alone decides
+    # when workers end, and has SIGKILL for those that do not.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, lambda: None)
     try:
         return await channel.over
     finally:

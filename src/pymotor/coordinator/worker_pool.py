@@ -43,8 +43,8 @@ LONGEST_PAUSE = 10.0
 STEADY_SECONDS = 30.0
 """A worker that lived so long did not fail at its start: its successor comes after the shortest pause again."""
 
-TERMINATE_SECONDS = 5.0
-"""What a worker has after SIGTERM before SIGKILL comes, and beyond its grace before SIGTERM does."""
+LAST_SECONDS = 5.0
+"""What a worker has beyond its grace, and then once more when it is told to end at once, before SIGKILL comes."""
 
 
 class WorkerStartError(Exception):
@@ -192,7 +192,7 @@ class WorkerPool:
 
     async def stop(self, grace: float, hurry: asyncio.Event) -> None:
         """End all workers: they finish what they have within `grace` seconds, or less when `hurry` is set;
-        then come SIGTERM and SIGKILL. Returns when no process is left."""
+        then they are told to end at once, and then comes SIGKILL. Returns when no process is left."""
         self._stopping.set()
         all_ended: asyncio.Future[Any] = asyncio.gather(*self._keepers, return_exceptions=True)
         hurried: asyncio.Future[Any] = asyncio.ensure_future(hurry.wait())
@@ -202,14 +202,17 @@ class WorkerPool:
                     worker.drain(grace)
                 await asyncio.wait(
                     [all_ended, hurried],
-                    timeout=grace + TERMINATE_SECONDS,
+                    timeout=grace + LAST_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
             for worker in list(self._workers.values()):
-                worker.terminate()
-            await asyncio.wait([all_ended], timeout=TERMINATE_SECONDS)
+                if worker.listens:
+                    worker.drain(0.0)
+                else:
+                    worker.kill()
+            await asyncio.wait([all_ended], timeout=LAST_SECONDS)
             for column, worker in list(self._workers.items()):
-                logger.warning("worker %d (pid %d) ignores SIGTERM and is killed", column, worker.pid)
+                logger.warning("worker %d (pid %d) does not end and is killed", column, worker.pid)
                 worker.kill()
             await all_ended
         finally:

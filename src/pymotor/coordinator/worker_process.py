@@ -223,17 +223,10 @@ class WorkerProcess:
         """Ask it to finish what runs within `grace` seconds and to end."""
         self.tell(frame(Drain(grace=grace)))
 
-    def terminate(self) -> None:
-        """SIGTERM, unless it has ended."""
-        self._signal(signal.SIGTERM)
-
     def kill(self) -> None:
         """SIGKILL, unless it has ended."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
         try:
-            self._process.send_signal(number)
+            self._process.kill()
         except ProcessLookupError:
             pass  # it ended in this moment, which is what was wanted
 

@@ -1,7 +1,7 @@
 """A worker that serves nobody: it holds the control channel and the ledger as a real one does.
 
 What it does beside is told by environment variables: `STAND_IN_FAILS` ends it before it listens,
-`STAND_IN_DEAF` makes it ignore Drain and SIGTERM. Each line it gets over HTTP-less TCP is a command:
+`STAND_IN_DEAF` makes it ignore Drain. Each line it gets over HTTP-less TCP is a command:
 `pid`, `begin ROW LOAD`, `count`, `fleet`.
 """
 
@@ -33,8 +33,6 @@ from pymotor.telemetry.shared_figures import SharedFigures
 
 async def work(control: socket.socket, ledger_descriptor: int, figures_descriptor: int) -> None:
     deaf = "STAND_IN_DEAF" in os.environ
-    if deaf:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reader, writer = await asyncio.open_connection(sock=control)
     frames = FrameReader(to_worker=True)

@@ -133,7 +133,7 @@ def test_workers_that_do_not_drain_are_killed_at_the_second_signal(tmp_path: Pat
         assert refused["missing"][0] == "the Coordinator is ending and accepts nothing new"
         assert coordinator.end() == 0
         assert gone(workers)
-        assert "ignores SIGTERM and is killed" in coordinator.log()
+        assert "does not end and is killed" in coordinator.log()
 
 
 def test_it_ends_when_its_parent_is_gone(tmp_path: Path) -> None:

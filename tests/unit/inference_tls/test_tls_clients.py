@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import uvloop
-from tls_places import ANSWER, REPLY, ask, client_context, new_place, open_files
+from tls_places import ANSWER, ASK, REPLY, ask, client_context, new_place, open_files
 
 from certificates import OPENSSL, make_ca, make_certificate, make_crl, make_self_signed
 from pymotor.coordinator import worker
@@ -166,6 +166,29 @@ def test_silent_clients_make_room_for_others(place, client, monkeypatch):
         for own in silent:
             own.close()
         await until(lambda: open_files() <= before + 2, "all of their files are closed")
+
+    served(place.settings(), scenario)
+
+
+def test_a_handshake_under_way_is_waited_for_at_the_end(place, client):
+    """And one that does not go on is not waited for longer than idle connections are."""
+
+    async def scenario(gateway):
+        silent, slow = silent_client(gateway.port), silent_client(gateway.port)
+        await until(lambda: len(gateway.worker._door._greeting) == 2, "both are accepted")
+        draining = asyncio.create_task(gateway.worker.drain(60.0))
+        await until(lambda: gateway.worker._door._closed, "nobody new is accepted")
+        context = client_context(place, client)
+        reader, writer = await asyncio.open_connection(sock=slow, ssl=context, server_hostname="localhost")
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\n")
+        writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(ASK), ASK))
+        answer = await asyncio.wait_for(reader.read(), 20)
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.endswith(ANSWER)
+        writer.close()
+        assert await asyncio.wait_for(ended(asyncio.get_running_loop(), silent), 20)
+        silent.close()
+        await draining
 
     served(place.settings(), scenario)
 

@@ -141,11 +141,15 @@ class RequestReader:
 
     def refuse(self, error: Refused) -> None:
         """Read no more."""
+        self.stop()
+        if self._reading is not None:
+            self._reading.on_refused(self._request, error)
+
+    def stop(self) -> None:
+        """Drop what is fed from now on, and what has come of a request that is not whole."""
         self._over = True
         self.pending = False
         self._let_go()
-        if self._reading is not None:
-            self._reading.on_refused(self._request, error)
 
     def _let_go(self) -> None:
         self._body = []

@@ -23,6 +23,7 @@ from pymotor.coordinator.http.request_reader import RequestReader
 IDLE_SECONDS = 120.0
 """A client's idle connection is closed after so long."""
 _LINGER_SECONDS = 5.0
+"""What the client of a connection that was ended still sends is read for so long, so that it is not reset."""
 _TASK = "request"
 """A name for all: making one up for each costs a hundredth of a request."""
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
@@ -62,6 +63,7 @@ class ClientConnection(asyncio.Protocol):
         "_unsent",
         "closed",
         "deadline",
+        "ended",
         "on_writable",
         "responding",
         "transport",
@@ -93,6 +95,8 @@ class ClientConnection(asyncio.Protocol):
         self.responding = False
         """Whether a head was sent for the request in hand and its body is not over."""
         self.closed = False
+        self.ended = False
+        """Whether nothing more is sent but what waits to be, and what comes is dropped."""
         self.deadline = monotonic() + limits.head_time
         """When the client must have sent or, of a response, taken something; 0 while it waits for us."""
         self.transport: asyncio.Transport
@@ -101,6 +105,16 @@ class ClientConnection(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether no request is in hand."""
         return self._task is None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no request is in hand or has begun to come, where one may come."""
+        return self._task is None and not self._reader.pending and not self.ended
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the client has not taken all that was written."""
+        return self.transport.get_write_buffer_size() > 0
 
     # -- asyncio.Protocol
 
@@ -167,7 +181,7 @@ class ClientConnection(asyncio.Protocol):
     # -- requests and responses
 
     def _start(self, request: ClientRequest) -> None:
-        if self._limits.closing and not self._queue:
+        if self._limits.closing and not self._queue and not self._reader.pending:
             request.keep_alive = False
         task = self._loop.create_task(self._handle(request), name=_TASK)
         self._task = task
@@ -183,8 +197,7 @@ class ClientConnection(asyncio.Protocol):
                 self.responding = False
                 self.transport.abort()
             elif not request.keep_alive:
-                self.transport.close()
-                self.deadline = monotonic() + self._limits.body_idle
+                self.end()
             elif self._queue or self._refused is not None or self._reader.pending:
                 self._go_on()
             else:
@@ -234,23 +247,47 @@ class ClientConnection(asyncio.Protocol):
     # -- refusals and deadlines
 
     def _refuse(self, request: ClientRequest, error: Refused) -> None:
-        """Answer a request that is not complete, then read and drop what the client still sends, so that it
-        gets to see the answer instead of a reset."""
+        """Answer a request that is not complete; there will be no other."""
         if self.transport.is_closing():
             return
         self.transport.write(self._refusal(request, error.status, str(error)))
         if self.transport.can_write_eof():
+            self.end()
+        else:
+            # Closed, TLS reads no more of what the client is about to send.
+            self.ended = True
+            self.deadline = monotonic() + _LINGER_SECONDS
+
+    def end(self) -> None:
+        """Close when all is sent and the client closes, or does not for a while. Until then what it still sends is read
+        and dropped: bytes that nobody reads make the end of a connection a reset, which can take answers with it."""
+        if self.ended or self.transport.is_closing():
+            return
+        self.ended = True
+        self._queue.clear()
+        self._refused = None
+        self._reader.stop()
+        if self._paused_reading:
+            self._paused_reading = False
+            self.transport.resume_reading()
+        if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.deadline = monotonic() + _LINGER_SECONDS
+        else:
+            self.transport.close()
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = monotonic() + (self._limits.body_idle if self._unsent else _LINGER_SECONDS)
 
     def check_deadline(self, now: float) -> None:
         """Close if the client has been too slow; called about once a second."""
-        if not self.writable and self._takes():
-            self.deadline = now + self._limits.body_idle
+        if (self.ended or not self.writable) and self._takes():
+            self.deadline = now + (self._limits.body_idle if self._unsent else _LINGER_SECONDS)
         elif self._task is None and self._reader.pending:
             if now >= self._reader.deadline:
                 self._reader.refuse(Refused(408, "the request did not arrive in time"))
         elif self.deadline and now >= self.deadline:
+            if self.writable and self.quiet:
+                self.end_if_nothing_comes()
+                return
             if not self.writable:
                 self._drop_unsent()
             self.transport.abort()
@@ -268,17 +305,15 @@ class ClientConnection(asyncio.Protocol):
         return self._unsent != before
 
     def close_after_this(self) -> None:
-        """Have the answer to the request in hand be the last, and say so as long as its head is not out; without effect
-        where another request has come already."""
-        if self._task is not None and not self._queue and not self._reader.pending:
+        """Have the answer to the request in hand be the last, and say so; without effect where its head is out or
+        another request has come already."""
+        if self._task is not None and not self.responding and not self._queue and not self._reader.pending:
             self._reader.latest.keep_alive = False
 
-    def close_when_idle(self) -> bool:
-        """Close unless a request is in hand or on its way; returns whether it is closed. For a server that drains."""
-        if self._task is None and not self._unread():
-            self.transport.close()
-            return True
-        return False
+    def end_if_nothing_comes(self) -> None:
+        """End a quiet connection, unless the client has sent what was not read yet."""
+        if not self._unread():
+            self.end()
 
     def _unread(self) -> bool:
         """Whether the client has sent what was not read yet."""

@@ -58,6 +58,11 @@ class TLSDoor:
         self._tell_again = 0.0
         self._closed = False
 
+    @property
+    def greeting(self) -> bool:
+        """Whether handshakes are under way."""
+        return bool(self._greeting)
+
     def open(self, backlog: int) -> None:
         """Listen. Raises `OSError`."""
         self._listener.setblocking(False)
