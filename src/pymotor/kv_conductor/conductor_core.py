@@ -163,7 +163,7 @@ class ConductorCore:
         prompts = [write_out(self._media, model, query.tokens, query.media) for model in models]
         longest = max(prompts, key=lambda prompt: len(prompt.tokens), default=None)
         return Explanation(
-            prompt_tokens=len(longest.tokens) if longest else len(query.tokens) // 4,
+            prompt_tokens=len(longest.tokens if longest else query.tokens) // 4,
             whole=longest is None or longest.whole,
             endpoints=[
                 self._explain(holder, matches, places.get(holder.slots[0]))

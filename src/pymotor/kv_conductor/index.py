@@ -168,18 +168,16 @@ def holder_changes(index: PrefixIndex, prompt: Beginnings) -> list[tuple[int, Ho
     so many, ascending; the sets shrink. Keys are made only as far as somebody holds all before."""
     count = prompt.count
     changes: list[tuple[int, int]] = []
-    if 1 < count <= _SHORT:
-        sums = prompt.sums_after(prompt.root, 0, count)
-        holders, end_holders = index.holders_of(key_of(int(sums[0]))), index.holders_of(key_of(int(sums[-1])))
-        if holders != end_holders:
-            _within(index, sums, 1, (1, holders), (count, end_holders), changes)
-        if end_holders:
-            changes.append((count, end_holders))
-        return [(blocks, index.sets[number]) for blocks, number in changes]
     blocks, key = 1, prompt.first()
     holders = index.holders_of(key)
     if not holders:
         return []
+    if 1 < count <= _SHORT:
+        sums = prompt.sums_after(key, 1, count)
+        end_holders = index.holders_of(key_of(int(sums[-1])))
+        if holders != end_holders:
+            _within(index, sums, 2, (1, holders), (count, end_holders), changes)
+        blocks, holders = count, end_holders
     while holders and blocks < count:
         ends = min(count, max(_FIRST, blocks * 4))
         end_key = prompt.after(key, blocks, ends)

@@ -1,7 +1,8 @@
 """64-bit keys of a prompt's beginnings, one for each full block, made from tokens alone.
 
-A beginning's sum is that of all its tokens, each times a number that belongs to the token's place, plus a number for
-each of its blocks (multilinear hashing, modulo 2^64). Its key is the sum with the upper half folded into the lower, so
+The first block's key is a digest of its tokens that begins with the prompt's root: one call says that nobody holds
+anything. A longer beginning's sum is that of the first block and of all tokens after it, each times a number that
+belongs to the token's place, plus a number for each block (multilinear hashing, modulo 2^64). Its key is the sum with the upper half folded into the lower, so
 that all bits of the sum decide where it stands in a table. The numbers are random, odd, and secret for each process:
 whoever chooses prompts cannot aim at equal keys. A sum needs nothing of what is between: the key of any one beginning
 is one product of two arrays, 128k tokens in less than a tenth of a millisecond, and goes on from any shorter one.
@@ -13,7 +14,7 @@ tokens; what they show is added for each block that they overlap.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from operator import mul
 
 import msgspec
@@ -56,7 +57,6 @@ class PromptKeys:
         """The sum of the numbers of the first so many blocks."""
         self._of_token_plain = array("Q", (random.integers(0, 1 << 64, MOST_TOKENS, np.uint64) | odd).tobytes())
         self._of_token = np.frombuffer(self._of_token_plain, np.uint64)
-        self._first_numbers = self._of_token_plain[:LONGEST_BLOCK].tolist()
         self._roots: dict[tuple[str, str, int], int] = {}
 
     def root(self, model: str, adapter: str, salt: str, block_size: int) -> int:
@@ -73,6 +73,11 @@ class PromptKeys:
     def _root(self, model: str, adapter: str, salt: str, block_size: int) -> int:
         words = msgspec.msgpack.encode((self._secret, model, adapter, salt, block_size))
         return int(xxhash.xxh3_64_intdigest(words))
+
+    def first_key(self, root: int, tokens: bytes, extra: int = 0) -> int:
+        """The key of a prompt's first block, of 4 bytes for each token."""
+        key = xxhash.xxh3_64_intdigest(tokens, root)
+        return (key + self._of_extra(0, extra)) & _LOW_64_BITS if extra else key
 
     def keys_after(
         self,
@@ -105,11 +110,14 @@ class PromptKeys:
         blocks.shape = (count, block_size)
         numbers = self._of_token[first : first + count * block_size]
         sums = _products(blocks, numbers.reshape(count, block_size))
-        if count:
+        if count and not place:
+            first_key = self.first_key(key, tokens[:block_size].tobytes(), extras.get(0, 0) if extras else 0)
+            sums[0] = (key_of(first_key) - self._of_blocks_plain[1]) & _LOW_64_BITS
+        elif count:
             sums[0] = (int(sums[0]) + key_of(key) - self._of_blocks_plain[place]) & _LOW_64_BITS
         if extras:
             for block, extra in extras.items():
-                if place <= block < place + count:
+                if block and place <= block < place + count:
                     sums[block - place] = (int(sums[block - place]) + self._of_extra(block, extra)) & _LOW_64_BITS
         np.add.accumulate(sums, out=sums)
         sums += self._of_blocks[place + 1 : place + count + 1]
@@ -124,6 +132,9 @@ class PromptKeys:
         extras: Mapping[int, int] | None = None,
     ) -> int:
         """The last of `keys_after` alone, of `tokens` that are full blocks."""
+        if not place:
+            key = self.first_key(key, tokens[:block_size].tobytes(), extras.get(0, 0) if extras else 0)
+            place, tokens = 1, tokens[block_size:]
         of_blocks, of_token, length = self._of_blocks_plain, self._of_token, len(tokens)
         count = length // block_size
         first = place * block_size
@@ -141,10 +152,12 @@ class PromptKeys:
         total &= _LOW_64_BITS
         return total ^ total >> 32
 
-    def next_key(self, key: int, place: int, tokens: Sequence[int], extra: int = 0) -> int:
+    def next_key(self, key: int, place: int, tokens: array[int], extra: int = 0) -> int:
         """The key of the one block that follows the beginning that has `key` and `place` blocks."""
+        if not place:
+            return self.first_key(key, tokens.tobytes(), extra)
         of_blocks, first = self._of_blocks_plain, place * len(tokens)
-        numbers = self._first_numbers[: len(tokens)] if not place else self._of_token_plain[first : first + len(tokens)]
+        numbers = self._of_token_plain[first : first + len(tokens)]
         total: int = sum(map(mul, numbers, tokens), (key ^ key >> 32) + of_blocks[place + 1] - of_blocks[place])
         if extra:
             total += self._of_extra(place, extra)

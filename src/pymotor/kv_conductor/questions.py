@@ -6,14 +6,14 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from pymotor.fleet.prefix_queries import PrefixQuery
 from pymotor.kv_conductor.key_table import Keys
 from pymotor.kv_conductor.media_items import WrittenPrompt
 from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, MOST_TOKENS, PromptKeys, media_extra, most_blocks
 
-_SMALL_BLOCK = 32
-"""Tokens; a key of so few is sooner made without numpy."""
+_TOKENS = np.dtype("<u4")
 _SURELY = MOST_TOKENS // LONGEST_BLOCK
 """So many blocks of any size have keys."""
 
@@ -21,11 +21,11 @@ _SURELY = MOST_TOKENS // LONGEST_BLOCK
 class Beginnings:
     """The keys of one prompt's beginnings, at one block size."""
 
-    __slots__ = ("_extras", "_keys", "_made", "_tokens", "block_size", "count", "root")
+    __slots__ = ("_array", "_extras", "_keys", "_made", "_tokens", "block_size", "count", "root")
 
     def __init__(self, keys: PromptKeys, root: int, prompt: WrittenPrompt, block_size: int) -> None:
         self.block_size = block_size
-        count = len(prompt.tokens) // block_size
+        count = len(prompt.tokens) // (4 * block_size)
         self.count = count if count <= _SURELY else min(count, most_blocks(block_size))
         """Full blocks."""
         self.root = root
@@ -34,28 +34,29 @@ class Beginnings:
         self._tokens = prompt.tokens
         self._extras = _extras(prompt, block_size) if prompt.items else None
         self._made: Keys | None = None
+        self._array: npt.NDArray[np.uint32] | None = None
 
     def first(self) -> int:
         """The key of the first block; there is one."""
-        size = self.block_size
-        if size > _SMALL_BLOCK:
-            return self.after(self.root, 0, 1)
         extra = self._extras.get(0, 0) if self._extras else 0
-        return self._keys.next_key(self.root, 0, self._tokens[:size].tolist(), extra)
+        return self._keys.first_key(self.root, self._tokens[: 4 * self.block_size], extra)
 
     def after(self, key: int, place: int, count: int) -> int:
         """The key of the first `count` blocks; `key` is that of the first `place`."""
-        size = self.block_size
-        return self._keys.key_after(key, place, self._tokens[place * size : count * size], size, self._extras)
+        return self._keys.key_after(key, place, self._between(place, count), self.block_size, self._extras)
 
     def sums_after(self, key: int, place: int, count: int) -> Keys:
         """Likewise the sums of all beginnings that are longer than `place` blocks, up to `count`; see `key_of`."""
-        size = self.block_size
-        return self._keys.sums_after(key, place, self._tokens[place * size : count * size], size, self._extras)
+        return self._keys.sums_after(key, place, self._between(place, count), self.block_size, self._extras)
 
     def _all_after(self, key: int, place: int, count: int) -> Keys:
-        size = self.block_size
-        return self._keys.keys_after(key, place, self._tokens[place * size : count * size], size, self._extras)
+        return self._keys.keys_after(key, place, self._between(place, count), self.block_size, self._extras)
+
+    def _between(self, place: int, count: int) -> npt.NDArray[np.uint32]:
+        tokens = self._array
+        if tokens is None:
+            tokens = self._array = np.frombuffer(self._tokens, _TOKENS)
+        return tokens[place * self.block_size : count * self.block_size]
 
     def until(self, count: int) -> Keys:
         """At least the first so many keys; `count` is at most the number of blocks."""
