@@ -136,8 +136,10 @@ class ConductorCore:
     def match(self, asker: Hashable, query: PrefixQuery) -> PrefixMatches:
         """Answers a question, and keeps it for `routed`. `asker`: the connection."""
         self._asked.keep(asker, query)
-        slots, on_device, in_any_tier, expected = self._look_up(query)
-        return PrefixMatches(query.number, self.holders.revision, slots, on_device, in_any_tier, expected)
+        found = self._look_up(query)
+        return PrefixMatches(
+            query.number, self.holders.revision, found.slots, found.on_device, found.in_any_tier, found.expected
+        )
 
     def routed(self, asker: Hashable, told: PrefixRouted) -> bool:
         """A prompt was sent somewhere. False: the question or the endpoint is not known (any more)."""
@@ -222,5 +224,5 @@ class ConductorCore:
         root = self._keys.root(model, adapter, query.salt, size)
         return Beginnings(self._keys, root, prompt, size)
 
-    def _sizes(self, model: str) -> list[int]:
-        return self.index.sizes.of(model) or [_SIZE_BEFORE_EVENTS]
+    def _sizes(self, model: str) -> tuple[int, ...]:
+        return self.index.sizes.of(model) or (_SIZE_BEFORE_EVENTS,)

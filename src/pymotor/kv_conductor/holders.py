@@ -42,6 +42,7 @@ class Holders:
         self._free: list[int] = []
         self._next = 0
         self._names: dict[str, Counter[str]] = {}
+        self._models: dict[str, tuple[str, ...]] = {}
         self._members = np.empty(0, np.intp)
         self._starts = np.empty(0, np.intp)
         self._firsts = np.empty(0, np.intp)
@@ -65,9 +66,9 @@ class Holders:
             endpoints[holder.slots[0]] = holder.endpoint
         return Followed(endpoints, self.revision)
 
-    def models_of(self, name: str) -> list[str]:
+    def models_of(self, name: str) -> tuple[str, ...]:
         """The names that keys are made with, of endpoints that serve this name."""
-        return list(self._names.get(name, ()))
+        return self._models.get(name, ())
 
     def add(self, endpoint: str, models: tuple[str, ...], ranks: int) -> Holder:
         """Gives slots to an endpoint that has none. Raises TooManyHoldersError without changing anything."""
@@ -117,6 +118,7 @@ class Holders:
 
     def _changed(self) -> None:
         self.revision += 1
+        self._models = {name: tuple(models) for name, models in self._names.items()}
         several = [holder.slots for holder in self._holders.values() if len(holder.slots) > 1]
         self._members = np.array([slot for slots in several for slot in slots], np.intp)
         self._starts = np.cumsum([0, *(len(slots) for slots in several)], dtype=np.intp)[:-1]

@@ -21,8 +21,6 @@ from pymotor.kv_conductor.prompt_keys import key_of
 MOST_HOLDERS = 8192
 _FIRST = 256
 """Blocks of a prompt that are looked at first."""
-_SHORT = 64
-"""A prompt of so few blocks is looked at whole."""
 _WHOLE = 256
 """Of so many blocks all keys are made at once where the set changes among them."""
 
@@ -166,18 +164,11 @@ class Beginnings(Protocol):
 def holder_changes(index: PrefixIndex, prompt: Beginnings) -> list[tuple[int, HolderSet]]:
     """Who holds how much of a prompt, which has a full block: pairs of blocks and the set of those that hold at least
     so many, ascending; the sets shrink. Keys are made only as far as somebody holds all before."""
-    count = prompt.count
-    changes: list[tuple[int, int]] = []
-    blocks, key = 1, prompt.first()
+    blocks, count, key = 1, prompt.count, prompt.first()
     holders = index.holders_of(key)
     if not holders:
         return []
-    if 1 < count <= _SHORT:
-        sums = prompt.sums_after(key, 1, count)
-        end_holders = index.holders_of(key_of(int(sums[-1])))
-        if holders != end_holders:
-            _within(index, sums, 2, (1, holders), (count, end_holders), changes)
-        blocks, holders = count, end_holders
+    changes: list[tuple[int, int]] = []
     while holders and blocks < count:
         ends = min(count, max(_FIRST, blocks * 4))
         end_key = prompt.after(key, blocks, ends)
@@ -217,9 +208,10 @@ def _within(
     """Likewise where all sums were made, from that of the first `first` blocks on."""
     blocks, holders = lower
     ends, end_holders = upper
+    holders_of, sum_at = index.holders_of, sums.item
     while ends - blocks > 1:
         middle = (blocks + ends) // 2
-        there = index.holders_of(key_of(int(sums[middle - first])))
+        there = holders_of(key_of(sum_at(middle - first)))
         if there == holders:
             blocks = middle
         elif there == end_holders:

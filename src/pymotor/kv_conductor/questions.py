@@ -88,9 +88,10 @@ class AskedQuestions:
 
     def keep(self, asker: Hashable, question: PrefixQuery) -> None:
         """Until `take`, or until it is one of too many."""
-        if (asker, question.number) in self._questions:
+        key = (asker, question.number)
+        if key in self._questions:
             self.take(asker, question.number)
-        self._questions[asker, question.number] = question
+        self._questions[key] = question
         self._bytes += len(question.tokens)
         while len(self._questions) > self._most or self._bytes > self._most_bytes:
             self._bytes -= len(self._questions.popitem(last=False)[1].tokens)
