@@ -57,6 +57,7 @@ class PromptKeys:
         """The sum of the numbers of the first so many blocks."""
         self._of_token_plain = array("Q", (random.integers(0, 1 << 64, MOST_TOKENS, np.uint64) | odd).tobytes())
         self._of_token = np.frombuffer(self._of_token_plain, np.uint64)
+        self._numbers_by_size: dict[int, Keys] = {}
         self._roots: dict[tuple[str, str, int], int] = {}
 
     def root(self, model: str, adapter: str, salt: str, block_size: int) -> int:
@@ -87,41 +88,65 @@ class PromptKeys:
         block_size: int,
         extras: Mapping[int, int] | None = None,
     ) -> Keys:
-        """The keys of the full blocks in `tokens`, which follow the beginning that has `key` and `place` blocks.
+        """The keys of the full blocks that `tokens` are, which follow the beginning that has `key` and `place` blocks.
 
         `extras`: what is added for a block, by its place in the prompt (`media_extra`).
         """
-        sums = self.sums_after(key, place, tokens, block_size, extras)
+        sums = self._added_until(place, tokens, block_size, extras)
+        count = len(sums)
+        if count and not place:
+            first_key = self.first_key(key, tokens[:block_size].tobytes(), extras.get(0, 0) if extras else 0)
+            sums += np.uint64((key_of(first_key) - int(sums[0]) - self._of_blocks_plain[1]) & _LOW_64_BITS)
+        else:
+            sums += np.uint64((key_of(key) - self._of_blocks_plain[place]) & _LOW_64_BITS)
+        sums += self._of_blocks[place + 1 : place + count + 1]
         sums ^= sums >> _HALF
         return sums
 
-    def sums_after(
+    def keys_by_length(
         self,
         key: int,
         place: int,
         tokens: npt.NDArray[np.uint32],
         block_size: int,
         extras: Mapping[int, int] | None = None,
+    ) -> Callable[[int], int]:
+        """As `keys_after`, for who needs few of them: what makes the key of the first so many blocks of the prompt.
+        `place` is at least 1."""
+        of_blocks, first = self._of_blocks_plain, place + 1
+        added_until = self._added_until(place, tokens, block_size, extras).item
+        before = key_of(key) - of_blocks[place]
+
+        def key_of_first(blocks: int) -> int:
+            total: int = (before + added_until(blocks - first) + of_blocks[blocks]) & _LOW_64_BITS
+            return total ^ total >> 32
+
+        return key_of_first
+
+    def _added_until(
+        self, place: int, tokens: npt.NDArray[np.uint32], block_size: int, extras: Mapping[int, int] | None
     ) -> Keys:
-        """As `keys_after`, before they are folded: for who needs few of them, and asks `key_of`."""
+        """What the full blocks that `tokens` are, up to each of them, add to a sum besides the numbers of blocks; the first
+        has `place` blocks before it."""
         count = len(tokens) // block_size
-        first = place * block_size
-        blocks = tokens[: count * block_size].astype(_WIDE)
+        blocks = tokens.astype(_WIDE)
         blocks.shape = (count, block_size)
-        numbers = self._of_token[first : first + count * block_size]
-        sums = _products(blocks, numbers.reshape(count, block_size))
-        if count and not place:
-            first_key = self.first_key(key, tokens[:block_size].tobytes(), extras.get(0, 0) if extras else 0)
-            sums[0] = (key_of(first_key) - self._of_blocks_plain[1]) & _LOW_64_BITS
-        elif count:
-            sums[0] = (int(sums[0]) + key_of(key) - self._of_blocks_plain[place]) & _LOW_64_BITS
+        added = _products(blocks, self._numbers_of(block_size)[place : place + count])
         if extras:
             for block, extra in extras.items():
-                if block and place <= block < place + count:
-                    sums[block - place] = (int(sums[block - place]) + self._of_extra(block, extra)) & _LOW_64_BITS
-        np.add.accumulate(sums, out=sums)
-        sums += self._of_blocks[place + 1 : place + count + 1]
-        return sums
+                if place <= block < place + count:
+                    own = int(added[block - place]) + self._of_extra(block, extra)
+                    added[block - place] = own & _LOW_64_BITS
+        return _running_sums(added)
+
+    def _numbers_of(self, block_size: int) -> Keys:
+        """Those of the tokens, a row for each block."""
+        numbers = self._numbers_by_size.get(block_size)
+        if numbers is None:
+            blocks = MOST_TOKENS // block_size
+            numbers = self._of_token[: blocks * block_size].reshape(blocks, block_size)
+            self._numbers_by_size[block_size] = numbers
+        return numbers
 
     def key_after(
         self,
@@ -174,6 +199,7 @@ def _summed_products(blocks: Keys, numbers: Keys) -> Keys:
     return products
 
 
+_running_sums: Callable[[Keys], Keys] = np.add.accumulate
 _products: Callable[[Keys, Keys], Keys] = getattr(np, "vecdot", _summed_products)
 """The sum of each row's products; numpy 2 has it with less ado."""
 

@@ -218,6 +218,8 @@ class PublisherView:
             self._told.store_new(hashes[0], key, depth, parent, tier)
             return
         keys = self._keys.keys_after(key, depth, np.frombuffer(tokens, np.uint32)[: count * size], size, added)
+        if not extras:
+            self._index.runs.hear(depth, keys, memoryview(tokens)[: count * size].cast("B"))
         own = hashes[:count]
         if count >= TOGETHER and ends is not None:
             self._told.store_all_new(np.frombuffer(own, np.uint64), ends[:count], keys, depth, parent, tier)

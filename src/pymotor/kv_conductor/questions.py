@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from pymotor.fleet.prefix_queries import PrefixQuery
 from pymotor.kv_conductor.key_table import Keys
 from pymotor.kv_conductor.media_items import WrittenPrompt
 from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, MOST_TOKENS, PromptKeys, media_extra, most_blocks
+from pymotor.kv_conductor.told_runs import PART_NUMBERS, Run, tokens_digest
 
 _TOKENS = np.dtype("<u4")
 _SURELY = MOST_TOKENS // LONGEST_BLOCK
@@ -21,7 +23,7 @@ _SURELY = MOST_TOKENS // LONGEST_BLOCK
 class Beginnings:
     """The keys of one prompt's beginnings, at one block size."""
 
-    __slots__ = ("_array", "_extras", "_keys", "_made", "_tokens", "block_size", "count", "root")
+    __slots__ = ("_extras", "_keys", "_made", "_tokens", "block_size", "count", "plain", "root")
 
     def __init__(self, keys: PromptKeys, root: int, prompt: WrittenPrompt, block_size: int) -> None:
         self.block_size = block_size
@@ -33,8 +35,9 @@ class Beginnings:
         self._keys = keys
         self._tokens = prompt.tokens
         self._extras = _extras(prompt, block_size) if prompt.items else None
+        self.plain = not prompt.items
+        """Whether keys depend on nothing but tokens."""
         self._made: Keys | None = None
-        self._array: npt.NDArray[np.uint32] | None = None
 
     def first(self) -> int:
         """The key of the first block; there is one."""
@@ -45,18 +48,35 @@ class Beginnings:
         """The key of the first `count` blocks; `key` is that of the first `place`."""
         return self._keys.key_after(key, place, self._between(place, count), self.block_size, self._extras)
 
-    def sums_after(self, key: int, place: int, count: int) -> Keys:
-        """Likewise the sums of all beginnings that are longer than `place` blocks, up to `count`; see `key_of`."""
-        return self._keys.sums_after(key, place, self._between(place, count), self.block_size, self._extras)
+    def next_first(self, key: int, place: int) -> int:
+        """The key of the block after the first `place` blocks, which have `key`; there is one."""
+        size = self.block_size
+        block = array("I", self._tokens[4 * place * size : 4 * (place + 1) * size])
+        return self._keys.next_key(key, place, block)
+
+    def along(self, run: Run, first_key: int, place: int) -> tuple[int, int] | None:
+        """How many blocks from `place` on, whose first has this key, are those of the run or a part of it, and the
+        key that they lead to. The prompt has no media."""
+        size = 4 * self.block_size
+        left = self.count - place
+        tokens = memoryview(self._tokens)[place * size :]
+        for part in range(0, len(run), PART_NUMBERS):
+            blocks = run[part]
+            if blocks <= left and tokens_digest(first_key, tokens[: blocks * size]) == run[part + 1]:
+                return blocks, run[part + 2]
+        return None
+
+    def by_length(self, key: int, place: int, count: int) -> Callable[[int], int]:
+        """Likewise for all beginnings that are longer than `place` blocks, at least 1, up to `count`: what makes the
+        key of one of so many blocks."""
+        return self._keys.keys_by_length(key, place, self._between(place, count), self.block_size, self._extras)
 
     def _all_after(self, key: int, place: int, count: int) -> Keys:
         return self._keys.keys_after(key, place, self._between(place, count), self.block_size, self._extras)
 
     def _between(self, place: int, count: int) -> npt.NDArray[np.uint32]:
-        tokens = self._array
-        if tokens is None:
-            tokens = self._array = np.frombuffer(self._tokens, _TOKENS)
-        return tokens[place * self.block_size : count * self.block_size]
+        size = self.block_size
+        return np.frombuffer(self._tokens, _TOKENS, (count - place) * size, 4 * place * size)
 
     def until(self, count: int) -> Keys:
         """At least the first so many keys; `count` is at most the number of blocks."""

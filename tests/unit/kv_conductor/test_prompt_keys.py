@@ -24,7 +24,9 @@ def test_all_at_once_in_parts_and_one_by_one_are_the_same(keys: PromptKeys) -> N
     assert (whole == parts).all()
     key, single = 77, []
     for block in range(300):
-        key = keys.next_key(key, block, array("I", TOKENS[block * 16 : block * 16 + 16].tobytes()), extras.get(block, 0))
+        key = keys.next_key(
+            key, block, array("I", TOKENS[block * 16 : block * 16 + 16].tobytes()), extras.get(block, 0)
+        )
         single.append(key)
     assert whole.tolist() == single
 
