@@ -17,6 +17,7 @@ import numpy as np
 from pymotor.kv_conductor.block_sizes import BlockSizes
 from pymotor.kv_conductor.holder_sets import HolderSet, HolderSets, distinct
 from pymotor.kv_conductor.key_table import Keys, KeyTable, Rows
+from pymotor.kv_conductor.told_keys import ToldKeys
 from pymotor.kv_conductor.told_runs import Run, ToldRuns
 
 MOST_HOLDERS = 8192
@@ -48,6 +49,7 @@ class PrefixIndex:
         self.sets = HolderSets()
         self.sizes = BlockSizes()
         self.runs = ToldRuns()
+        self.told_keys = ToldKeys()
         self.most_entries = most_entries
         self.entries = 0
         """Pairs of a block and a view that refers to it."""
@@ -56,8 +58,9 @@ class PrefixIndex:
 
     @property
     def memory_bytes(self) -> int:
-        """Of blocks, sets and runs, without the publishers' views."""
-        return self.blocks.memory_bytes + self.sets.memory_bytes + self.runs.memory_bytes
+        """Of all but the publishers' views."""
+        lately_told = self.runs.memory_bytes + self.told_keys.memory_bytes
+        return self.blocks.memory_bytes + self.sets.memory_bytes + lately_told
 
     def room_for(self, count: int) -> bool:
         """Whether so many more entries fit; counts them as refused if not."""
