@@ -106,7 +106,12 @@ class KeyTable:
             row = self._used
             self._used += 1
         self.keys[row] = key
-        self._place(key, row)
+        places, mask = self._places, self._mask
+        place = key & mask
+        while (there := places[place]) >= 0:
+            place = (place + 1) & mask
+        places[place] = row
+        self._written += there == _EMPTY
         return row
 
     def add_many(self, keys: Keys, ends: Rows) -> Rows:
@@ -170,9 +175,8 @@ class KeyTable:
             place = (place + 1) & mask
         places[place] = _REMOVED
 
-    def _place(self, key: int, row: int) -> None:
+    def _place(self, row: int, place: int) -> None:
         places, mask = self._places, self._mask
-        place = key & mask
         while (there := places[place]) >= 0:
             place = (place + 1) & mask
         places[place] = row
@@ -195,8 +199,8 @@ class KeyTable:
                 self._written += int(np.count_nonzero(before[settled] == _EMPTY))
             pending = (~settled).nonzero()[0]
             rows, at = rows.take(pending), (at.take(pending) + 1) & self._mask
-        for row in rows.tolist():
-            self._place(self.keys[row], row)
+        for row, place in zip(rows.tolist(), at.tolist(), strict=True):
+            self._place(row, place)
 
     def _make_room(self, count: int) -> None:
         """For so many more rows; also sweeps away what removed rows left."""

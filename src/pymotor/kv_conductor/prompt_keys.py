@@ -2,10 +2,11 @@
 
 The first block's key is a digest of its tokens that begins with the prompt's root: one call says that nobody holds
 anything. A longer beginning's sum is that of the first block and of all tokens after it, each times a number that
-belongs to the token's place, plus a number for each block (multilinear hashing, modulo 2^64). Its key is the sum with the upper half folded into the lower, so
-that all bits of the sum decide where it stands in a table. The numbers are random, odd, and secret for each process:
-whoever chooses prompts cannot aim at equal keys. A sum needs nothing of what is between: the key of any one beginning
-is one product of two arrays, 128k tokens in less than a tenth of a millisecond, and goes on from any shorter one.
+belongs to the token's place, plus a number for each block (multilinear hashing, modulo 2^64). Its key is the sum with
+the upper half folded into the lower, so that all bits of the sum decide where it stands in a table. The numbers are
+random, odd, and secret for each process: whoever chooses prompts cannot aim at equal keys. A sum needs nothing of what
+is between: the key of any one beginning is one product of two arrays, 128k tokens in less than a tenth of a
+millisecond, and goes on from any shorter one.
 
 Model, adapter, cache salt and block size are in the key that a prompt begins with. Media are placeholders in the
 tokens; what they show is added for each block that they overlap.
@@ -126,8 +127,8 @@ class PromptKeys:
     def _added_until(
         self, place: int, tokens: npt.NDArray[np.uint32], block_size: int, extras: Mapping[int, int] | None
     ) -> Keys:
-        """What the full blocks that `tokens` are, up to each of them, add to a sum besides the numbers of blocks; the first
-        has `place` blocks before it."""
+        """What the full blocks that `tokens` are, up to each of them, add to a sum besides the numbers of blocks; the
+        first has `place` blocks before it."""
         count = len(tokens) // block_size
         blocks = tokens.astype(_WIDE)
         blocks.shape = (count, block_size)

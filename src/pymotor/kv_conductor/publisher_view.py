@@ -42,9 +42,6 @@ class ViewCounts(msgspec.Struct):
     unknown_events: int = 0
 
 
-_MOST_ADAPTERS = 65536
-
-
 class PublisherView:
     """Takes one publisher's events, in their order, and writes its slot in the index."""
 
@@ -55,10 +52,9 @@ class PublisherView:
         keys: PromptKeys,
         model: str,
         media: MediaItems | None = None,
-        adapters: set[str] | None = None,
     ) -> None:
         """`slot`: the holder that this publisher is. `model`: what questions call the model. `media` hears of the
-        media in the events, `adapters` of the names of LoRA adapters."""
+        media in the events."""
         self.slot = slot
         self.model = model
         self.block_size = 0
@@ -67,7 +63,6 @@ class PublisherView:
         self._index = index
         self._keys = keys
         self._media = media
-        self._adapters = adapters
         self._told = ToldBlocks(index, slot)
         self._group: int | None = None
         self._sized_by_device = False
@@ -119,28 +114,27 @@ class PublisherView:
         self._resize(0)
 
     def _store(self, event: BlocksStored) -> None:
-        hashes = _hashes(event.block_hashes)
-        count = len(hashes)
+        count = len(event.block_hashes)
         if not count:
             return
         if not self._counts_group(event):
             self.counts.other_groups += count
             return
         tier = _tier(event.medium)
-        ends: Rows | None = None
         if count == 1:
-            if self._told.add_tier(hashes[0], tier):
-                return
-        else:
-            rows, ends = self._told.find_all(hashes)
-            unknown = rows < 0
-            if not unknown.any():
-                self._told.store_again(rows, tier)
-                return
-            if not unknown.all():
-                ends = None
-            if self._store_as_told_before(event, hashes, tier, ends):
-                return
+            self._store_one(event, low_64_bits(event.block_hashes[0]), tier)
+            return
+        hashes = _hashes(event.block_hashes)
+        ends: Rows | None
+        rows, ends = self._told.find_all(hashes)
+        unknown = rows < 0
+        if not unknown.any():
+            self._told.store_again(rows, tier)
+            return
+        if not unknown.all():
+            ends = None
+        if self._store_as_told_before(event, hashes, tier, ends):
+            return
         tokens = event.tokens()
         if not self._fits(event, count, len(tokens), tier):
             self.counts.other_sizes += count
@@ -153,6 +147,28 @@ class PublisherView:
             self.counts.orphans += count
             return
         self._store_after(event, parent, hashes, tokens, tier, ends)
+
+    def _store_one(self, event: BlocksStored, block_hash: int, tier: int) -> None:
+        """The block that a decode step filled."""
+        if self._told.add_tier(block_hash, tier):
+            return
+        tokens = event.tokens()
+        if not self._fits(event, 1, len(tokens), tier):
+            self.counts.other_sizes += 1
+            return
+        parent = self._parent(event)
+        if parent is None:
+            self.counts.orphans += 1
+            return
+        if parent == NO_PARENT or (event.extra_keys and event.extra_keys[0]):
+            self._store_after(event, parent, array("Q", (block_hash,)), tokens, tier, None)
+            return
+        key, depth = self._told.place(parent)
+        depth += 1
+        if depth >= most_blocks(self.block_size):
+            self.counts.too_deep += 1
+        elif self._has_room(1):
+            self._told.store_new(block_hash, self._keys.next_key(key, depth, tokens), depth, parent, tier)
 
     def _parent(self, event: BlocksStored) -> int | None:
         """The row before the event's first block, or NO_PARENT; None: it was never told."""
@@ -244,8 +260,6 @@ class PublisherView:
     def _before(self, event: BlocksStored, parent: int, salt: str) -> tuple[int, int]:
         """The key of what is before the event's first block, and how many blocks that are."""
         if parent == NO_PARENT:
-            if event.lora_name and self._adapters is not None and len(self._adapters) < _MOST_ADAPTERS:
-                self._adapters.add(event.lora_name)
             return self._keys.root(self.model, _adapter(event), salt, self.block_size), 0
         key, depth = self._told.place(parent)
         return key, depth + 1
