@@ -220,7 +220,5 @@ def union(number: int, *publishers: EventPublisher, url: str, **changes: Any) ->
         KVEvents(rank=one.rank, port=one.port, replay_port=one.replay_port, topic=TOPIC.decode()) for one in publishers
     )
     endpoint = Endpoint(id=f"union-{number}/0", url=url, state=EndpointState.READY, kv_events=events)
-    settings = {"state": InstanceState.ACTIVE, **changes}
-    return Instance(
-        name=f"union-{number}", role=Role.UNION, models=(MODEL,), engine="sim", endpoints=(endpoint,), **settings
-    )
+    settings = {"state": InstanceState.ACTIVE, "models": (MODEL,), **changes}
+    return Instance(name=f"union-{number}", role=Role.UNION, engine="sim", endpoints=(endpoint,), **settings)

@@ -48,6 +48,7 @@ class TellingEngine(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _TellingHandler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.answer: object = {}
+        self.models: object = {}
         self.asked = 0
 
 
@@ -57,7 +58,8 @@ class _TellingHandler(_Engine):
     def do_GET(self) -> None:
         """What it was told to say."""
         self.server.asked += 1
-        content = json.dumps(self.server.answer).encode()
+        answer = self.server.models if self.path == "/v1/models" else self.server.answer
+        content = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -297,6 +299,20 @@ def test_what_was_sent_somewhere_is_expected_there(conductor: ConductorUnderTest
         assert asker.held(matches) == {}
         # All Coordinators expect it.
         assert other.expected(other.answer(other.query(prompt)))[ENDPOINT] > 1500
+
+
+def test_a_name_that_the_engine_calls_an_adapter_holds_nothing_of_the_model(
+    conductor: ConductorUnderTest, telling_engine: TellingEngine
+) -> None:
+    cards = [{"id": MODEL, "parent": None}, {"id": "alias", "parent": None}, {"id": "french", "parent": MODEL}]
+    telling_engine.models = {"object": "list", "data": cards}
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        telling_engine.answer = {"0": {"endpoint": publisher.address, "replay_endpoint": publisher.replay_address}}
+        conductor.tell(union(0, url=telling_engine.url, models=(MODEL, "alias", "french", "later")))
+        conductor.wait_standing(SOURCE, "live")
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 4)))
+        found = {name: asker.match(PROMPT, model=name) for name in (MODEL, "alias", "french", "later")}
+        assert found == {MODEL: {ENDPOINT: 4 * SIZE}, "alias": {ENDPOINT: 4 * SIZE}, "french": {}, "later": {}}
 
 
 @pytest.mark.parametrize("answered", ["tcp://*:{}", "tcp://192.0.2.1:{}"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -44,9 +44,12 @@ class Answers:
     # -- who counts
 
     @contextlib.contextmanager
-    def holding(self, endpoint: str, models: Sequence[str], ranks: int) -> Iterator[Sequence[PublisherView]]:
-        """Slots and views for an endpoint, which does not count yet. Raises `TooManyHoldersError`."""
-        views = self._core.follow(endpoint, models, ranks)
+    def holding(
+        self, endpoint: str, models: Sequence[str], ranks: int, aliases: Collection[str]
+    ) -> Iterator[Sequence[PublisherView]]:
+        """Slots and views for an endpoint, which does not count yet; see `ConductorCore.follow`. Raises
+        `TooManyHoldersError`."""
+        views = self._core.follow(endpoint, models, ranks, aliases)
         try:
             self.count(endpoint, counted=False)
             self._changed()

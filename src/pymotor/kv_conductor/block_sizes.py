@@ -10,10 +10,11 @@ class BlockSizes:
 
     def __init__(self) -> None:
         self._sizes: dict[str, Counter[int]] = {}
+        self._of: dict[str, tuple[int, ...]] = {}
 
-    def of(self, model: str) -> list[int]:
+    def of(self, model: str) -> tuple[int, ...]:
         """The sizes, in tokens; usually one."""
-        return list(self._sizes.get(model, ()))
+        return self._of.get(model, ())
 
     def change(self, model: str, before: int, after: int) -> None:
         """One publisher's size was this and is now that; 0 stands for none."""
@@ -23,5 +24,6 @@ class BlockSizes:
         for size in (before, after):
             if not size or sizes[size] <= 0:
                 del sizes[size]
+        self._of[model] = tuple(sizes)
         if not sizes:
-            del self._sizes[model]
+            del self._sizes[model], self._of[model]

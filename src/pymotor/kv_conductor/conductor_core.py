@@ -2,7 +2,7 @@
 
 ```
 core = ConductorCore()
-views = core.follow("prefill-0/0", ("qwen", "alias"), ranks=2)   # a PublisherView for each rank
+views = core.follow("prefill-0/0", ("qwen",), ranks=2)           # a PublisherView for each rank
 views[0].apply(decode_batch(payload))                            # each message, in order
 views[0].clear()                                                 # restart of the engine, or events lost
 core.followed()                                                  # for Coordinators, whenever its revision changed
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 import msgspec
 import numpy as np
@@ -94,25 +94,24 @@ class ConductorCore:
         self.holders = Holders()
         self._keys = PromptKeys(secret if secret is not None else secrets.token_bytes(16))
         self._media = MediaItems()
-        self._adapters: set[str] = set()
-        """Names of LoRA adapters that events told of."""
         self._routed = RoutedPrompts(clock, routed_seconds)
         self._asked = AskedQuestions()
         self._views: dict[str, list[PublisherView]] = {}
         self._matching = Matching(self.index, self.holders, self._routed)
 
-    def follow(self, endpoint: str, models: Sequence[str], ranks: int = 1) -> list[PublisherView]:
+    def follow(
+        self, endpoint: str, models: Sequence[str], ranks: int = 1, aliases: Collection[str] = ()
+    ) -> list[PublisherView]:
         """The views that take the endpoint's events, one for each rank that the engine balances itself.
 
-        `models`: the names that clients may send. Raises TooManyHoldersError, and ValueError for an endpoint that is
+        `models`: the names that clients may send. `aliases`: those of them that surely mean the first of them; any
+        other is asked for as an adapter. Raises TooManyHoldersError, and ValueError for an endpoint that is
         followed already.
         """
         if endpoint in self._views:
             raise ValueError(f"{endpoint} is followed already: unfollow it first")
-        holder = self.holders.add(endpoint, tuple(models), ranks)
-        views = [
-            PublisherView(self.index, slot, self._keys, models[0], self._media, self._adapters) for slot in holder.slots
-        ]
+        holder = self.holders.add(endpoint, tuple(models), ranks, frozenset(aliases))
+        views = [PublisherView(self.index, slot, self._keys, models[0], self._media) for slot in holder.slots]
         self._views[endpoint] = views
         return views
 
@@ -136,8 +135,10 @@ class ConductorCore:
     def match(self, asker: Hashable, query: PrefixQuery) -> PrefixMatches:
         """Answers a question, and keeps it for `routed`. `asker`: the connection."""
         self._asked.keep(asker, query)
-        slots, on_device, in_any_tier, expected = self._look_up(query)
-        return PrefixMatches(query.number, self.holders.revision, slots, on_device, in_any_tier, expected)
+        found = self._look_up(query)
+        return PrefixMatches(
+            query.number, self.holders.revision, found.slots, found.on_device, found.in_any_tier, found.expected
+        )
 
     def routed(self, asker: Hashable, told: PrefixRouted) -> bool:
         """A prompt was sent somewhere. False: the question or the endpoint is not known (any more)."""
@@ -147,7 +148,8 @@ class ConductorCore:
             return False
         size = views[0].block_size or self._sizes(views[0].model)[0]
         prompt = write_out(self._media, views[0].model, query.tokens, query.media)
-        beginnings = self._beginnings(query, views[0].model, prompt, size)
+        adapter = dict(self.holders.asked_as(query.model)).get(views[0].model, "")
+        beginnings = self._beginnings(query, views[0].model, adapter, prompt, size)
         self._routed.add(views[0].slot, beginnings.until(beginnings.count), size)
         return True
 
@@ -159,11 +161,11 @@ class ConductorCore:
         """Every endpoint that serves the model, those that hold nothing too; for people, not for every request."""
         matches = self._look_up(query)
         places = {slot: place for place, slot in enumerate(np.frombuffer(matches.slots, "<u2").tolist())}
-        models = self.holders.models_of(query.model)
-        prompts = [write_out(self._media, model, query.tokens, query.media) for model in models]
+        asked_as = self.holders.asked_as(query.model)
+        prompts = [write_out(self._media, model, query.tokens, query.media) for model, _ in asked_as]
         longest = max(prompts, key=lambda prompt: len(prompt.tokens), default=None)
         return Explanation(
-            prompt_tokens=len(longest.tokens) if longest else len(query.tokens) // 4,
+            prompt_tokens=len(longest.tokens if longest else query.tokens) // 4,
             whole=longest is None or longest.whole,
             endpoints=[
                 self._explain(holder, matches, places.get(holder.slots[0]))
@@ -210,17 +212,15 @@ class ConductorCore:
 
     def _look_up(self, query: PrefixQuery) -> Matches:
         prompts: list[Beginnings] = []
-        for model in self.holders.models_of(query.model):
+        for model, adapter in self.holders.asked_as(query.model):
             prompt = write_out(self._media, model, query.tokens, query.media)
             for size in self._sizes(model):
-                prompts.append(self._beginnings(query, model, prompt, size))  # noqa: PERF401
+                prompts.append(self._beginnings(query, model, adapter, prompt, size))  # noqa: PERF401
         return self._matching.match(prompts)
 
-    def _beginnings(self, query: PrefixQuery, model: str, prompt: WrittenPrompt, size: int) -> Beginnings:
-        # Clients name an adapter as if it were a model; what the model itself cached is of no use to it.
-        adapter = query.adapter or (query.model if query.model in self._adapters else "")
-        root = self._keys.root(model, adapter, query.salt, size)
+    def _beginnings(self, query: PrefixQuery, model: str, adapter: str, prompt: WrittenPrompt, size: int) -> Beginnings:
+        root = self._keys.root(model, query.adapter or adapter, query.salt, size)
         return Beginnings(self._keys, root, prompt, size)
 
-    def _sizes(self, model: str) -> list[int]:
-        return self.index.sizes.of(model) or [_SIZE_BEFORE_EVENTS]
+    def _sizes(self, model: str) -> tuple[int, ...]:
+        return self.index.sizes.of(model) or (_SIZE_BEFORE_EVENTS,)

@@ -18,6 +18,7 @@ from pymotor.kv_conductor.sources import (
     answered_sources,
     configured_sources,
     host_of,
+    own_names,
     planned_sources,
 )
 
@@ -26,6 +27,10 @@ ANSWER_SECONDS = 3.0
 _LONGEST_ANSWER = 1024 * 1024
 _AT_A_TIME = 32
 _UNKNOWN_PATH = (404, 405, 501)
+
+
+class EngineRefusedError(SourceError):
+    """It answers, but not what it was asked."""
 
 
 class Discovery:
@@ -49,10 +54,22 @@ class Discovery:
     async def sources(self, instance: Instance, endpoint: Endpoint) -> tuple[EventSource, ...]:
         """One for each rank; empty where the engine publishes nothing. What it says itself counts, else how it was
         planned, else the section of its role. Raises `SourceError`: it should be tried again."""
-        body = await self._answer(endpoint)
+        body = await self._answer(endpoint, "/kv_event_sources")
         if body is not None:
             return answered_sources(endpoint, body)
         return planned_sources(endpoint) or self._configured(instance, endpoint)
+
+    async def aliases(self, instance: Instance, endpoint: Endpoint) -> frozenset[str]:
+        """Which of the instance's names mean its first model by what the engine says of them; adapters have a parent.
+        None, where the engine cannot tell. Raises `SourceError`: it should be tried again."""
+        names = frozenset(instance.models)
+        if len(names) < 2:
+            return names
+        try:
+            body = await self._answer(endpoint, "/v1/models")
+        except EngineRefusedError:
+            body = None
+        return names & own_names(body) if body is not None else frozenset()
 
     def _configured(self, instance: Instance, endpoint: Endpoint) -> tuple[EventSource, ...]:
         section = self._user.engine_section(instance.role.value) if self._user is not None else None
@@ -63,18 +80,18 @@ class Discovery:
         ranks = sizes.data if sizes is not None and len(instance.endpoints) == 1 else 1
         return configured_sources(endpoint, section.options, ranks)
 
-    async def _answer(self, endpoint: Endpoint) -> bytes | None:
+    async def _answer(self, endpoint: Endpoint, path: str) -> bytes | None:
         """None: the engine does not know such a question. Raises `SourceError`."""
         ends = monotonic() + ANSWER_SECONDS
         try:
-            async with self._client.stream("GET", f"{endpoint.url}/kv_event_sources") as reply:
+            async with self._client.stream("GET", f"{endpoint.url}{path}") as reply:
                 body = await read_bounded(reply.aiter_raw(), _LONGEST_ANSWER, ends)
         except UnboundedError as error:
-            raise SourceError(f"it answers /kv_event_sources with {error}") from error
+            raise SourceError(f"it answers {path} with {error}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise SourceError(f"it does not answer /kv_event_sources ({type(error).__name__})") from error
+            raise SourceError(f"it does not answer {path} ({type(error).__name__})") from error
         if reply.status_code in _UNKNOWN_PATH:
             return None
         if reply.status_code != 200:
-            raise SourceError(f"it answers /kv_event_sources with status {reply.status_code}")
+            raise EngineRefusedError(f"it answers {path} with status {reply.status_code}")
         return body

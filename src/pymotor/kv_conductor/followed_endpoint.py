@@ -37,17 +37,21 @@ class FollowedEndpoint:
         find: Callable[[], Awaitable[tuple[EventSource, ...]]],
         subscribe: Subscribe,
         former: FollowedEndpoint | None = None,
+        find_aliases: Callable[[], Awaitable[frozenset[str]]] | None = None,
     ) -> None:
         """`endpoint` and `instance` are names of the fleet. `find` says where it publishes, nothing where it does not,
-        and raises `SourceError` when it should be asked again. `former` has this endpoint's slots and ends. To be made
-        within the event loop."""
+        and raises `SourceError` when it should be asked again. `former` has this endpoint's slots and ends.
+        `find_aliases` says which of the models are the first by another name, and raises likewise. To be made within
+        the event loop."""
         self.endpoint = endpoint
         self.instance = instance
         self.models = models
         self.why = "its publishers are looked for"
         """Why there are no subscribers, when there are none."""
         self.subscribers: tuple[Subscriber, ...] = ()
+        self.aliases: frozenset[str] = frozenset()
         self._find = find
+        self._find_aliases = find_aliases
         self._subscribe = subscribe
         self._former = former
         self._task = asyncio.create_task(self._run())
@@ -93,6 +97,8 @@ class FollowedEndpoint:
         pause = _FIRST_PAUSE
         while True:
             try:
+                if self._find_aliases is not None:
+                    self.aliases = await self._find_aliases()
                 return await self._find()
             except SourceError as error:
                 if self.why != str(error):

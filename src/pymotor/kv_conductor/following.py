@@ -76,8 +76,9 @@ class Following:
         for name, (instance, endpoint) in wanted.items():
             if name not in self._fleet:
                 find = functools.partial(self._discovery.sources, instance, endpoint)
+                aliases = functools.partial(self._discovery.aliases, instance, endpoint)
                 followed = FollowedEndpoint(
-                    name, instance.name, instance.models, find, self._subscribe, self._ending.get(name)
+                    name, instance.name, instance.models, find, self._subscribe, self._ending.get(name), aliases
                 )
                 self._fleet[name] = (instance, endpoint, followed)
 
@@ -120,7 +121,7 @@ class Following:
         self, followed: FollowedEndpoint, sources: Sequence[EventSource]
     ) -> Iterator[tuple[Subscriber, ...]]:
         """Raises `TooManyHoldersError`."""
-        with self.answers.holding(followed.endpoint, followed.models, len(sources)) as views:
+        with self.answers.holding(followed.endpoint, followed.models, len(sources), followed.aliases) as views:
             yield tuple(
                 Subscriber(
                     source,

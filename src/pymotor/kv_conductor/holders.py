@@ -29,6 +29,8 @@ class Holder(msgspec.Struct, frozen=True):
     endpoint: str
     models: tuple[str, ...]
     """The names that it serves; keys are made with the first."""
+    aliases: frozenset[str]
+    """Those that are known to mean the first; any other may be an adapter."""
     slots: tuple[int, ...]
     """Of its publishers, by rank."""
 
@@ -42,6 +44,9 @@ class Holders:
         self._free: list[int] = []
         self._next = 0
         self._names: dict[str, Counter[str]] = {}
+        self._aliases: Counter[tuple[str, str]] = Counter()
+        """Of a name and the model that keys are made with: endpoints where they mean the same."""
+        self._asked_as: dict[str, tuple[tuple[str, str], ...]] = {}
         self._members = np.empty(0, np.intp)
         self._starts = np.empty(0, np.intp)
         self._firsts = np.empty(0, np.intp)
@@ -65,18 +70,22 @@ class Holders:
             endpoints[holder.slots[0]] = holder.endpoint
         return Followed(endpoints, self.revision)
 
-    def models_of(self, name: str) -> list[str]:
-        """The names that keys are made with, of endpoints that serve this name."""
-        return list(self._names.get(name, ()))
+    def asked_as(self, name: str) -> tuple[tuple[str, str], ...]:
+        """What a name means to the endpoints that serve it: the model that keys are made with, and the adapter.
 
-    def add(self, endpoint: str, models: tuple[str, ...], ranks: int) -> Holder:
-        """Gives slots to an endpoint that has none. Raises TooManyHoldersError without changing anything."""
+        A name that is not known to mean the model everywhere is taken for an adapter: if it is none, its prompts match
+        nothing, and otherwise they would match blocks of the model, which are of no use to them."""
+        return self._asked_as.get(name, ())
+
+    def add(self, endpoint: str, models: tuple[str, ...], ranks: int, aliases: frozenset[str] = frozenset()) -> Holder:
+        """Gives slots to an endpoint that has none; `aliases` as in `Holder`. Raises TooManyHoldersError without
+        changing anything."""
         if ranks > len(self._free) + MOST_HOLDERS - self._next:
             raise TooManyHoldersError(f"{endpoint} is not followed: all {MOST_HOLDERS} places of publishers are taken")
-        holder = Holder(endpoint, models, tuple(self._take_slot() for _ in range(ranks)))
+        same = frozenset(name for name in models if name == models[0] or name in aliases)
+        holder = Holder(endpoint, models, same, tuple(self._take_slot() for _ in range(ranks)))
         self._holders[endpoint] = holder
-        for name in models:
-            self._names.setdefault(name, Counter())[models[0]] += 1
+        self._count_names(holder, 1)
         self._changed()
         return holder
 
@@ -87,13 +96,23 @@ class Holders:
             return None
         for slot in holder.slots:
             heapq.heappush(self._free, slot)
-        for name in holder.models:
-            names = self._names[name]
-            names[holder.models[0]] -= 1
-            if not names[holder.models[0]]:
-                del names[holder.models[0]]
+        self._count_names(holder, -1)
         self._changed()
         return holder
+
+    def _count_names(self, holder: Holder, change: int) -> None:
+        model = holder.models[0]
+        for name in holder.models:
+            models = self._names.setdefault(name, Counter())
+            models[model] += change
+            self._aliases[name, model] += change * (name in holder.aliases)
+            if not models[model]:
+                del models[model], self._aliases[name, model]
+            self._asked_as[name] = tuple(
+                (model, "" if self._aliases[name, model] == count else name) for model, count in models.items()
+            )
+            if not models:
+                del self._names[name], self._asked_as[name]
 
     @property
     def several_ranks(self) -> bool:

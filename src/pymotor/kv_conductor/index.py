@@ -9,6 +9,7 @@ few places, and stops where nobody is left. It may count less than is there, nev
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -16,13 +17,14 @@ import numpy as np
 from pymotor.kv_conductor.block_sizes import BlockSizes
 from pymotor.kv_conductor.holder_sets import HolderSet, HolderSets, distinct
 from pymotor.kv_conductor.key_table import Keys, KeyTable, Rows
-from pymotor.kv_conductor.prompt_keys import key_of
+from pymotor.kv_conductor.told_keys import ToldKeys
+from pymotor.kv_conductor.told_runs import Run, ToldRuns
 
 MOST_HOLDERS = 8192
 _FIRST = 256
 """Blocks of a prompt that are looked at first."""
 _SHORT = 64
-"""A prompt of so few blocks is looked at whole."""
+"""Of a prompt of so few blocks all keys are made at once."""
 _WHOLE = 256
 """Of so many blocks all keys are made at once where the set changes among them."""
 
@@ -46,6 +48,8 @@ class PrefixIndex:
         self.blocks = _Blocks()
         self.sets = HolderSets()
         self.sizes = BlockSizes()
+        self.runs = ToldRuns()
+        self.told_keys = ToldKeys()
         self.most_entries = most_entries
         self.entries = 0
         """Pairs of a block and a view that refers to it."""
@@ -54,8 +58,9 @@ class PrefixIndex:
 
     @property
     def memory_bytes(self) -> int:
-        """Of blocks and sets, without the publishers' views."""
-        return self.blocks.memory_bytes + self.sets.memory_bytes
+        """Of all but the publishers' views."""
+        lately_told = self.runs.memory_bytes + self.told_keys.memory_bytes
+        return self.blocks.memory_bytes + self.sets.memory_bytes + lately_told
 
     def room_for(self, count: int) -> bool:
         """Whether so many more entries fit; counts them as refused if not."""
@@ -144,42 +149,52 @@ class PrefixIndex:
         return after
 
 
+KeysByLength: TypeAlias = Callable[[int], int]
+
+
 class Beginnings(Protocol):
     """The keys of a prompt's beginnings, made only where they are asked for."""
 
     count: int
     """Full blocks that the prompt has."""
 
-    root: int
-    """The key of no block at all."""
+    plain: bool
+    """Whether keys depend on nothing but tokens."""
 
     def first(self) -> int:
         """The key of the first block; there is one."""
 
+    def next_first(self, key: int, place: int) -> int:
+        """The key of the block after the first `place` blocks, which have `key`; there is one."""
+
+    def along(self, run: Run, first_key: int, place: int) -> tuple[int, int] | None:
+        """How many blocks from `place` on, whose first has this key, are those of the run or a part of it, and the
+        key that they lead to. The prompt is `plain`."""
+
     def after(self, key: int, place: int, count: int) -> int:
         """The key of the first `count` blocks; `key` is that of the first `place`."""
 
-    def sums_after(self, key: int, place: int, count: int) -> Keys:
-        """Likewise the sums of all beginnings that are longer than `place` blocks, up to `count`; see `key_of`."""
+    def by_length(self, key: int, place: int, count: int) -> KeysByLength:
+        """Likewise for all beginnings that are longer than `place` blocks, at least 1, up to `count`: what makes the
+        key of one of so many blocks."""
 
 
 def holder_changes(index: PrefixIndex, prompt: Beginnings) -> list[tuple[int, HolderSet]]:
     """Who holds how much of a prompt, which has a full block: pairs of blocks and the set of those that hold at least
     so many, ascending; the sets shrink. Keys are made only as far as somebody holds all before."""
-    count = prompt.count
-    changes: list[tuple[int, int]] = []
-    if 1 < count <= _SHORT:
-        sums = prompt.sums_after(prompt.root, 0, count)
-        holders, end_holders = index.holders_of(key_of(int(sums[0]))), index.holders_of(key_of(int(sums[-1])))
-        if holders != end_holders:
-            _within(index, sums, 1, (1, holders), (count, end_holders), changes)
-        if end_holders:
-            changes.append((count, end_holders))
-        return [(blocks, index.sets[number]) for blocks, number in changes]
-    blocks, key = 1, prompt.first()
+    blocks, count, key = 1, prompt.count, prompt.first()
     holders = index.holders_of(key)
     if not holders:
         return []
+    changes: list[tuple[int, int]] = []
+    if prompt.plain:
+        blocks, key, holders = _along_runs(index, prompt, key, holders, changes)
+    if holders and 0 < count - blocks < _SHORT:
+        by_length = prompt.by_length(key, blocks, count)
+        end_holders = index.holders_of(by_length(count))
+        if end_holders != holders:
+            _within(index, by_length, (blocks, holders), (count, end_holders), changes)
+        blocks, holders = count, end_holders
     while holders and blocks < count:
         ends = min(count, max(_FIRST, blocks * 4))
         end_key = prompt.after(key, blocks, ends)
@@ -192,6 +207,27 @@ def holder_changes(index: PrefixIndex, prompt: Beginnings) -> list[tuple[int, Ho
     return [(blocks, index.sets[number]) for blocks, number in changes]
 
 
+def _along_runs(
+    index: PrefixIndex, prompt: Beginnings, key: int, holders: int, changes: list[tuple[int, int]]
+) -> tuple[int, int, int]:
+    """As far as the prompt, whose first block has this key and is held by these, goes along runs that the same hold
+    from end to end: blocks, their key and who holds so many; adds where the set changes before."""
+    place, blocks = 0, 1
+    while holders and (run := index.runs.following(key)) is not None:
+        reached = prompt.along(run, key, place)
+        if reached is None or index.holders_of(reached[1]) != holders:
+            break
+        place += reached[0]
+        if place == prompt.count:
+            return place, reached[1], holders
+        key = prompt.next_first(reached[1], place)
+        first_holders = index.holders_of(key)
+        if first_holders != holders:
+            changes.append((place, holders))
+        blocks, holders = place + 1, first_holders
+    return blocks, key, holders
+
+
 _Place: TypeAlias = tuple[int, int]
 """A number of blocks, and that of the set that holds so many."""
 
@@ -202,7 +238,7 @@ def _between(
     """Adds where the set changes between two places of which it differs, with the set that ends there. `key` is that
     of `lower`."""
     if upper[0] - lower[0] <= _WHOLE:
-        _within(index, prompt.sums_after(key, lower[0], upper[0]), lower[0] + 1, lower, upper, changes)
+        _within(index, prompt.by_length(key, lower[0], upper[0]), lower, upper, changes)
         return
     middle = (lower[0] + upper[0]) // 2
     middle_key = prompt.after(key, lower[0], middle)
@@ -214,19 +250,20 @@ def _between(
 
 
 def _within(
-    index: PrefixIndex, sums: Keys, first: int, lower: _Place, upper: _Place, changes: list[tuple[int, int]]
+    index: PrefixIndex, by_length: KeysByLength, lower: _Place, upper: _Place, changes: list[tuple[int, int]]
 ) -> None:
-    """Likewise where all sums were made, from that of the first `first` blocks on."""
+    """Likewise where all keys between them can be made."""
     blocks, holders = lower
     ends, end_holders = upper
+    holders_of = index.holders_of
     while ends - blocks > 1:
         middle = (blocks + ends) // 2
-        there = index.holders_of(key_of(int(sums[middle - first])))
+        there = holders_of(by_length(middle))
         if there == holders:
             blocks = middle
         elif there == end_holders:
             ends = middle
         else:
-            _within(index, sums, first, (blocks, holders), (middle, there), changes)
+            _within(index, by_length, (blocks, holders), (middle, there), changes)
             blocks, holders = middle, there
     changes.append((blocks, holders))

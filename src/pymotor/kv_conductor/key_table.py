@@ -39,6 +39,7 @@ class KeyTable:
             setattr(self, name, array(code))
         self._places: array[int] = array("i")
         self._mask = 0
+        self._wide_mask = np.uint64(0)
         self._written = 0
         """Places that are not empty: rows, and what removed ones left."""
         self._most_written = 0
@@ -79,16 +80,18 @@ class KeyTable:
     def find_many(self, keys: Keys) -> tuple[Rows, Rows]:
         """The row of each key, -1 for one without; and where the search for it ended, for `add_many`."""
         places, own = np.frombuffer(self._places, np.int32), np.frombuffer(self.keys, np.uint64)
-        ends = (keys & np.uint64(self._mask)).astype(np.intp)
+        ends = self._first_places(keys)
         if not self._written:
             return np.full(len(keys), -1, np.intp), ends
-        found = places[ends].astype(np.intp)
-        pending = np.flatnonzero((found != _EMPTY) & ((found < 0) | (own[found] != keys)))
+        found = places.take(ends).astype(np.intp)
+        pending = (found != _EMPTY).nonzero()[0]
+        rows = found.take(pending)
+        pending = pending[(rows < 0) | (own.take(rows) != keys.take(pending))]
         while len(pending) > _FEW:
-            at = (ends[pending] + 1) & self._mask
-            rows = places[at]
+            at = (ends.take(pending) + 1) & self._mask
+            rows = places.take(at)
             ends[pending], found[pending] = at, rows
-            pending = pending[(rows != _EMPTY) & ((rows < 0) | (own[rows] != keys[pending]))]
+            pending = pending[(rows != _EMPTY) & ((rows < 0) | (own.take(rows) != keys.take(pending)))]
         for place in pending.tolist():
             found[place], ends[place] = self._search(int(keys[place]))
         return found, ends
@@ -103,7 +106,12 @@ class KeyTable:
             row = self._used
             self._used += 1
         self.keys[row] = key
-        self._place(key, row)
+        places, mask = self._places, self._mask
+        place = key & mask
+        while (there := places[place]) >= 0:
+            place = (place + 1) & mask
+        places[place] = row
+        self._written += there == _EMPTY
         return row
 
     def add_many(self, keys: Keys, ends: Rows) -> Rows:
@@ -112,15 +120,15 @@ class KeyTable:
         count = len(keys)
         if len(self) + count > len(self.keys) or self._written + count > self._most_written:
             self._make_room(count)
-            ends = (keys & np.uint64(self._mask)).astype(np.intp)
+            ends = self._first_places(keys)
         again = min(count, len(self._free))
-        rows = np.empty(count, np.intp)
+        used = self._used
+        rows: Rows = np.arange(used - again, used + count - again)
         if again:
             rows[:again] = np.frombuffer(self._free, np.int32)[-again:]
             del self._free[-again:]
-        rows[again:] = np.arange(self._used, self._used + count - again)
-        self._used += count - again
         np.frombuffer(self.keys, np.uint64)[rows] = keys
+        self._used = used + count - again
         self._place_many(rows, ends)
         return rows
 
@@ -134,7 +142,7 @@ class KeyTable:
     def remove_many(self, rows: Rows) -> None:
         """Takes rows out, which all differ."""
         places = np.frombuffer(self._places, np.int32)
-        at = (np.frombuffer(self.keys, np.uint64)[rows] & np.uint64(self._mask)).astype(np.intp)
+        at = self._first_places(np.frombuffer(self.keys, np.uint64)[rows])
         pending = np.asarray(rows)
         while len(pending) > _FEW:
             here = places[at] == pending
@@ -167,9 +175,8 @@ class KeyTable:
             place = (place + 1) & mask
         places[place] = _REMOVED
 
-    def _place(self, key: int, row: int) -> None:
+    def _place(self, row: int, place: int) -> None:
         places, mask = self._places, self._mask
-        place = key & mask
         while (there := places[place]) >= 0:
             place = (place + 1) & mask
         places[place] = row
@@ -179,14 +186,21 @@ class KeyTable:
         """From these places on."""
         places = np.frombuffer(self._places, np.int32)
         while len(rows) > _FEW:
-            before = places[at]
-            free = before < 0
-            places[at[free]] = rows[free]
-            settled = free & (places[at] == rows)
-            self._written += int(np.count_nonzero(before[settled] == _EMPTY))
-            rows, at = rows[~settled], (at[~settled] + 1) & self._mask
-        for row in rows.tolist():
-            self._place(self.keys[row], row)
+            before = places.take(at)
+            if (before == _EMPTY).all():
+                # As after a search: only rows that want the same place are in each other's way.
+                places[at] = rows
+                settled = places.take(at) == rows
+                self._written += int(np.count_nonzero(settled))
+            else:
+                free = before < 0
+                places[at[free]] = rows[free]
+                settled = places.take(at) == rows
+                self._written += int(np.count_nonzero(before[settled] == _EMPTY))
+            pending = (~settled).nonzero()[0]
+            rows, at = rows.take(pending), (at.take(pending) + 1) & self._mask
+        for row, place in zip(rows.tolist(), at.tolist(), strict=True):
+            self._place(row, place)
 
     def _make_room(self, count: int) -> None:
         """For so many more rows; also sweeps away what removed rows left."""
@@ -207,8 +221,14 @@ class KeyTable:
         self._places = array("i", (_EMPTY,)) * size
         self._most_written = int(size * _FULLEST)
         self._mask = size - 1
+        self._wide_mask = np.uint64(size - 1)
         self._written = 0
         if not len(live):
             return
-        keys = np.frombuffer(self.keys, np.uint64)[live]
-        self._place_many(live, (keys & np.uint64(self._mask)).astype(np.intp))
+        self._place_many(live, self._first_places(np.frombuffer(self.keys, np.uint64)[live]))
+
+    def _first_places(self, keys: Keys) -> Rows:
+        """Where the search for each begins."""
+        # As many bits as places need, so that the conversion need not be checked.
+        places: Rows = (keys & self._wide_mask).view(np.intp)
+        return places

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+import msgspec
 import numpy as np
 
 from pymotor.kv_conductor.holder_sets import HolderSet, Slots, bits_of, distinct
@@ -13,7 +12,7 @@ from pymotor.kv_conductor.questions import Beginnings
 from pymotor.kv_conductor.routed import RoutedPrompts, grain_blocks
 
 
-class Matches(NamedTuple):
+class Matches(msgspec.Struct, frozen=True, gc=False):
     """As in `PrefixMatches`: slots of endpoints, ascending, in 2 bytes each, and tokens for each, in 4 bytes."""
 
     slots: bytes

@@ -12,13 +12,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from pymotor.kv_conductor.events import BlocksStored, low_64_bits
 from pymotor.kv_conductor.extra_keys import ExtraKeys
-
-_TOKENS = np.dtype("<u4")
 
 
 class _Begun(msgspec.Struct):
@@ -110,32 +106,32 @@ class MediaItems:
 class WrittenPrompt(msgspec.Struct, frozen=True):
     """A prompt as engines write it, up to its first item that is not known."""
 
-    tokens: npt.NDArray[np.uint32]
-    items: list[tuple[str, int, int]]
+    tokens: bytes
+    """4 bytes each."""
+    items: Sequence[tuple[str, int, int]]
     """Identifier, place of the first token, number of tokens."""
     whole: bool
 
 
 def write_out(known: MediaItems, model: str, tokens: bytes, media: Sequence[tuple[int, str]]) -> WrittenPrompt:
     """The prompt with each item's tokens in place of its placeholder."""
-    plain = np.frombuffer(tokens, _TOKENS)
     if not media:
-        return WrittenPrompt(plain, [], True)
-    parts: list[npt.NDArray[np.uint32]] = []
+        return WrittenPrompt(tokens, (), True)
+    parts: list[bytes] = []
     items: list[tuple[str, int, int]] = []
     copied = written = 0
     for place, identifier in media:
-        parts.append(plain[copied:place])
-        written += len(parts[-1])
+        parts.append(tokens[4 * copied : 4 * place])
+        written += len(parts[-1]) // 4
         item = known.known(model, identifier)
         if item is None:
-            return WrittenPrompt(np.concatenate(parts), items, False)
+            return WrittenPrompt(b"".join(parts), items, False)
         items.append((identifier, written, len(item)))
-        parts.append(np.frombuffer(item, np.uint32))
+        parts.append(item.tobytes())
         written += len(item)
         copied = place + 1
-    parts.append(plain[copied:])
-    return WrittenPrompt(np.concatenate(parts), items, True)
+    parts.append(tokens[4 * copied :])
+    return WrittenPrompt(b"".join(parts), items, True)
 
 
 def _length(seen: array[int], certain: int) -> int | None:

@@ -1,10 +1,12 @@
 """64-bit keys of a prompt's beginnings, one for each full block, made from tokens alone.
 
-A beginning's sum is that of all its tokens, each times a number that belongs to the token's place, plus a number for
-each of its blocks (multilinear hashing, modulo 2^64). Its key is the sum with the upper half folded into the lower, so
-that all bits of the sum decide where it stands in a table. The numbers are random, odd, and secret for each process:
-whoever chooses prompts cannot aim at equal keys. A sum needs nothing of what is between: the key of any one beginning
-is one product of two arrays, 128k tokens in less than a tenth of a millisecond, and goes on from any shorter one.
+The first block's key is a digest of its tokens that begins with the prompt's root: one call says that nobody holds
+anything. A longer beginning's sum is that of the first block and of all tokens after it, each times a number that
+belongs to the token's place, plus a number for each block (multilinear hashing, modulo 2^64). Its key is the sum with
+the upper half folded into the lower, so that all bits of the sum decide where it stands in a table. The numbers are
+random, odd, and secret for each process: whoever chooses prompts cannot aim at equal keys. A sum needs nothing of what
+is between: the key of any one beginning is one product of two arrays, 128k tokens in less than a tenth of a
+millisecond, and goes on from any shorter one.
 
 Model, adapter, cache salt and block size are in the key that a prompt begins with. Media are placeholders in the
 tokens; what they show is added for each block that they overlap.
@@ -13,7 +15,7 @@ tokens; what they show is added for each block that they overlap.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from operator import mul
 
 import msgspec
@@ -56,7 +58,7 @@ class PromptKeys:
         """The sum of the numbers of the first so many blocks."""
         self._of_token_plain = array("Q", (random.integers(0, 1 << 64, MOST_TOKENS, np.uint64) | odd).tobytes())
         self._of_token = np.frombuffer(self._of_token_plain, np.uint64)
-        self._first_numbers = self._of_token_plain[:LONGEST_BLOCK].tolist()
+        self._numbers_by_size: dict[int, Keys] = {}
         self._roots: dict[tuple[str, str, int], int] = {}
 
     def root(self, model: str, adapter: str, salt: str, block_size: int) -> int:
@@ -74,6 +76,11 @@ class PromptKeys:
         words = msgspec.msgpack.encode((self._secret, model, adapter, salt, block_size))
         return int(xxhash.xxh3_64_intdigest(words))
 
+    def first_key(self, root: int, tokens: bytes, extra: int = 0) -> int:
+        """The key of a prompt's first block, of 4 bytes for each token."""
+        key = xxhash.xxh3_64_intdigest(tokens, root)
+        return (key + self._of_extra(0, extra)) & _LOW_64_BITS if extra else key
+
     def keys_after(
         self,
         key: int,
@@ -82,38 +89,65 @@ class PromptKeys:
         block_size: int,
         extras: Mapping[int, int] | None = None,
     ) -> Keys:
-        """The keys of the full blocks in `tokens`, which follow the beginning that has `key` and `place` blocks.
+        """The keys of the full blocks that `tokens` are, which follow the beginning that has `key` and `place` blocks.
 
         `extras`: what is added for a block, by its place in the prompt (`media_extra`).
         """
-        sums = self.sums_after(key, place, tokens, block_size, extras)
+        sums = self._added_until(place, tokens, block_size, extras)
+        count = len(sums)
+        if count and not place:
+            first_key = self.first_key(key, tokens[:block_size].tobytes(), extras.get(0, 0) if extras else 0)
+            sums += np.uint64((key_of(first_key) - int(sums[0]) - self._of_blocks_plain[1]) & _LOW_64_BITS)
+        else:
+            sums += np.uint64((key_of(key) - self._of_blocks_plain[place]) & _LOW_64_BITS)
+        sums += self._of_blocks[place + 1 : place + count + 1]
         sums ^= sums >> _HALF
         return sums
 
-    def sums_after(
+    def keys_by_length(
         self,
         key: int,
         place: int,
         tokens: npt.NDArray[np.uint32],
         block_size: int,
         extras: Mapping[int, int] | None = None,
+    ) -> Callable[[int], int]:
+        """As `keys_after`, for who needs few of them: what makes the key of the first so many blocks of the prompt.
+        `place` is at least 1."""
+        of_blocks, first = self._of_blocks_plain, place + 1
+        added_until = self._added_until(place, tokens, block_size, extras).item
+        before = key_of(key) - of_blocks[place]
+
+        def key_of_first(blocks: int) -> int:
+            total: int = (before + added_until(blocks - first) + of_blocks[blocks]) & _LOW_64_BITS
+            return total ^ total >> 32
+
+        return key_of_first
+
+    def _added_until(
+        self, place: int, tokens: npt.NDArray[np.uint32], block_size: int, extras: Mapping[int, int] | None
     ) -> Keys:
-        """As `keys_after`, before they are folded: for who needs few of them, and asks `key_of`."""
+        """What the full blocks that `tokens` are, up to each of them, add to a sum besides the numbers of blocks; the
+        first has `place` blocks before it."""
         count = len(tokens) // block_size
-        first = place * block_size
-        blocks = tokens[: count * block_size].astype(_WIDE)
+        blocks = tokens.astype(_WIDE)
         blocks.shape = (count, block_size)
-        numbers = self._of_token[first : first + count * block_size]
-        sums = _products(blocks, numbers.reshape(count, block_size))
-        if count:
-            sums[0] = (int(sums[0]) + key_of(key) - self._of_blocks_plain[place]) & _LOW_64_BITS
+        added = _products(blocks, self._numbers_of(block_size)[place : place + count])
         if extras:
             for block, extra in extras.items():
                 if place <= block < place + count:
-                    sums[block - place] = (int(sums[block - place]) + self._of_extra(block, extra)) & _LOW_64_BITS
-        np.add.accumulate(sums, out=sums)
-        sums += self._of_blocks[place + 1 : place + count + 1]
-        return sums
+                    own = int(added[block - place]) + self._of_extra(block, extra)
+                    added[block - place] = own & _LOW_64_BITS
+        return _running_sums(added)
+
+    def _numbers_of(self, block_size: int) -> Keys:
+        """Those of the tokens, a row for each block."""
+        numbers = self._numbers_by_size.get(block_size)
+        if numbers is None:
+            blocks = MOST_TOKENS // block_size
+            numbers = self._of_token[: blocks * block_size].reshape(blocks, block_size)
+            self._numbers_by_size[block_size] = numbers
+        return numbers
 
     def key_after(
         self,
@@ -124,6 +158,9 @@ class PromptKeys:
         extras: Mapping[int, int] | None = None,
     ) -> int:
         """The last of `keys_after` alone, of `tokens` that are full blocks."""
+        if not place:
+            key = self.first_key(key, tokens[:block_size].tobytes(), extras.get(0, 0) if extras else 0)
+            place, tokens = 1, tokens[block_size:]
         of_blocks, of_token, length = self._of_blocks_plain, self._of_token, len(tokens)
         count = length // block_size
         first = place * block_size
@@ -141,10 +178,12 @@ class PromptKeys:
         total &= _LOW_64_BITS
         return total ^ total >> 32
 
-    def next_key(self, key: int, place: int, tokens: Sequence[int], extra: int = 0) -> int:
+    def next_key(self, key: int, place: int, tokens: array[int], extra: int = 0) -> int:
         """The key of the one block that follows the beginning that has `key` and `place` blocks."""
+        if not place:
+            return self.first_key(key, tokens.tobytes(), extra)
         of_blocks, first = self._of_blocks_plain, place * len(tokens)
-        numbers = self._first_numbers[: len(tokens)] if not place else self._of_token_plain[first : first + len(tokens)]
+        numbers = self._of_token_plain[first : first + len(tokens)]
         total: int = sum(map(mul, numbers, tokens), (key ^ key >> 32) + of_blocks[place + 1] - of_blocks[place])
         if extra:
             total += self._of_extra(place, extra)
@@ -161,6 +200,7 @@ def _summed_products(blocks: Keys, numbers: Keys) -> Keys:
     return products
 
 
+_running_sums: Callable[[Keys], Keys] = np.add.accumulate
 _products: Callable[[Keys, Keys], Keys] = getattr(np, "vecdot", _summed_products)
 """The sum of each row's products; numpy 2 has it with less ado."""
 

@@ -18,7 +18,7 @@ import numpy as np
 from pymotor.kv_conductor.events import BlockHash, BlocksRemoved, BlocksStored, EventBatch, low_64_bits
 from pymotor.kv_conductor.extra_keys import ExtraKeys
 from pymotor.kv_conductor.index import PrefixIndex
-from pymotor.kv_conductor.key_table import Rows
+from pymotor.kv_conductor.key_table import Keys, Rows
 from pymotor.kv_conductor.media_items import MediaItems
 from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, PromptKeys, most_blocks
 from pymotor.kv_conductor.told_blocks import DEVICE_TIER, NO_PARENT, TOGETHER, ToldBlocks
@@ -42,9 +42,6 @@ class ViewCounts(msgspec.Struct):
     unknown_events: int = 0
 
 
-_MOST_ADAPTERS = 65536
-
-
 class PublisherView:
     """Takes one publisher's events, in their order, and writes its slot in the index."""
 
@@ -55,10 +52,9 @@ class PublisherView:
         keys: PromptKeys,
         model: str,
         media: MediaItems | None = None,
-        adapters: set[str] | None = None,
     ) -> None:
         """`slot`: the holder that this publisher is. `model`: what questions call the model. `media` hears of the
-        media in the events, `adapters` of the names of LoRA adapters."""
+        media in the events."""
         self.slot = slot
         self.model = model
         self.block_size = 0
@@ -67,7 +63,6 @@ class PublisherView:
         self._index = index
         self._keys = keys
         self._media = media
-        self._adapters = adapters
         self._told = ToldBlocks(index, slot)
         self._group: int | None = None
         self._sized_by_device = False
@@ -119,26 +114,27 @@ class PublisherView:
         self._resize(0)
 
     def _store(self, event: BlocksStored) -> None:
-        hashes = _hashes(event.block_hashes)
-        count = len(hashes)
+        count = len(event.block_hashes)
         if not count:
             return
         if not self._counts_group(event):
             self.counts.other_groups += count
             return
         tier = _tier(event.medium)
-        ends: Rows | None = None
         if count == 1:
-            if self._told.add_tier(hashes[0], tier):
-                return
-        else:
-            rows, ends = self._told.find_all(hashes)
-            unknown = rows < 0
-            if not unknown.any():
-                self._told.store_again(rows, tier)
-                return
-            if not unknown.all():
-                ends = None
+            self._store_one(event, low_64_bits(event.block_hashes[0]), tier)
+            return
+        hashes = _hashes(event.block_hashes)
+        ends: Rows | None
+        rows, ends = self._told.find_all(hashes)
+        unknown = rows < 0
+        if not unknown.any():
+            self._told.store_again(rows, tier)
+            return
+        if not unknown.all():
+            ends = None
+        if self._store_as_told_before(event, hashes, tier, ends):
+            return
         tokens = event.tokens()
         if not self._fits(event, count, len(tokens), tier):
             self.counts.other_sizes += count
@@ -146,13 +142,58 @@ class PublisherView:
         if ends is not None and not len(self._told):
             # The table may be another one than the search was in.
             ends = self._told.find_all(hashes)[1]
-        parent = NO_PARENT
-        if event.parent_block_hash is not None:
-            parent = self._told.find(low_64_bits(event.parent_block_hash))
-            if parent == NO_PARENT:
-                self.counts.orphans += count
-                return
+        parent = self._parent(event)
+        if parent is None:
+            self.counts.orphans += count
+            return
         self._store_after(event, parent, hashes, tokens, tier, ends)
+
+    def _store_one(self, event: BlocksStored, block_hash: int, tier: int) -> None:
+        """The block that a decode step filled."""
+        if self._told.add_tier(block_hash, tier):
+            return
+        tokens = event.tokens()
+        if not self._fits(event, 1, len(tokens), tier):
+            self.counts.other_sizes += 1
+            return
+        parent = self._parent(event)
+        if parent is None:
+            self.counts.orphans += 1
+            return
+        if parent == NO_PARENT or (event.extra_keys and event.extra_keys[0]):
+            self._store_after(event, parent, array("Q", (block_hash,)), tokens, tier, None)
+            return
+        key, depth = self._told.place(parent)
+        depth += 1
+        if depth >= most_blocks(self.block_size):
+            self.counts.too_deep += 1
+        elif self._has_room(1):
+            self._told.store_new(block_hash, self._keys.next_key(key, depth, tokens), depth, parent, tier)
+
+    def _parent(self, event: BlocksStored) -> int | None:
+        """The row before the event's first block, or NO_PARENT; None: it was never told."""
+        if event.parent_block_hash is None:
+            return NO_PARENT
+        row = self._told.find(low_64_bits(event.parent_block_hash))
+        return None if row < 0 else row
+
+    def _store_as_told_before(self, event: BlocksStored, hashes: array[int], tier: int, ends: Rows | None) -> bool:
+        """Without a look at the tokens, where any publisher told the same after the same beginning. False: nobody
+        did."""
+        count = len(hashes)
+        if event.block_size != self.block_size or (event.extra_keys is not None and not _are_empty(event, count)):
+            return False
+        parent = self._parent(event)
+        if parent is None:
+            return False
+        key, depth = self._before(event, parent, "")
+        keys = self._index.told_keys.find(key, event.token_ids, count)
+        if keys is None:
+            return False
+        self._sized_by_device |= tier == DEVICE_TIER
+        if self._has_room(count):
+            self._store_keys(hashes, keys, depth, parent, tier, ends)
+        return True
 
     def _is_of_group(self, group: int | None) -> bool:
         return group is None or self._group is None or group == self._group
@@ -195,20 +236,12 @@ class PublisherView:
         """`ends`: from the search for the hashes, if it found none of them."""
         size = self.block_size
         extras = ExtraKeys(event) if event.extra_keys and any(event.extra_keys) else None
-        if parent == NO_PARENT:
-            if event.lora_name and self._adapters is not None and len(self._adapters) < _MOST_ADAPTERS:
-                self._adapters.add(event.lora_name)
-            salt = extras.salt if extras else ""
-            key, depth = self._keys.root(self.model, _adapter(event), salt, size), 0
-        else:
-            key, depth = self._told.place(parent)
-            depth += 1
+        key, depth = self._before(event, parent, extras.salt if extras else "")
         count = min(len(hashes), most_blocks(size) - depth)
         self.counts.too_deep += len(hashes) - count
         if count <= 0:
             return
-        if not self._index.room_for(count):
-            self.counts.no_room += count
+        if not self._has_room(count):
             return
         if extras and self._media is not None:
             self._media.hear(self.slot, self.model, event, extras, hashes, tokens)
@@ -218,11 +251,33 @@ class PublisherView:
             self._told.store_new(hashes[0], key, depth, parent, tier)
             return
         keys = self._keys.keys_after(key, depth, np.frombuffer(tokens, np.uint32)[: count * size], size, added)
-        own = hashes[:count]
+        if not extras:
+            self._index.runs.hear(depth, keys, memoryview(tokens)[: count * size].cast("B"))
+            if count == len(hashes):
+                self._index.told_keys.keep(key, event.token_ids, keys)
+        self._store_keys(hashes[:count], keys, depth, parent, tier, ends)
+
+    def _before(self, event: BlocksStored, parent: int, salt: str) -> tuple[int, int]:
+        """The key of what is before the event's first block, and how many blocks that are."""
+        if parent == NO_PARENT:
+            return self._keys.root(self.model, _adapter(event), salt, self.block_size), 0
+        key, depth = self._told.place(parent)
+        return key, depth + 1
+
+    def _has_room(self, count: int) -> bool:
+        if self._index.room_for(count):
+            return True
+        self.counts.no_room += count
+        return False
+
+    def _store_keys(
+        self, hashes: array[int], keys: Keys, depth: int, parent: int, tier: int, ends: Rows | None
+    ) -> None:
+        count = len(hashes)
         if count >= TOGETHER and ends is not None:
-            self._told.store_all_new(np.frombuffer(own, np.uint64), ends[:count], keys, depth, parent, tier)
+            self._told.store_all_new(np.frombuffer(hashes, np.uint64), ends[:count], keys, depth, parent, tier)
             return
-        for place, (block_hash, block_key) in enumerate(zip(own, keys.tolist(), strict=True)):
+        for place, (block_hash, block_key) in enumerate(zip(hashes, keys.tolist(), strict=True)):
             parent = self._told.store(block_hash, block_key, depth + place, parent, tier)
 
     def _remove(self, block_hashes: list[BlockHash], medium: str | None) -> None:
@@ -232,6 +287,11 @@ class PublisherView:
     def _resize(self, size: int) -> None:
         self._index.sizes.change(self.model, self.block_size, size)
         self.block_size = size
+
+
+def _are_empty(event: BlocksStored, count: int) -> bool:
+    extra_keys = event.extra_keys or []
+    return len(extra_keys) == count and not any(extra_keys)
 
 
 def _tier(medium: str | None) -> int:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from pymotor.fleet.prefix_queries import PrefixQuery
 from pymotor.kv_conductor.key_table import Keys
 from pymotor.kv_conductor.media_items import WrittenPrompt
 from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, MOST_TOKENS, PromptKeys, media_extra, most_blocks
+from pymotor.kv_conductor.told_runs import PART_NUMBERS, Run, tokens_digest
 
-_SMALL_BLOCK = 32
-"""Tokens; a key of so few is sooner made without numpy."""
+_TOKENS = np.dtype("<u4")
 _SURELY = MOST_TOKENS // LONGEST_BLOCK
 """So many blocks of any size have keys."""
 
@@ -21,11 +23,11 @@ _SURELY = MOST_TOKENS // LONGEST_BLOCK
 class Beginnings:
     """The keys of one prompt's beginnings, at one block size."""
 
-    __slots__ = ("_extras", "_keys", "_made", "_tokens", "block_size", "count", "root")
+    __slots__ = ("_extras", "_keys", "_made", "_tokens", "block_size", "count", "plain", "root")
 
     def __init__(self, keys: PromptKeys, root: int, prompt: WrittenPrompt, block_size: int) -> None:
         self.block_size = block_size
-        count = len(prompt.tokens) // block_size
+        count = len(prompt.tokens) // (4 * block_size)
         self.count = count if count <= _SURELY else min(count, most_blocks(block_size))
         """Full blocks."""
         self.root = root
@@ -33,29 +35,48 @@ class Beginnings:
         self._keys = keys
         self._tokens = prompt.tokens
         self._extras = _extras(prompt, block_size) if prompt.items else None
+        self.plain = not prompt.items
+        """Whether keys depend on nothing but tokens."""
         self._made: Keys | None = None
 
     def first(self) -> int:
         """The key of the first block; there is one."""
-        size = self.block_size
-        if size > _SMALL_BLOCK:
-            return self.after(self.root, 0, 1)
         extra = self._extras.get(0, 0) if self._extras else 0
-        return self._keys.next_key(self.root, 0, self._tokens[:size].tolist(), extra)
+        return self._keys.first_key(self.root, self._tokens[: 4 * self.block_size], extra)
 
     def after(self, key: int, place: int, count: int) -> int:
         """The key of the first `count` blocks; `key` is that of the first `place`."""
-        size = self.block_size
-        return self._keys.key_after(key, place, self._tokens[place * size : count * size], size, self._extras)
+        return self._keys.key_after(key, place, self._between(place, count), self.block_size, self._extras)
 
-    def sums_after(self, key: int, place: int, count: int) -> Keys:
-        """Likewise the sums of all beginnings that are longer than `place` blocks, up to `count`; see `key_of`."""
+    def next_first(self, key: int, place: int) -> int:
+        """The key of the block after the first `place` blocks, which have `key`; there is one."""
         size = self.block_size
-        return self._keys.sums_after(key, place, self._tokens[place * size : count * size], size, self._extras)
+        block = array("I", self._tokens[4 * place * size : 4 * (place + 1) * size])
+        return self._keys.next_key(key, place, block)
+
+    def along(self, run: Run, first_key: int, place: int) -> tuple[int, int] | None:
+        """How many blocks from `place` on, whose first has this key, are those of the run or a part of it, and the
+        key that they lead to. The prompt has no media."""
+        size = 4 * self.block_size
+        left = self.count - place
+        tokens = memoryview(self._tokens)[place * size :]
+        for part in range(0, len(run), PART_NUMBERS):
+            blocks = run[part]
+            if blocks <= left and tokens_digest(first_key, tokens[: blocks * size]) == run[part + 1]:
+                return blocks, run[part + 2]
+        return None
+
+    def by_length(self, key: int, place: int, count: int) -> Callable[[int], int]:
+        """Likewise for all beginnings that are longer than `place` blocks, at least 1, up to `count`: what makes the
+        key of one of so many blocks."""
+        return self._keys.keys_by_length(key, place, self._between(place, count), self.block_size, self._extras)
 
     def _all_after(self, key: int, place: int, count: int) -> Keys:
+        return self._keys.keys_after(key, place, self._between(place, count), self.block_size, self._extras)
+
+    def _between(self, place: int, count: int) -> npt.NDArray[np.uint32]:
         size = self.block_size
-        return self._keys.keys_after(key, place, self._tokens[place * size : count * size], size, self._extras)
+        return np.frombuffer(self._tokens, _TOKENS, (count - place) * size, 4 * place * size)
 
     def until(self, count: int) -> Keys:
         """At least the first so many keys; `count` is at most the number of blocks."""
@@ -87,9 +108,10 @@ class AskedQuestions:
 
     def keep(self, asker: Hashable, question: PrefixQuery) -> None:
         """Until `take`, or until it is one of too many."""
-        if (asker, question.number) in self._questions:
+        key = (asker, question.number)
+        if key in self._questions:
             self.take(asker, question.number)
-        self._questions[asker, question.number] = question
+        self._questions[key] = question
         self._bytes += len(question.tokens)
         while len(self._questions) > self._most or self._bytes > self._most_bytes:
             self._bytes -= len(self._questions.popitem(last=False)[1].tokens)

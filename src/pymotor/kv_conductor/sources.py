@@ -44,7 +44,17 @@ class _Answered(msgspec.Struct, frozen=True):
     publisher: str | None = "zmq"
 
 
+class _Card(msgspec.Struct, frozen=True):
+    id: str
+    parent: str | None
+
+
+class _Cards(msgspec.Struct, frozen=True):
+    data: list[_Card]
+
+
 _answers = msgspec.json.Decoder(dict[str, _Answered])
+_cards = msgspec.json.Decoder(_Cards)
 
 
 def host_of(endpoint: Endpoint) -> str:
@@ -76,6 +86,17 @@ def answered_sources(endpoint: Endpoint, body: bytes) -> tuple[EventSource, ...]
         replay = _port_in(one.replay_endpoint) if one.replay_endpoint else None
         events.append(KVEvents(rank=_rank_in(rank), port=_port_in(one.endpoint), replay_port=replay, topic=one.topic))
     return _sources(endpoint, events)
+
+
+def own_names(body: bytes) -> frozenset[str]:
+    """The names of the model itself in what an engine answers to `GET /v1/models`: those without a parent. None of an
+    answer that does not tell."""
+    try:
+        cards = _cards.decode(body).data
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return frozenset()
+    adapters = {card.id for card in cards if card.parent is not None}
+    return frozenset(card.id for card in cards) - adapters
 
 
 def planned_sources(endpoint: Endpoint) -> tuple[EventSource, ...]:

@@ -94,8 +94,9 @@ def test_an_endpoint_of_several_ranks_holds_what_all_hold(core: ConductorCore) -
 
 
 def test_other_names_and_other_block_sizes_of_a_model(core: ConductorCore) -> None:
-    (first,) = core.follow("u-0", ["qwen", "chat"])
-    (second,) = core.follow("u-1", ["chat", "qwen"])
+    names = ["qwen", "chat"]
+    (first,) = core.follow("u-0", names, aliases=names)
+    (second,) = core.follow("u-1", ["chat", "qwen"], aliases=names)
     tell(first, stored(range(32), range(8)))
     tell(second, stored(range(32), range(2), block_size=16))
     for name in ("qwen", "chat"):
@@ -143,3 +144,14 @@ def test_people_see_all_endpoints_of_the_model(core: ConductorCore) -> None:
         ("u-0", 8, 12, 4),
         ("u-1", 0, 0, 0),
     ]
+
+
+def test_a_name_means_the_model_only_while_all_who_serve_it_say_so(core: ConductorCore) -> None:
+    (first,) = core.follow("u-0", ["qwen", "chat"], aliases=["chat"])
+    tell(first, stored(range(8), range(2)))
+    assert answer(core, question(range(8), model="chat")) == {"u-0": (8, 8, 8)}
+    (second,) = core.follow("u-1", ["qwen", "chat"])
+    tell(second, stored(range(8), range(2)))
+    assert answer(core, question(range(8), model="chat")) == {}, "to one of them it may be an adapter"
+    core.unfollow("u-1")
+    assert answer(core, question(range(8), model="chat")) == {"u-0": (8, 8, 8)}

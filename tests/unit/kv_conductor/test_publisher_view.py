@@ -98,9 +98,10 @@ def test_adapters_and_salts_are_prompts_of_their_own(core: ConductorCore, view: 
     assert held(core, range(8), adapter="french", salt="secret") == (2, 2)
 
 
-def test_an_adapter_that_is_asked_for_like_a_model_is_known_by_its_events(core: ConductorCore) -> None:
+def test_an_adapter_that_is_asked_for_like_a_model_holds_nothing_of_the_model(core: ConductorCore) -> None:
     view = core.follow("u-0", ["qwen", "french"])[0]
     tell(view, stored(range(16), range(4)))
+    assert held(core, range(16), model="french") == (0, 0), "before an event named it"
     tell(view, stored(range(8), [10, 11], lora_id=1, lora_name="french", extra_keys=[["french"], ["french"]]))
     assert held(core, range(16)) == (4, 4)
     assert held(core, range(16), model="french") == (2, 2)
