@@ -26,6 +26,10 @@ class ComparingRelay(Relay):
             choice.streamed(self._target, payload)
         super().on_payload(payload)
 
+    def _pass_on(self) -> None:
+        # Every event is looked at.
+        return
+
 
 class ComparingKeepingRelay(ComparingRelay, KeepingRelay):
     """The same of a stream that can be carried on."""

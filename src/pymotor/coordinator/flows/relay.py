@@ -2,7 +2,8 @@
 
 Hot path. Nothing is sent to the client before the engine's first event with content, so that a leg that fails
 earlier can be answered with a true status or tried again. After it, whole events go on as they stood on the
-wire; they are not parsed. A stream that breaks off ends with an error event, never as if it were whole.
+wire; they are not parsed, and the connection to the engine passes most of them on by itself. A stream that breaks off
+ends with an error event, never as if it were whole.
 """
 
 from __future__ import annotations
@@ -107,17 +108,12 @@ class Relay:
             and self._framed
             and not self._tail
             and wire.endswith(b"}\n\n\r\n")
-            and MARK not in wire
+            and not wire.partition(MARK)[1]
         ):
             self._ends_well = False
-            self._ungrown += 1
-            if self._ungrown >= GROWTH:
-                self._grow()
-            try:
-                self._write(wire)
-            except RuntimeError:
-                # uvloop, when the client has just gone: its connection's end cancels this request next.
-                return
+            self._on_passed(1)
+            self._client.write(wire)
+            self._pass_on()
         else:
             self.on_payload(wire[start:-2])
 
@@ -141,15 +137,15 @@ class Relay:
 
     def _on_events(self, data: bytes) -> None:
         """Whole events, at least one."""
-        if MARK in data and events_give_up(data, self._context.view.fields):
+        # Not `in`, which raises and drops an error before it looks for bytes.
+        if data.partition(MARK)[1] and events_give_up(data, self._context.view.fields):
             self._give_up(Recomputed())
             return
         self._ends_well = self._surface.ends(data)
         if self.committed:
-            self._ungrown += data.count(b"\n\n")
-            if self._ungrown >= GROWTH:
-                self._grow()
+            self._on_passed(data.count(b"\n\n"))
             self._client.write(chunk(data) if self._framed else data)
+            self._pass_on()
             return
         try:
             if self._surface.has_content(data):
@@ -180,6 +176,19 @@ class Relay:
             self._break_off(error)
         else:
             self.done.set_exception(error)
+
+    def _pass_on(self) -> None:
+        """Have the connection hand events that nobody has to look at straight to the client."""
+        connection = self.connection
+        if self._passes_on and self._framed and connection is not None and not self._tail and not self._ends_well:
+            connection.pass_on(self._write, MARK, self._on_passed)
+
+    def _on_passed(self, events: int) -> int:
+        """The client was sent so many events more; returns how many later it matters again."""
+        self._ungrown += events
+        if self._ungrown >= GROWTH:
+            self._grow()
+        return GROWTH - self._ungrown
 
     def _grow(self) -> None:
         context = self._context
@@ -221,6 +230,7 @@ class Relay:
         self._begin(data)
         if not client.writable:
             self._set_writable(False)
+        self._pass_on()
 
     def _until_content(self, data: bytes) -> int:
         """Which of these events is the first with content, if that is one of the first two: the one before it names

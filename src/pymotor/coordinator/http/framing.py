@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+SMALL_CHUNK = 2048
+"""Bytes below which a chunk's framing is compared, not parsed: nearly every event of a stream."""
 _SIZE_LINE_LIMIT = 256
 _TRAILER_LIMIT = 16384
+_ZERO = ord("0")
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 
 
@@ -83,6 +86,37 @@ def _chunk_size(line: bytes) -> int:
 def chunk(payload: bytes) -> bytes:
     """`payload`, which is not empty, as one chunk."""
     return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def size_lines() -> list[tuple[bytes, int]]:
+    """For each number of bytes below `SMALL_CHUNK`, what a chunk of so many begins with and how long its payload is; -1
+    where no chunk is so long. Digits as servers write them: lower case, no zeros before them."""
+    found = [(b"", -1)] * SMALL_CHUNK
+    for payload in range(1, SMALL_CHUNK):
+        line = b"%x\r\n" % payload
+        size = len(line) + payload + 2
+        if size < SMALL_CHUNK:
+            found[size] = line, payload
+    return found
+
+
+def only_chunk(data: bytes, lines: list[tuple[bytes, int]]) -> int:
+    """Where the payload begins if `data` is one whole chunk, else 0; `lines` are `size_lines`."""
+    size = len(data)
+    if size < SMALL_CHUNK:
+        line, length = lines[size]
+        if len(data.removeprefix(line).removesuffix(b"\r\n")) == length:
+            return len(line)
+    end = data.find(b"\r\n", 1, 18)
+    if end <= 0:
+        return 0
+    line = data[:end]
+    try:
+        # What `int` takes beyond digits (signs, spaces, underscores, 0x) goes the long way and fails there.
+        length = int(line, 16) if line.isalnum() and line[0] != _ZERO else -1
+    except ValueError:
+        return 0
+    return end + 2 if length > 0 and end + length + 4 == size and data.endswith(b"\r\n") else 0
 
 
 LAST_CHUNK = b"0\r\n\r\n"

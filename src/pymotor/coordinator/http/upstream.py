@@ -1,14 +1,14 @@
 """A connection to an engine: one exchange at a time, bytes handed to a receiver as they come.
 
 Hot path. Of a body only the framing is looked at, and a stream's chunk that arrives whole is handed on as it stood
-on the wire.
+on the wire; while `pass_on` holds, to whom it says, and the receiver is not called for each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pymotor.coordinator.http.exchange import (
@@ -20,7 +20,7 @@ from pymotor.coordinator.http.exchange import (
     StaleConnection,
     UpstreamError,
 )
-from pymotor.coordinator.http.framing import ChunkedDecoder, FramingError
+from pymotor.coordinator.http.framing import SMALL_CHUNK, ChunkedDecoder, FramingError, only_chunk
 from pymotor.coordinator.http.reply_head import ReplyHead
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 _HEAD_LIMIT = 65536
 _INTERIM_LIMIT = 32
-_ZERO = ord("0")
+_EVENT_END = b"}\n\n\r\n"
+"""How a chunk ends that ends an event, and that event ends in a brace."""
+_INSIDE = len(_EVENT_END) - len(b"\r\n")
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -39,9 +41,16 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_bytes",
         "_interim",
         "_keep_alive",
+        "_left",
+        "_lot",
+        "_pass_on",
         "_pool",
         "_receiver",
         "_remaining",
+        "_size_lines",
+        "_swept_left",
+        "_tell_passed",
+        "_unless",
         "_until_close",
         "closed",
         "deadline",
@@ -63,6 +72,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._remaining = 0
         self._until_close = False
         self._keep_alive = True
+        self._size_lines = pool.shared.size_lines
+        self._pass_on: Callable[[bytes], None] | None = None
+        self._tell_passed: Callable[[int], int] | None = None
+        self._unless = b""
+        self._lot = 0
+        self._left = 0
+        self._swept_left = 0
         self.closed = False
         self.reused = False
         self.idle_since = 0.0
@@ -105,6 +121,25 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.writelines(buffers)
 
     def data_received(self, data: bytes) -> None:
+        write = self._pass_on
+        if write is not None:
+            # As much work as every event of every stream costs: calls that parse their arguments are the dearest, and
+            # `in` with bytes on its left raises and drops an error first.
+            size = len(data)
+            if size < SMALL_CHUNK:
+                line, length = self._size_lines[size]
+                inside = data.removeprefix(line).removesuffix(_EVENT_END)
+                if len(inside) == length - _INSIDE and not inside.partition(self._unless)[1]:
+                    self._left = left = self._left - 1
+                    if not left:
+                        self._next_lot()
+                    try:
+                        write(data)
+                    except RuntimeError:
+                        # uvloop, when the client has just gone: its connection's end cancels this request next.
+                        return
+                    return
+            self._stop_passing()
         self.stirred = True
         receiver = self._receiver
         if receiver is None:
@@ -112,16 +147,10 @@ class UpstreamConnection(asyncio.Protocol):
             return
         decoder = self._decoder
         if decoder is not None:
-            end = data.find(b"\r\n", 1, 18)
-            if end > 0 and decoder.at_boundary:
-                line = data[:end]
-                try:
-                    # What `int` takes beyond digits (signs, spaces, underscores, 0x) goes the long way and fails there.
-                    size = int(line, 16) if line.isalnum() and line[0] != _ZERO else -1
-                except ValueError:
-                    size = -1
-                if size > 0 and end + size + 4 == len(data) and data.endswith(b"\r\n"):
-                    receiver.on_chunk(data, end + 2)
+            if decoder.at_boundary:
+                start = only_chunk(data, self._size_lines)
+                if start:
+                    receiver.on_chunk(data, start)
                     return
             self._feed_chunked(decoder, receiver, data)
         elif self._head_bytes is not None:
@@ -130,6 +159,30 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.on_payload(data)
         else:
             self._feed_sized(receiver, data)
+
+    def pass_on(self, write: Callable[[bytes], None], unless: bytes, tell: Callable[[int], int]) -> None:
+        """Have reads that are one whole chunk which ends an event in a brace, without the bytes `unless`, go to `write`
+        as they stand, and to nobody else; with the next read that is anything else this is over. `tell` is called with
+        the number of those passed on since it was called last and says after how many more, at least 1, it is to be
+        called again; it is called at the end of this too. Without effect inside of a chunk."""
+        decoder = self._decoder
+        if decoder is not None and decoder.at_boundary:
+            self._unless = unless
+            self._lot = self._left = self._swept_left = tell(0)
+            self._tell_passed = tell
+            self._pass_on = write
+
+    def _next_lot(self) -> None:
+        self.stirred = True
+        if self._tell_passed is not None:
+            self._lot = self._left = self._tell_passed(self._lot)
+
+    def _stop_passing(self) -> None:
+        tell = self._tell_passed
+        self._swept_left = self._left
+        self._pass_on = self._tell_passed = None
+        if tell is not None:
+            tell(self._lot - self._left)
 
     def _feed_head(self, receiver: Receiver, data: bytes) -> None:
         while True:
@@ -210,6 +263,8 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.on_complete()
 
     def _release(self) -> None:
+        if self._pass_on is not None:
+            self._stop_passing()
         self._receiver = None
         self._decoder = None
         self._head_bytes = None
@@ -226,8 +281,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def check_deadline(self, now: float) -> None:
         """Fail the exchange if the engine has been silent for too long; called about once a second."""
-        if self.stirred or self.paused:
+        if self.stirred or self.paused or self._left != self._swept_left:
             self.stirred = False
+            self._swept_left = self._left
             self.deadline = min(now + self.idle_seconds, self.whole_by)
         elif self._pool.suspect:
             self._fail(DeadlineExceeded("the engine is unhealthy and silent"))
