@@ -11,6 +11,7 @@ class ComparingRelay(Relay):
     """Has the request's own policy compare. Usage that came in two pieces is passed over."""
 
     __slots__ = ()
+    _plain = False
 
     def on_chunk(self, wire: bytes, start: int) -> None:
         """See `Receiver`."""
@@ -25,10 +26,6 @@ class ComparingRelay(Relay):
         if choice is not None and says_cached_tokens(payload):
             choice.streamed(self._target, payload)
         super().on_payload(payload)
-
-    def _pass_on(self) -> None:
-        # Every event is looked at.
-        return
 
 
 class ComparingKeepingRelay(ComparingRelay, KeepingRelay):

@@ -30,6 +30,7 @@ class KeepingRelay(Relay):
     """Writes the beginning of an answer to the client and keeps what is needed to carry it on."""
 
     __slots__ = ("_so_far",)
+    _plain = False
 
     def __init__(
         self,
@@ -61,10 +62,6 @@ class KeepingRelay(Relay):
 
     def _on_events(self, data: bytes) -> None:
         self._take(data, self._so_far)
-
-    def _pass_on(self) -> None:
-        # Every event is looked at.
-        return
 
     def _take(self, data: bytes, answer: _Answer) -> None:
         seen = answer.take(data)

@@ -39,6 +39,7 @@ class Relay:
         "_framed",
         "_held",
         "_held_size",
+        "_last",
         "_later",
         "_leg",
         "_passes_on",
@@ -56,6 +57,8 @@ class Relay:
         "headers",
         "status",
     )
+    _plain = True
+    """Whether events go on as they are, and nobody looks at each."""
 
     def __init__(self, context: Context, leg: str, target: Target, first_content: Reservation | Held | None) -> None:
         """`first_content` is a reservation that ends with the first content: prefill's, whose KV was fetched."""
@@ -72,6 +75,8 @@ class Relay:
         self._held: list[bytes] = []
         self._held_size = 0
         self._tail = b""
+        self._last = b""
+        """Events that go to the client with the stream's end, which has come with them."""
         self._ends_well = False
         self._ungrown = 0
         self._later = 0
@@ -144,6 +149,10 @@ class Relay:
         self._ends_well = self._surface.ends(data)
         if self.committed:
             self._on_passed(data.count(b"\n\n"))
+            connection = self.connection
+            if self._plain and connection is not None and connection.ending and self._ends_well and not self._tail:
+                self._last = data
+                return
             self._client.write(chunk(data) if self._framed else data)
             self._pass_on()
             return
@@ -180,7 +189,14 @@ class Relay:
     def _pass_on(self) -> None:
         """Have the connection hand events that nobody has to look at straight to the client."""
         connection = self.connection
-        if self._passes_on and self._framed and connection is not None and not self._tail and not self._ends_well:
+        if (
+            self._plain
+            and self._passes_on
+            and self._framed
+            and connection is not None
+            and not self._tail
+            and not self._ends_well
+        ):
             connection.pass_on(self._write, MARK, self._on_passed)
 
     def _on_passed(self, events: int) -> int:
@@ -256,7 +272,7 @@ class Relay:
         context = self._context
         context.events += self._ungrown
         context.count(200)
-        context.end_stream()
+        context.end_stream(self._last)
         context.status = 200
         # Events behind the first content, without the one that only ends the stream; known without counting each.
         later = self._later + self._ungrown - self._passes_on
