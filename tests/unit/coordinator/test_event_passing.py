@@ -26,13 +26,15 @@ from pymotor.coordinator.http.framing import (
     event_lines,
     only_chunk,
 )
-from pymotor.coordinator.http.upstream import UpstreamConnection
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_HELD_TOKEN
+from pymotor.coordinator.settings import Settings
 from scripted_engine import EngineConnection, ScriptedEngine, StrictClient
 from server_sent_events import events_in
 from worker_in_process import WorkerInProcess, until
 
 LINES = event_lines()
+# What can be carried on has every event looked at.
+PLAIN = Settings(max_retry=0, retry_delay=0.0, recompute_enabled=False)
 ASKED = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": True}).encode()
 REQUEST = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
@@ -46,6 +48,9 @@ WIRE = st.lists(st.sampled_from((b"1", b"a", b"0", b"_", b" ", b"}", b"\r\n", b"
 
 def event(text: str, more: str = "") -> bytes:
     return b'data: {"choices":[{"delta":{"content":%b}%b}]}\n\n' % (json.dumps(text).encode(), more.encode())
+
+
+EVENTS = [event(f"word {number}") for number in range(12)]
 
 
 def read_wholly(data: bytes) -> bytes | None:
@@ -89,6 +94,12 @@ def test_events_are_known_and_a_part_of_them_is_not(payloads: list[bytes], cut: 
     assert are_events(part) == (bool(part) and part in [b"".join(map(chunk, payloads[:n])) for n in range(6)])
 
 
+def test_each_chunk_has_to_end_an_event() -> None:
+    assert are_events(chunk(EVENTS[0]) + chunk(EVENTS[1]))
+    assert not are_events(chunk(DONE) + chunk(EVENTS[1]))
+    assert not are_events(chunk(EVENTS[0][:9]) + chunk(EVENTS[0][9:]))
+
+
 def with_engine(
     script: Callable[[EngineConnection], Awaitable[None]],
     asks: Callable[[StrictClient, WorkerInProcess], Awaitable[None]],
@@ -99,7 +110,7 @@ def with_engine(
         async def served(connection: EngineConnection) -> None:
             await script(connection)
 
-        async with ScriptedEngine(served) as engine, WorkerInProcess([engine.port]) as gateway:
+        async with ScriptedEngine(served) as engine, WorkerInProcess([engine.port], PLAIN) as gateway:
             async with StrictClient(gateway.port) as client:
                 await asks(client, gateway)
             await gateway.until_idle()
@@ -125,7 +136,6 @@ def relayed(*pieces: bytes) -> bytes:
     return bodies[0]
 
 
-EVENTS = [event(f"word {number}") for number in range(12)]
 WIRES: dict[str, Callable[[bytes], bytes]] = {
     "as servers do": chunk,
     "upper case": lambda payload: b"%X\r\n%b\r\n" % (len(payload), payload),
@@ -208,9 +218,13 @@ def test_what_is_passed_on_is_charged(together: int) -> None:
 
 
 def test_events_passed_on_are_no_silence() -> None:
+    begun = asyncio.Event()
+
     async def script(connection: EngineConnection) -> None:
         await connection.request()
-        await connection.say(HEAD + chunk(EVENTS[0]), chunk(EVENTS[1]))
+        await connection.say(HEAD + chunk(EVENTS[0]))
+        await begun.wait()
+        await connection.say(chunk(EVENTS[1]))
         await connection.request()
 
     async def asks(client: StrictClient, gateway: WorkerInProcess) -> None:
@@ -218,20 +232,23 @@ def test_events_passed_on_are_no_silence() -> None:
         await client._reader.readuntil(EVENTS[0])
         (connection,) = gateway.worker._upstream.busy
         now = monotonic()
-        await client._reader.readuntil(EVENTS[1])
         connection.check_deadline(now)
-        patient = connection.deadline
-        assert patient == now + connection.idle_seconds
+        begun.set()
+        await client._reader.readuntil(EVENTS[1])
         connection.check_deadline(now + 1)
+        patient = now + 1 + connection.idle_seconds
+        assert connection.deadline == patient
+        connection.check_deadline(now + 2)
         assert connection.deadline == patient
         connection.check_deadline(patient)
-        assert b"stream_interrupted" in (await client._reader.readuntil(b"[DONE]"))
+        assert b"stream_interrupted" in await client._reader.readuntil(b"[DONE]")
 
     with_engine(script, asks)
 
 
 def test_the_next_request_on_the_connection_has_said_nothing_yet() -> None:
-    deadlines: list[tuple[UpstreamConnection, float]] = []
+    """So that an unhealthy engine which is silent is given up at once."""
+    given_up: list[bool] = []
 
     async def script(connection: EngineConnection) -> None:
         await connection.request()
@@ -245,11 +262,11 @@ def test_the_next_request_on_the_connection_has_said_nothing_yet() -> None:
         busy = gateway.worker._upstream.busy
         await until(lambda: len(busy) == 1, "the second request is sent")
         (connection,) = busy
-        before = connection.deadline
-        connection.check_deadline(monotonic())
-        deadlines.append((connection, before))
         assert connection.reused
-        assert connection.deadline == before
+        connection._pool.suspect = True
+        connection.check_deadline(monotonic())
+        given_up.append(connection not in busy)
+        assert (await client.answer()).status == 504
 
     with_engine(script, asks)
-    assert deadlines
+    assert given_up == [True]
