@@ -49,7 +49,8 @@ def cached_tokens(body: bytes) -> int | None:
 def says_cached_tokens(wire: bytes) -> bool:
     """Whether these bytes of a stream of OpenAI's name the cached tokens; no text that is told can look so, since its
     quotes are escaped."""
-    return _IN_STREAMS in wire
+    # Not `in`, which raises and drops an error before it looks for bytes.
+    return bool(wire.partition(_IN_STREAMS)[1])
 
 
 def cached_tokens_in_events(events: bytes) -> int | None:

@@ -11,6 +11,7 @@ class ComparingRelay(Relay):
     """Has the request's own policy compare. Usage that came in two pieces is passed over."""
 
     __slots__ = ()
+    _plain = False
 
     def on_chunk(self, wire: bytes, start: int) -> None:
         """See `Receiver`."""

@@ -30,6 +30,7 @@ class KeepingRelay(Relay):
     """Writes the beginning of an answer to the client and keeps what is needed to carry it on."""
 
     __slots__ = ("_so_far",)
+    _plain = False
 
     def __init__(
         self,

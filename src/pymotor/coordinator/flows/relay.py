@@ -2,7 +2,8 @@
 
 Hot path. Nothing is sent to the client before the engine's first event with content, so that a leg that fails
 earlier can be answered with a true status or tried again. After it, whole events go on as they stood on the
-wire; they are not parsed. A stream that breaks off ends with an error event, never as if it were whole.
+wire; they are not parsed, and the connection to the engine passes most of them on by itself. A stream that breaks off
+ends with an error event, never as if it were whole.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Relay(InParts):
         "_framed",
         "_held",
         "_held_size",
+        "_last",
         "_later",
         "_leg",
         "_passes_on",
@@ -56,6 +58,8 @@ class Relay(InParts):
         "headers",
         "status",
     )
+    _plain = True
+    """Whether events go on as they are, and nobody looks at each."""
 
     def __init__(self, context: Context, leg: str, target: Target, first_content: Reservation | Held | None) -> None:
         """`first_content` is a reservation that ends with the first content: prefill's, whose KV was fetched."""
@@ -72,6 +76,8 @@ class Relay(InParts):
         self._held: list[bytes] = []
         self._held_size = 0
         self._tail = b""
+        self._last = b""
+        """Events that go to the client with the stream's end, which has come with them."""
         self._ends_well = False
         self._ungrown = 0
         self._later = 0
@@ -108,17 +114,12 @@ class Relay(InParts):
             and self._framed
             and not self._tail
             and wire.endswith(b"}\n\n\r\n")
-            and MARK not in wire
+            and not wire.partition(MARK)[1]
         ):
             self._ends_well = False
-            self._ungrown += 1
-            if self._ungrown >= GROWTH:
-                self._grow()
-            try:
-                self._write(wire)
-            except RuntimeError:
-                # uvloop, when the client has just gone: its connection's end cancels this request next.
-                return
+            self._on_passed(1)
+            self._client.write(wire)
+            self._pass_on()
         else:
             self.on_payload(wire[start:-2])
 
@@ -142,15 +143,19 @@ class Relay(InParts):
 
     def _on_events(self, data: bytes) -> None:
         """Whole events, at least one."""
-        if MARK in data and events_give_up(data, self._context.view.fields):
+        # Not `in`, which raises and drops an error before it looks for bytes.
+        if data.partition(MARK)[1] and events_give_up(data, self._context.view.fields):
             self._give_up(Recomputed())
             return
         self._ends_well = self._surface.ends(data)
         if self.committed:
-            self._ungrown += data.count(b"\n\n")
-            if self._ungrown >= GROWTH:
-                self._grow()
+            self._on_passed(data.count(b"\n\n"))
+            connection = self.connection
+            if self._plain and connection is not None and connection.ending and self._ends_well and not self._tail:
+                self._last = data
+                return
             self._client.write(chunk(data) if self._framed else data)
+            self._pass_on()
             return
         try:
             if self._surface.has_content(data):
@@ -181,6 +186,26 @@ class Relay(InParts):
             self._break_off(error)
         else:
             self.done.set_exception(error)
+
+    def _pass_on(self) -> None:
+        """Have the connection hand events that nobody has to look at straight to the client."""
+        connection = self.connection
+        if (
+            self._plain
+            and self._passes_on
+            and self._framed
+            and connection is not None
+            and not self._tail
+            and not self._ends_well
+        ):
+            connection.pass_on(self._write, MARK, self._on_passed)
+
+    def _on_passed(self, events: int) -> int:
+        """The client was sent so many events more; returns how many later it matters again."""
+        self._ungrown += events
+        if self._ungrown >= GROWTH:
+            self._grow()
+        return GROWTH - self._ungrown
 
     def _grow(self) -> None:
         context = self._context
@@ -222,6 +247,7 @@ class Relay(InParts):
         self._begin(data)
         if not client.writable:
             self._set_writable(False)
+        self._pass_on()
 
     def _until_content(self, data: bytes) -> int:
         """Which of these events is the first with content, if that is one of the first two: the one before it names
@@ -247,7 +273,7 @@ class Relay(InParts):
         context = self._context
         context.events += self._ungrown
         context.count(200)
-        context.end_stream()
+        context.end_stream(self._last)
         context.status = 200
         # Events behind the first content, without the one that only ends the stream; known without counting each.
         later = self._later + self._ungrown - self._passes_on

@@ -1,16 +1,17 @@
 """A connection to an engine: one exchange at a time, bytes handed to a receiver as they come.
 
 Hot path. Of a body only the framing is looked at, and a stream's chunk that arrives whole is handed on as it stood
-on the wire.
+on the wire; while `pass_on` holds, to whom it says, and the receiver is not called for each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from pymotor.coordinator.http.event_passing import EventPassing
 from pymotor.coordinator.http.exchange import (
     BadReply,
     ConnectFailed,
@@ -20,7 +21,7 @@ from pymotor.coordinator.http.exchange import (
     StaleConnection,
     UpstreamError,
 )
-from pymotor.coordinator.http.framing import ChunkedDecoder, FramingError
+from pymotor.coordinator.http.framing import EVENT_END, NO_CHUNK, ChunkedDecoder, FramingError, only_chunk
 from pymotor.coordinator.http.reply_head import HEAD_END, ReplyHead
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
 _HEAD_LIMIT = 65536
 _INTERIM_LIMIT = 32
-_ZERO = ord("0")
+_JOINED_BYTES = 16384
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(EventPassing):
     """One connection to one engine server; owned by its pool while idle, by one leg while busy."""
 
     __slots__ = (
@@ -45,16 +46,17 @@ class UpstreamConnection(asyncio.Protocol):
         "_until_close",
         "closed",
         "deadline",
+        "ending",
         "idle_seconds",
         "idle_since",
         "paused",
         "reused",
-        "stirred",
         "transport",
         "whole_by",
     )
 
     def __init__(self, pool: UpstreamPool) -> None:
+        super().__init__(pool.shared.event_lines)
         self._pool = pool
         self._receiver: Receiver | None = None
         self._head_bytes: bytes | None = None
@@ -69,7 +71,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.deadline = 0.0
         self.idle_seconds = 0.0
         self.whole_by = 0.0
-        self.stirred = False
+        self.ending = False
+        """Whether what the receiver gets is the last of a chunked body."""
         self.paused = False
         self.transport: asyncio.Transport
 
@@ -94,17 +97,43 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver = receiver
         self._head_bytes = b""
         self._interim = 0
-        self.deadline = min(first_byte_by, whole_by)
+        self.deadline = first_byte_by if first_byte_by < whole_by else whole_by
         self.idle_seconds = idle_seconds
         self.whole_by = whole_by
         self.stirred = False
+        self.ending = False
         self._pool.busy.add(self)
         if len(buffers) == 1:
             self.transport.write(buffers[0])
+        elif sum(map(len, buffers)) < _JOINED_BYTES:
+            # Cheaper than what the event loop does for several.
+            self.transport.write(b"".join(buffers))
         else:
             self.transport.writelines(buffers)
 
     def data_received(self, data: bytes) -> None:
+        write = self._pass_on
+        if write is not None:
+            # What every event of every stream costs. Calls that parse their arguments are dear, and `in` with bytes on
+            # its left raises and drops an error first.
+            try:
+                line, length = self._event_lines[len(data)]
+            except IndexError:
+                line, length = NO_CHUNK
+            inside = data.removeprefix(line).removesuffix(EVENT_END)
+            if len(inside) == length and not inside.partition(self._unless)[1]:
+                self._left = left = self._left - 1
+                if not left:
+                    self._next_lot()
+                try:
+                    write(data)
+                except RuntimeError:
+                    # uvloop, when the client has just gone: its connection's end cancels this request next.
+                    return
+                return
+            if self._pass_several(data, write):
+                return
+            self._stop_passing()
         self.stirred = True
         receiver = self._receiver
         if receiver is None:
@@ -112,16 +141,10 @@ class UpstreamConnection(asyncio.Protocol):
             return
         decoder = self._decoder
         if decoder is not None:
-            end = data.find(b"\r\n", 1, 18)
-            if end > 0 and decoder.at_boundary:
-                line = data[:end]
-                try:
-                    # What `int` takes beyond digits (signs, spaces, underscores, 0x) goes the long way and fails there.
-                    size = int(line, 16) if line.isalnum() and line[0] != _ZERO else -1
-                except ValueError:
-                    size = -1
-                if size > 0 and end + size + 4 == len(data) and data.endswith(b"\r\n"):
-                    receiver.on_chunk(data, end + 2)
+            if decoder.at_boundary:
+                start = only_chunk(data, self._event_lines)
+                if start:
+                    receiver.on_chunk(data, start)
                     return
             self._feed_chunked(decoder, receiver, data)
         elif self._head_bytes is not None:
@@ -130,6 +153,15 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.on_payload(data)
         else:
             self._feed_sized(receiver, data)
+
+    def pass_on(self, write: Callable[[bytes], None], unless: bytes, tell: Callable[[int], int]) -> None:
+        """Have reads that are one whole chunk which ends an event in a brace, without the bytes `unless`, go to `write`
+        as they stand, and to nobody else; with the next read that is anything else this is over. `tell` is called with
+        the number of those passed on since it was called last and says after how many more, at least 1, it is to be
+        called again; it is called at the end of this too. Without effect inside of a chunk."""
+        decoder = self._decoder
+        if decoder is not None and decoder.at_boundary:
+            self._begin_passing(write, unless, tell)
 
     def _feed_head(self, receiver: Receiver, data: bytes) -> None:
         while True:
@@ -203,6 +235,7 @@ class UpstreamConnection(asyncio.Protocol):
         except FramingError as error:
             self._fail(BadReply(str(error)))
             return
+        self.ending = over
         if payload:
             receiver.on_payload(payload)
         if over and self._receiver is receiver:
@@ -222,6 +255,8 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.on_complete()
 
     def _release(self) -> None:
+        if self._pass_on is not None:
+            self._stop_passing()
         self._receiver = None
         self._decoder = None
         self._head_bytes = None
@@ -238,8 +273,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def check_deadline(self, now: float) -> None:
         """Fail the exchange if the engine has been silent for too long; called about once a second."""
-        if self.stirred or self.paused:
-            self.stirred = False
+        if self._stirred_lately() or self.paused:
             self.deadline = min(now + self.idle_seconds, self.whole_by)
         elif self._pool.suspect:
             self._fail(DeadlineExceeded("the engine is unhealthy and silent"))

@@ -9,6 +9,7 @@ from time import monotonic
 
 from pymotor.control_plane.tls import ClientTLS
 from pymotor.coordinator.http.exchange import ConnectFailed, HandshakeFailed
+from pymotor.coordinator.http.framing import event_lines
 from pymotor.coordinator.http.reply_head import ReplyHeads
 from pymotor.coordinator.http.upstream import UpstreamConnection
 
@@ -21,7 +22,7 @@ IDLE_SECONDS = 4.0
 class SharedState:
     """What all pools of a worker share."""
 
-    __slots__ = ("busy", "heads", "tls")
+    __slots__ = ("busy", "event_lines", "heads", "tls")
 
     def __init__(self, tls: ClientTLS | None = None) -> None:
         """`tls`: for engines at https addresses; None: there are none."""
@@ -29,6 +30,7 @@ class SharedState:
         self.busy: set[UpstreamConnection] = set()
         """Connections with a running exchange, for the owner's sweep of deadlines."""
         self.heads = ReplyHeads()
+        self.event_lines = event_lines()
 
 
 class UpstreamPool:

@@ -83,7 +83,8 @@ class RepeatableAnswer:
 
     def take_single(self, wire: bytes, start: int, stop: int) -> bytes | None:
         """The one whole event `wire[start:stop]`, kept; None for `take` to look at it. Hot path."""
-        if _CHOICES not in wire or MARK in wire or wire.find(b"\n\n", start) != stop - 2:
+        # Not `in`, which raises and drops an error before it looks for bytes.
+        if not wire.partition(_CHOICES)[1] or wire.partition(MARK)[1] or wire.find(b"\n\n", start) != stop - 2:
             return None
         event = wire[start:stop]
         self.keep(event)
