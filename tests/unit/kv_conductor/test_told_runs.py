@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from played_events import SIZE, answer, question, removed, stored, tell
+from played_events import CLEARED, SIZE, answer, question, removed, stored, tell
 
 from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.publisher_view import PublisherView
@@ -72,6 +72,17 @@ def test_salts_adapters_and_media_are_kept_apart(core: ConductorCore) -> None:
     extra_keys = [None, [["cat", 0]], *[None] * 38]
     tell(view, stored(tokens, range(100, 140), extra_keys=extra_keys), removed(*range(1, 40)))
     assert held(core, tokens) == {"u-0": 1}
+
+
+def test_media_do_not_go_along_a_run_of_their_placeholders(core: ConductorCore) -> None:
+    seen, plain = (core.follow(name, ["qwen"])[0] for name in ("u-0", "u-1"))
+    image = 900
+    tokens = [*range(4), *[image] * 8, *range(100, 160)]
+    keys = [None, [["cat", 0]], [["cat", -4]], *[None] * 15]
+    tell(seen, stored(tokens, range(18), extra_keys=keys), CLEARED)
+    tell(plain, stored(tokens, range(18)))
+    asked = question([*range(4), image, *range(100, 160)], media=[(4, "cat")])
+    assert {name: figures[0] // SIZE for name, figures in answer(core, asked).items()} == {"u-1": 1}
 
 
 def test_what_others_told_before_is_taken_without_its_tokens_only_where_all_is_equal(core: ConductorCore) -> None:
