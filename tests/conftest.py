@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from engines_under_test import EnginesUnderTest
 
 
 def pytest_configure() -> None:
-    """No property is judged by the time that an example takes: machines differ, and other tests run beside it.
+    """No property is judged by the time that an example takes: machines differ, and other tests run beside it. Each run
+    tries the same examples; `--hypothesis-profile=exploring` tries others each time.
 
     A shell without job control starts what runs in the background with SIGINT ignored, and processes inherit that:
     those that a test starts would not hear of Ctrl-C.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    settings.register_profile("without deadline", deadline=None)
-    settings.load_profile("without deadline")
+    # All servers of the tests are here, whatever proxy the machine has for others.
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost,::1")))
+    untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("exploring", untimed)
+    settings.register_profile("repeatable", untimed, derandomize=True)
+    settings.load_profile("repeatable")
 
 
 _IN_PARTS = {"test_failure_table.py": "fleet"}

@@ -161,12 +161,12 @@ class StrictClient:
 
     async def answer(self) -> Answer:
         """The next response. Raises `asyncio.IncompleteReadError` when the connection ends before its head."""
-        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 20)
+        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 60)
         lines = head[:-4].split(b"\r\n")
         headers = dict(line.split(b": ", 1) for line in lines[1:])
         status = int(lines[0].split(b" ")[1])
         try:
-            body = await asyncio.wait_for(self._body(headers), 20)
+            body = await asyncio.wait_for(self._body(headers), 60)
         except asyncio.IncompleteReadError as error:
             return Answer(status, headers, error.partial, False)
         return Answer(status, headers, body, True)
@@ -174,7 +174,7 @@ class StrictClient:
     async def rest(self) -> bytes:
         """All that comes until the gateway closes."""
         try:
-            return await asyncio.wait_for(self._reader.read(), 20)
+            return await asyncio.wait_for(self._reader.read(), 60)
         except ConnectionResetError:
             return b""
 

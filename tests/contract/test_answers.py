@@ -13,20 +13,20 @@ QUESTION = text("What is in the picture?")
 
 def test_health_has_no_body(engines: EnginesUnderTest) -> None:
     for url in (engines.encode, engines.prefill, engines.decode, engines.union):
-        response = httpx.get(f"{url}/health")
+        response = httpx.get(f"{url}/health", timeout=60)
         assert (response.status_code, response.content) == (200, b"")
 
 
 def test_ping_is_health_by_another_name(engines: EnginesUnderTest) -> None:
-    assert httpx.get(f"{engines.union}/ping").status_code == 200
+    assert httpx.get(f"{engines.union}/ping", timeout=60).status_code == 200
 
 
 def test_version(engines: EnginesUnderTest) -> None:
-    assert httpx.get(f"{engines.union}/version").json()["version"].count(".") >= 2
+    assert httpx.get(f"{engines.union}/version", timeout=60).json()["version"].count(".") >= 2
 
 
 def test_models(engines: EnginesUnderTest) -> None:
-    listed = httpx.get(f"{engines.union}/v1/models").json()
+    listed = httpx.get(f"{engines.union}/v1/models", timeout=60).json()
     assert listed["object"] == "list"
     (model,) = listed["data"]
     assert model["id"] == MODEL
@@ -153,15 +153,19 @@ def test_unknown_fields_are_passed_over(engines: EnginesUnderTest) -> None:
 
 def test_tokenize_counts_what_usage_counts(engines: EnginesUnderTest) -> None:
     body = chat(image(1), QUESTION, max_tokens=1)
-    reply = httpx.post(f"{engines.union}/tokenize", json={"model": MODEL, "messages": body["messages"]}).json()
+    reply = httpx.post(
+        f"{engines.union}/tokenize", json={"model": MODEL, "messages": body["messages"]}, timeout=60
+    ).json()
     assert reply["count"] == len(reply["tokens"])
     assert reply["count"] == answer(post(engines.union, body))["usage"]["prompt_tokens"]
     assert reply["max_model_len"] == MAX_MODEL_LEN
 
 
 def test_detokenize_undoes_tokenize(engines: EnginesUnderTest) -> None:
-    tokens = httpx.post(f"{engines.union}/tokenize", json={"model": MODEL, "prompt": "héllo"}).json()["tokens"]
-    reply = httpx.post(f"{engines.union}/detokenize", json={"model": MODEL, "tokens": tokens}).json()
+    tokens = httpx.post(f"{engines.union}/tokenize", json={"model": MODEL, "prompt": "héllo"}, timeout=60).json()[
+        "tokens"
+    ]
+    reply = httpx.post(f"{engines.union}/detokenize", json={"model": MODEL, "tokens": tokens}, timeout=60).json()
     assert reply == {"prompt": "héllo"}
 
 

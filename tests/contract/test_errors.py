@@ -74,7 +74,7 @@ def test_images_that_cannot_be_had_are_the_servers_fault(engines: EnginesUnderTe
     """vLLM says 500 here, so a gateway must not take every 500 for a broken engine."""
     part = {"type": "image_url", "image_url": {"url": url}}
     assert error_of(post(engines.encode, chat(part, max_tokens=1)), 500)["type"] == "InternalServerError"
-    assert httpx.get(f"{engines.encode}/health").status_code == 200
+    assert httpx.get(f"{engines.encode}/health", timeout=60).status_code == 200
 
 
 def test_after_an_internal_error_the_connection_is_of_no_more_use(engines: EnginesUnderTest) -> None:
@@ -107,21 +107,21 @@ def test_a_part_of_unknown_type(engines: EnginesUnderTest) -> None:
     ],
 )
 def test_bodies_that_do_not_validate(engines: EnginesUnderTest, body: bytes, param: str) -> None:
-    response = httpx.post(engines.union + CHAT, content=body, headers={"Content-Type": "application/json"})
+    response = httpx.post(engines.union + CHAT, content=body, headers={"Content-Type": "application/json"}, timeout=60)
     error = error_of(response, 400)
     assert (error["type"], error["param"]) == ("Bad Request", param)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}])
 def test_the_body_must_be_declared_as_json(engines: EnginesUnderTest, headers: dict[str, str]) -> None:
-    response = httpx.post(engines.union + CHAT, content=b'{"messages": []}', headers=headers)
+    response = httpx.post(engines.union + CHAT, content=b'{"messages": []}', headers=headers, timeout=60)
     assert error_of(response, 400)["type"] == "Bad Request"
 
 
 def test_unknown_path_and_method(engines: EnginesUnderTest) -> None:
-    unknown = httpx.get(f"{engines.union}/nowhere")
+    unknown = httpx.get(f"{engines.union}/nowhere", timeout=60)
     assert (unknown.status_code, unknown.json()) == (404, {"detail": "Not Found"})
-    wrong = httpx.get(engines.union + CHAT)
+    wrong = httpx.get(engines.union + CHAT, timeout=60)
     assert (wrong.status_code, wrong.json()) == (405, {"detail": "Method Not Allowed"})
     assert wrong.headers["allow"] == "POST"
 
@@ -132,7 +132,9 @@ def test_an_error_before_the_stream_is_no_stream(engines: EnginesUnderTest) -> N
 
 
 def test_a_rank_that_does_not_exist(engines: EnginesUnderTest) -> None:
-    response = httpx.post(engines.union + CHAT, json=chat(HELLO, max_tokens=1), headers={"X-data-parallel-rank": "3"})
+    response = httpx.post(
+        engines.union + CHAT, json=chat(HELLO, max_tokens=1), headers={"X-data-parallel-rank": "3"}, timeout=60
+    )
     assert error_of(response, 400)["type"] == "BadRequestError"
 
 

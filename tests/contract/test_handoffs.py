@@ -220,7 +220,7 @@ def test_a_dead_prefill_is_an_internal_error(engines: EnginesUnderTest) -> None:
     response = post(engines.decode, {**body, "kv_transfer_params": params})
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "InternalServerError"
-    assert httpx.get(f"{engines.decode}/health").status_code == 200
+    assert httpx.get(f"{engines.decode}/health", timeout=60).status_code == 200
 
 
 def test_a_dead_prefill_in_a_stream_comes_after_200_and_a_role(engines: EnginesUnderTest) -> None:
@@ -241,7 +241,7 @@ def test_blocks_that_prefill_does_not_have(engines: EnginesUnderTest) -> None:
     body = chat(QUESTION, max_tokens=4)
     params = {**prefill(engines, body), "remote_block_ids": [[99_999_999]]}
     assert post(engines.decode, {**body, "kv_transfer_params": params}).status_code == 500
-    assert httpx.get(f"{engines.decode}/health").status_code == 200
+    assert httpx.get(f"{engines.decode}/health", timeout=60).status_code == 200
 
 
 def test_an_unknown_request_id_is_not_noticed(engines: EnginesUnderTest) -> None:
@@ -290,4 +290,4 @@ def test_an_embedding_that_nobody_made_kills_the_engine(engines: EnginesUnderTes
         assert post(mortal_decode, chat(QUESTION, max_tokens=1)).status_code == 500
     except httpx.TransportError:
         pass  # it has ended already
-    assert httpx.post(engines.decode + CHAT, json=chat(QUESTION, max_tokens=1)).status_code == 200
+    assert httpx.post(engines.decode + CHAT, json=chat(QUESTION, max_tokens=1), timeout=60).status_code == 200

@@ -63,7 +63,7 @@ def test_an_engine_tells_where_it_sends_them(engines: EnginesUnderTest) -> None:
     }
     assert (said["enable_kv_cache_events"], said["publisher"]) == (True, "zmq")
     assert said["endpoint"].startswith("tcp://127.0.0.1:")
-    assert httpx.get(f"{engines.decode}/kv_event_sources").json() == {}
+    assert httpx.get(f"{engines.decode}/kv_event_sources", timeout=60).json() == {}
 
 
 def test_a_new_prompt_is_told_block_by_block(engines: EnginesUnderTest) -> None:

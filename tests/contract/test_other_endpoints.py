@@ -22,8 +22,8 @@ def test_an_engine_that_generates_does_not_pool(engines: EnginesUnderTest, path:
 
 
 def test_a_path_below_responses_that_there_is_not(engines: EnginesUnderTest) -> None:
-    assert httpx.get(f"{engines.union}/v1/responses/a/b").json() == {"detail": "Not Found"}
-    wrong = httpx.post(f"{engines.union}/v1/responses/a", json={})
+    assert httpx.get(f"{engines.union}/v1/responses/a/b", timeout=60).json() == {"detail": "Not Found"}
+    wrong = httpx.post(f"{engines.union}/v1/responses/a", json={}, timeout=60)
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
 
 

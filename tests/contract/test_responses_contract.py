@@ -140,7 +140,7 @@ def test_the_last_event_of_a_prefill_leg_has_the_parameters(engines: EnginesUnde
 def test_nothing_is_kept(engines: EnginesUnderTest) -> None:
     kept = answer(post(engines.union, asked(store=True), PATH))["id"]
     url = f"{engines.union}{PATH}/{kept}"
-    for response in (httpx.get(url), httpx.post(f"{url}/cancel")):
+    for response in (httpx.get(url, timeout=60), httpx.post(f"{url}/cancel", timeout=60)):
         assert response.status_code == 404
         error = response.json()["error"]
         assert (error["type"], error["param"]) == ("invalid_request_error", "response_id")
@@ -196,4 +196,4 @@ def test_a_stream_whose_kv_is_gone_is_cut(engines: EnginesUnderTest) -> None:
     body = asked(kv_transfer_params=nowhere, stream=True)
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.post(engines.decode + PATH, json=body, timeout=TIMEOUT)
-    assert httpx.get(f"{engines.decode}/health").status_code == 200
+    assert httpx.get(f"{engines.decode}/health", timeout=60).status_code == 200

@@ -150,7 +150,7 @@ class Cluster:
 
     def fleet(self, coordinator: int = 0) -> dict[str, Any]:
         """A Coordinator's `GET /instances`; raises `httpx.HTTPError` when it does not answer."""
-        reply = plain_http.get(f"{self._management[coordinator]}/instances", timeout=5)
+        reply = plain_http.get(f"{self._management[coordinator]}/instances", timeout=10)
         found: dict[str, Any] = reply.raise_for_status().json()
         return found
 
@@ -179,7 +179,7 @@ class Cluster:
         urls = self.controller_urls if number is None else [self.controller_urls[number]]
         for url in urls:
             with contextlib.suppress(httpx.HTTPError):
-                reply = plain_http.get(f"{url}/fleet", timeout=2, headers={"Authorization": f"Bearer {TOKEN}"})
+                reply = plain_http.get(f"{url}/fleet", timeout=5, headers={"Authorization": f"Bearer {TOKEN}"})
                 if reply.status_code == 200:
                     found: dict[str, Any] = reply.json()
                     return found

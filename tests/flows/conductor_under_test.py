@@ -91,11 +91,11 @@ class ConductorUnderTest:
 
     def get(self, path: str) -> httpx.Response:
         """Ask with the token."""
-        return httpx.get(f"{self.url}{path}", headers=self.headers, timeout=10, trust_env=False)
+        return httpx.get(f"{self.url}{path}", headers=self.headers, timeout=60, trust_env=False)
 
     def post(self, path: str, content: object) -> httpx.Response:
         """Likewise."""
-        return httpx.post(f"{self.url}{path}", json=content, headers=self.headers, timeout=10, trust_env=False)
+        return httpx.post(f"{self.url}{path}", json=content, headers=self.headers, timeout=60, trust_env=False)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -142,9 +142,9 @@ class ConductorUnderTest:
 class Asker:
     """One connection of a Coordinator's worker. Use as a context manager."""
 
-    def __init__(self, port: int, token: str = TOKEN, patience: float | None = 10) -> None:
+    def __init__(self, port: int, token: str = TOKEN, patience: float | None = 60) -> None:
         """Says hello. `patience`: seconds that sending and reading may take; None: for ever."""
-        self._socket = socket.create_connection(("127.0.0.1", port), 10)
+        self._socket = socket.create_connection(("127.0.0.1", port), 60)
         self._socket.settimeout(patience)
         self._socket.sendall(PREFACE)
         self._file = self._socket.makefile("rb")

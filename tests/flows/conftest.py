@@ -30,6 +30,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     left = shell.run("down", "--all")
     assert left.returncode == 0, left.stderr
     wait_for(lambda: not shell.processes(), f"{shell.processes()} still run")
+    shell.close()
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ class ControllerUnderTest:
         return plain_http.post(self.url + path, content=content, headers=headers, timeout=timeout)
 
     def get(self, path: str) -> Any:
-        response = plain_http.get(self.url + path, headers=BEARER if self._token else {}, timeout=30)
+        response = plain_http.get(self.url + path, headers=BEARER if self._token else {}, timeout=60)
         assert response.status_code == 200, response.text
         return response.json()
 
@@ -88,12 +88,12 @@ class ControllerUnderTest:
     @property
     def leads(self) -> bool:
         """Whether it leads, be it that it still listens."""
-        return plain_http.get(f"{self.url}/readiness", timeout=30).status_code == 200
+        return plain_http.get(f"{self.url}/readiness", timeout=60).status_code == 200
 
     @property
     def ready(self) -> bool:
         """Whether it leads and knows who is there."""
-        reply = plain_http.get(f"{self.url}/readiness", timeout=30)
+        reply = plain_http.get(f"{self.url}/readiness", timeout=60)
         return reply.status_code == 200 and bool(reply.json()["complete"])
 
     def pause(self) -> None:
@@ -125,7 +125,7 @@ class PlayedNodes:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
 
     def _play(self, node: ModelNode) -> None:
         try:

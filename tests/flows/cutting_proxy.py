@@ -17,7 +17,7 @@ class CuttingProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.port: int = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        self.port: int = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(60)
 
     @property
     def url(self) -> str:
@@ -34,9 +34,9 @@ class CuttingProxy:
 
     def close(self) -> None:
         """End all connections and the thread."""
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     async def _listen(self) -> int:

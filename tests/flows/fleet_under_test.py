@@ -146,13 +146,13 @@ class Engine:
 
     def fail(self, *faults: str) -> None:
         """Fail on purpose from now on in these ways only; see docs/simulated-engine.md."""
-        plain_http.delete(f"{self.url}/sim/faults", timeout=30).raise_for_status()
+        plain_http.delete(f"{self.url}/sim/faults", timeout=60).raise_for_status()
         if faults:
-            plain_http.post(f"{self.url}/sim/faults", json={"faults": faults}, timeout=30).raise_for_status()
+            plain_http.post(f"{self.url}/sim/faults", json={"faults": faults}, timeout=60).raise_for_status()
 
     def state(self) -> dict[str, Any]:
         """What the engine has in hand: see docs/simulated-engine.md."""
-        reply = plain_http.get(f"{self.url}/sim/state", timeout=30).raise_for_status()
+        reply = plain_http.get(f"{self.url}/sim/state", timeout=60).raise_for_status()
         found: dict[str, Any] = reply.json()
         return found
 
@@ -175,7 +175,7 @@ class Engine:
         """One figure of its /metrics, summed over the label values not named."""
         from prometheus_client.parser import text_string_to_metric_families
 
-        text = plain_http.get(f"{self.url}/metrics", timeout=30).raise_for_status().text
+        text = plain_http.get(f"{self.url}/metrics", timeout=60).raise_for_status().text
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
@@ -383,7 +383,7 @@ class Gateway:
 
     def config(self) -> dict[str, Any]:
         """`GET /config`."""
-        found: dict[str, Any] = plain_http.get(f"{self.management_url}/config", timeout=30).raise_for_status().json()
+        found: dict[str, Any] = plain_http.get(f"{self.management_url}/config", timeout=60).raise_for_status().json()
         return found
 
     def use(self, *names: str) -> None:
@@ -402,11 +402,11 @@ class Gateway:
 
     def is_ready(self) -> bool:
         """Whether it says that it can serve."""
-        return plain_http.get(f"{self.management_url}/readiness", timeout=30).status_code == 200
+        return plain_http.get(f"{self.management_url}/readiness", timeout=60).status_code == 200
 
     def fleet(self) -> dict[str, Any]:
         """`GET /instances`."""
-        found: dict[str, Any] = plain_http.get(f"{self.management_url}/instances", timeout=30).raise_for_status().json()
+        found: dict[str, Any] = plain_http.get(f"{self.management_url}/instances", timeout=60).raise_for_status().json()
         return found
 
     def loads(self) -> dict[str, tuple[float, int]]:
@@ -428,7 +428,7 @@ class Gateway:
 
     def metrics(self) -> str:
         """Prometheus text of the whole Coordinator."""
-        return plain_http.get(f"{self.observability_url}/metrics", timeout=30).raise_for_status().text
+        return plain_http.get(f"{self.observability_url}/metrics", timeout=60).raise_for_status().text
 
     def count(self, name: str, **labels: str) -> float:
         """One figure of /metrics, summed over the label values not named."""

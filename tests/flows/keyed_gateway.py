@@ -57,7 +57,7 @@ def bearer(key: str) -> dict[str, str]:
 def chat(url: str, key: str = "", **fields: Any) -> httpx.Response:
     """One request on a connection of its own, so that any worker may get it."""
     headers = bearer(key) if key else {}
-    return plain_http.post(f"{url}/v1/chat/completions", json={**CHAT, **fields}, headers=headers, timeout=30)
+    return plain_http.post(f"{url}/v1/chat/completions", json={**CHAT, **fields}, headers=headers, timeout=60)
 
 
 def address_elsewhere() -> str | None:

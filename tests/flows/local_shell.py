@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 
 import httpx
 
-from pymotor.engines.host import can_listen
+from pymotor.engines.port_claims import PortClaims
 from pymotor.local.greeting import first_request
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "infer_engines"
 SECONDS = 180.0
+_CLAIMS = Path(tempfile.gettempdir()) / f"pymotor-test-ports-{os.getuid()}"
+"""What tests claim before their fleets do."""
 
 
 class Shell:
@@ -27,9 +30,14 @@ class Shell:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.port = free_ports()
+        self._claims = PortClaims(_CLAIMS)
+        self.port = free_ports(self._claims)
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {**os.environ, "PYMOTOR_HOME": str(home)}
+
+    def close(self) -> None:
+        """Give its ports back."""
+        self._claims.close()
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -64,11 +72,11 @@ class Shell:
         return status
 
     def ask(self) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/chat/completions", json=first_request("qwenvl", with_image=True), timeout=30)
+        return httpx.post(f"{self.url}/v1/chat/completions", json=first_request("qwenvl", with_image=True), timeout=60)
 
     def states(self) -> dict[str, str]:
         """Instances and their states, as the Coordinator knows them."""
-        report = httpx.get(f"http://127.0.0.1:{self.port + 1}/instances", timeout=30).json()
+        report = httpx.get(f"http://127.0.0.1:{self.port + 1}/instances", timeout=60).json()
         return {instance["name"]: instance["state"] for instance in report["instances"]}
 
     def processes(self) -> list[str]:
@@ -82,15 +90,18 @@ class Shell:
         return found
 
 
-def free_ports() -> int:
-    """The first of five ports that nobody listens on."""
+def free_ports(own: PortClaims) -> int:
+    """The first of five ports that nobody listens on and no fleet has claimed; no other test gets them before `own` is
+    closed."""
     while True:
-        port = random.randint(24000, 31000)
-        if all(can_listen("127.0.0.1", port + step) for step in range(5)):
-            return port
+        port = random.randrange(24000, 31000)
+        # Those of fleets are given back: this test's fleet claims them itself.
+        with contextlib.closing(PortClaims()) as fleets:
+            if all(claims.claim("127.0.0.1", port + step) for step in range(5) for claims in (own, fleets)):
+                return port
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, f"not within {seconds:g} s: {what}"

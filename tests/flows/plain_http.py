@@ -8,10 +8,12 @@ from functools import partial
 import httpx
 
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+SECONDS = 60.0
+"""How long a client waits unless it says otherwise: for what takes milliseconds on a machine of leisure."""
 
-get = partial(httpx.get, verify=CONTEXT)
-post = partial(httpx.post, verify=CONTEXT)
-delete = partial(httpx.delete, verify=CONTEXT)
-options = partial(httpx.options, verify=CONTEXT)
-request = partial(httpx.request, verify=CONTEXT)
-stream = partial(httpx.stream, verify=CONTEXT)
+get = partial(httpx.get, verify=CONTEXT, timeout=SECONDS)
+post = partial(httpx.post, verify=CONTEXT, timeout=SECONDS)
+delete = partial(httpx.delete, verify=CONTEXT, timeout=SECONDS)
+options = partial(httpx.options, verify=CONTEXT, timeout=SECONDS)
+request = partial(httpx.request, verify=CONTEXT, timeout=SECONDS)
+stream = partial(httpx.stream, verify=CONTEXT, timeout=SECONDS)

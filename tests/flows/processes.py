@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import plain_http
 
-START_SECONDS = 60.0
-PATIENCE_SECONDS = 60.0
+START_SECONDS = 180.0
+PATIENCE_SECONDS = 120.0
 """For what takes milliseconds on a machine that has nothing else to do."""
 
 
@@ -67,7 +67,7 @@ class PymotorProcess:
             if not self.alive:
                 raise RuntimeError(f"{self.argv} ended with {self._process.returncode}:\n{self.tail()}")
             with contextlib.suppress(httpx.TransportError):
-                if plain_http.get(url, timeout=2).status_code == 200:
+                if plain_http.get(url, timeout=10).status_code == 200:
                     return
             time.sleep(0.05)
         raise RuntimeError(f"{url} did not answer 200 within {seconds:g} s:\n{self.tail()}")
@@ -88,9 +88,9 @@ class PymotorProcess:
             self._process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
-        """SIGTERM, and SIGKILL for what is still there after half a minute."""
+        """SIGTERM, and SIGKILL for what is still there when our patience is over."""
         self.ask_to_end()
         try:
-            self._process.wait(30)
+            self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()

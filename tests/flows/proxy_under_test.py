@@ -53,7 +53,7 @@ class Proxy:
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
         """One request; with a `body` as JSON."""
-        return plain_http.request(method, self.url + path, json=body, headers=headers, timeout=20)
+        return plain_http.request(method, self.url + path, json=body, headers=headers, timeout=60)
 
     def counts(self) -> dict[str, Any]:
         """`/healthcheck`."""
@@ -106,7 +106,7 @@ def refused_usage(*flags: str, example: str = "") -> str:
     status other than 2."""
     program = [str(script(example))] if example else ["-m", "pymotor", "proxy"]
     ended = subprocess.run(
-        [sys.executable, *program, *flags], capture_output=True, text=True, timeout=30, env=dict(os.environ)
+        [sys.executable, *program, *flags], capture_output=True, text=True, timeout=60, env=dict(os.environ)
     )
     assert ended.returncode == 2, ended
     assert "Traceback" not in ended.stderr

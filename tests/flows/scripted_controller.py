@@ -20,7 +20,7 @@ from pymotor.fleet import (
     encode_snapshot,
 )
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from free_ports import free_port
 from pymotor.fleet import (
     ControllerRefusal,
     NodeOrder,
@@ -29,7 +30,7 @@ class ScriptedController:
         self._news = threading.Condition()
         self._closed = False
         self._server: ThreadingHTTPServer | None = None
-        self._port = 0
+        self._port = free_port()
         self.epoch = 1
         self.order: NodeOrder | None = None
         self.refusal: tuple[int, ControllerRefusal] | None = None
@@ -56,7 +57,6 @@ class ScriptedController:
         self._closed = False
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self))
         self._server.daemon_threads = True
-        self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def close(self) -> None:

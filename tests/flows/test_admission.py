@@ -14,12 +14,14 @@ import httpx
 import plain_http
 import psutil  # type: ignore[import-untyped]
 import pytest
-from fleet_under_test import MODEL, Engines, Gateway, Role
+from fleet_under_test import MODEL, Engine, Engines, Gateway, Role
 from images import text_chat, vision_chat
 from processes import wait_until
 from raw_client import RawConnection, post
 
-ONE_AT_A_TIME = {"max_running": {"union": 1}, "max_queued": 4, "queue_timeout": 30.0}
+ONE_AT_A_TIME = {"max_running": {"union": 1}, "max_queued": 4, "queue_timeout": 600.0}
+LONGEST = 180.0
+"""Seconds that a request may wait in the line and for its answer."""
 BLOCKS, BLOCK = 40, 16
 
 
@@ -53,13 +55,19 @@ def held(engines: Engines, name: str, gateway: Gateway) -> RawConnection:
     return connection
 
 
-async def ask(gateway: Gateway, name: str, done: list[str], **fields: object) -> httpx.Response:
-    """A whole answer; notes its end in `done`. Each is a connection of its own, so that workers share them."""
-    async with httpx.AsyncClient(timeout=60, verify=plain_http.CONTEXT) as client:
+async def ask(gateway: Gateway, name: str, **fields: object) -> httpx.Response:
+    """A whole answer. Each is a connection of its own, so that workers share them; the id of its trace is its name."""
+    async with httpx.AsyncClient(timeout=LONGEST, verify=plain_http.CONTEXT) as client:
         body = {"model": MODEL, "prompt": name, "max_tokens": 2, **fields}
-        answer = await client.post(f"{gateway.url}/v1/completions", json=body)
-    done.append(name)
-    return answer
+        headers = {"traceparent": f"00-{name.encode().hex():0>32}-{1:016x}-00"}
+        return await client.post(f"{gateway.url}/v1/completions", json=body, headers=headers)
+
+
+def served(engine: Engine) -> list[str]:
+    """The names of requests in the order in which they came to the engine. Clients may read their ends in another one:
+    each worker sends its own."""
+    requests = plain_http.get(f"{engine.url}/sim/traces").raise_for_status().json()["requests"]
+    return [bytes.fromhex(one["traceparent"].split("-")[1]).lstrip(b"\0").decode() for one in requests]
 
 
 async def until_queued(gateway: Gateway, count: int) -> None:
@@ -69,12 +77,11 @@ async def until_queued(gateway: Gateway, count: int) -> None:
 
 async def test_those_who_wait_go_by_priority_then_by_arrival(union: Engines, limited: Gateway) -> None:
     holder = await asyncio.to_thread(held, union, "union-0", limited)
-    done: list[str] = []
     tasks = []
     for count, (name, priority) in enumerate((("late", 7), ("first", 0), ("second", 0), ("urgent", -1)), start=1):
-        tasks.append(asyncio.ensure_future(ask(limited, name, done, priority=priority)))
+        tasks.append(asyncio.ensure_future(ask(limited, name, priority=priority)))
         await until_queued(limited, count)
-    full = await ask(limited, "one too many", [])
+    full = await ask(limited, "one too many")
     assert full.status_code == 429
     assert full.json()["error"]["code"] == "queue_full"
     assert int(full.headers["retry-after"]) >= 1
@@ -82,7 +89,7 @@ async def test_those_who_wait_go_by_priority_then_by_arrival(union: Engines, lim
     holder.socket.close()
     answers = await asyncio.gather(*tasks)
     assert [answer.status_code for answer in answers] == [200] * 4
-    assert done == ["urgent", "first", "second", "late"]
+    assert served(union["union-0"])[-4:] == ["urgent", "first", "second", "late"]
     limited.wait_until_idle()
     assert queued(limited) == 0
     assert limited.count("pymotor_queue_seconds_count") == 4
@@ -91,13 +98,12 @@ async def test_those_who_wait_go_by_priority_then_by_arrival(union: Engines, lim
 
 async def test_who_leaves_makes_room_in_the_line_at_once(union: Engines, limited: Gateway) -> None:
     holder = await asyncio.to_thread(held, union, "union-0", limited)
-    leaving = [asyncio.ensure_future(ask(limited, f"leaves {number}", [])) for number in range(4)]
+    leaving = [asyncio.ensure_future(ask(limited, f"leaves {number}")) for number in range(4)]
     await until_queued(limited, 4)
     for task in leaving:
         task.cancel()
     await until_queued(limited, 0)
-    done: list[str] = []
-    staying = asyncio.ensure_future(ask(limited, "stays", done))
+    staying = asyncio.ensure_future(ask(limited, "stays"))
     await until_queued(limited, 1)
     holder.socket.close()
     assert (await staying).status_code == 200
@@ -109,12 +115,12 @@ async def test_a_deadline_is_told_with_503(union: Engines) -> None:
     limits = {"max_running": {"union": 1}, "queue_timeout": 0.2}
     with Gateway(union, config={"request_limit": limits}) as impatient:
         holder = await asyncio.to_thread(held, union, "union-0", impatient)
-        late = await ask(impatient, "late", [])
+        late = await ask(impatient, "late")
         assert late.status_code == 503
         assert late.json()["error"]["code"] == "queue_timeout"
         assert int(late.headers["retry-after"]) >= 1
         assert impatient.count("pymotor_rejections_total", reason="queue_timeout") == 1
-        wrong = await ask(impatient, "wrong", [], priority="high")
+        wrong = await ask(impatient, "wrong", priority="high")
         assert wrong.status_code == 400
         holder.socket.close()
         impatient.wait_until_idle()
@@ -124,10 +130,9 @@ async def test_a_deadline_is_told_with_503(union: Engines) -> None:
 async def test_many_at_once_are_all_answered_within_the_limit(union: Engines) -> None:
     """Also those that no worker's own waiter freed a place for: nobody is forgotten."""
     union.restore()
-    limits = {"max_running": {"union": 2}, "max_queued": 200}
+    limits = {"max_running": {"union": 2}, "max_queued": 200, "queue_timeout": 600.0}
     with Gateway(union, config={"request_limit": limits}, workers=3) as gateway:
-        done: list[str] = []
-        answers = await asyncio.gather(*(ask(gateway, f"{number}", done, max_tokens=8) for number in range(80)))
+        answers = await asyncio.gather(*(ask(gateway, f"{number}", max_tokens=8) for number in range(80)))
         assert [answer.status_code for answer in answers] == [200] * 80
         gateway.wait_until_idle()
         assert queued(gateway) == 0
@@ -255,7 +260,7 @@ def test_what_fits_into_no_decode_endpoint_goes_to_union_or_is_refused(small: En
         gateway.changes["decode-0"] = {"kv_capacity_tokens": 64}
         with gateway:
             body = vision_chat(3, max_tokens=200)
-            answer = plain_http.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=30)
+            answer = plain_http.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=60)
             assert answer.status_code == status, answer.text
             if status == 400:
                 assert answer.json()["error"]["code"] == "kv_cache_too_small"

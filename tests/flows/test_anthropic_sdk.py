@@ -19,7 +19,7 @@ GREEDY: Any = {"extra_body": {"temperature": 0}}
 
 def client_of(gateway: Gateway) -> Anthropic:
     """An SDK client that does not try again by itself."""
-    return Anthropic(base_url=gateway.url, api_key="unused", max_retries=0, timeout=30)
+    return Anthropic(base_url=gateway.url, api_key="unused", max_retries=0, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_nobody_to_serve(engines: Engines, make_gateway: MakeGateway) -> None:
 @pytest.fixture(scope="module")
 def failing(fragile: Engines) -> Iterator[Gateway]:
     """Soon gives up, and carries nothing on."""
-    exceptions = {"retry_delay": 0.05, "max_retry": 1, "first_token_timeout": 1, "recompute_enabled": False}
+    exceptions = {"retry_delay": 0.05, "max_retry": 1, "first_token_timeout": 3, "recompute_enabled": False}
     with Gateway(fragile, ["prefill-0", "decode-0"], config={"exception_config": exceptions}) as running:
         yield running
 

@@ -160,7 +160,7 @@ def send(gateway: Gateway, path: str, body: bytes | dict[str, Any] | list[Any], 
     """Post a body as it is."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return plain_http.post(
-        gateway.url + path, content=content, headers={"content-type": "application/json", **headers}, timeout=30
+        gateway.url + path, content=content, headers={"content-type": "application/json", **headers}, timeout=60
     )
 
 

@@ -16,7 +16,7 @@ from processes import wait_until
 from random_requests import some
 
 CONNECTOR = "MooncakeLayerwiseConnector"
-QUICK = {"exception_config": {"first_token_timeout": 2, "retry_delay": 0.01}}
+QUICK = {"exception_config": {"first_token_timeout": 4, "retry_delay": 0.01}}
 
 
 @pytest.fixture(scope="module")
@@ -146,11 +146,11 @@ def test_a_callback_at_the_shared_port_reaches_its_worker(gateway: Gateway) -> N
     assert {path.rsplit("/", 1)[1].partition(".")[0] for path in paths} == {"0", "1"}
     for path in paths:
         for _ in range(8):
-            reply = plain_http.post(gateway.url + path, json={"request_id": "chatcmpl-nobody"}, timeout=5)
+            reply = plain_http.post(gateway.url + path, json={"request_id": "chatcmpl-nobody"}, timeout=60)
             assert reply.status_code == 404
             assert "no request with this request_id" in reply.json()["error"]["message"]
         stranger = path[:-1] + ("0" if path[-1] != "0" else "1")
-        reply = plain_http.post(gateway.url + stranger, json={"request_id": "chatcmpl-nobody"}, timeout=5)
+        reply = plain_http.post(gateway.url + stranger, json={"request_id": "chatcmpl-nobody"}, timeout=60)
         assert reply.status_code == 404
         assert "nothing here" in reply.json()["error"]["message"]
 
@@ -159,7 +159,7 @@ def _callback_paths(gateway: Gateway) -> set[str]:
     """What decode engines are told, overheard by a server that stands in for one."""
     paths: set[str] = set()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
+        listener.settimeout(60)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         name = "decode-0"
         former = gateway.engines[name].url
@@ -190,7 +190,7 @@ def _overheard(gateway: Gateway, listener: socket.socket) -> str:
 
 def _callback_url(engine: socket.socket) -> str:
     """Where the engine at the other end is to call back; empty where it is asked for something else: its metrics."""
-    engine.settimeout(30)
+    engine.settimeout(60)
     received = b""
     while piece := engine.recv(65536):
         received += piece

@@ -15,8 +15,8 @@ from processes import wait_until
 from raw_client import RawConnection, post
 
 LANES = 48
-ANSWER_SECONDS = 45.0
-LEASE_SECONDS = 2.0
+ANSWER_SECONDS = 120.0
+LEASE_SECONDS = 8.0
 """Prefill keeps what nobody fetched so long."""
 
 
@@ -128,7 +128,7 @@ def check(gateway: Gateway, total: int) -> None:
     assert (fleet["in_flight"], fleet["load_tokens"]) == (0, 0.0), f"seed {seed}"
     assert fleet["workers_listening"] == 2
     for engine in gateway.engines:
-        wait_until(lambda engine=engine: not engine.in_hand(), f"{engine.name} has nothing left (seed {seed})", 30)
+        wait_until(lambda engine=engine: not engine.in_hand(), f"{engine.name} has nothing left (seed {seed})")
 
 
 def test_the_ledger_is_zero_after_1500_requests_a_third_of_them_left(crowded: Gateway) -> None:
@@ -152,4 +152,4 @@ def test_a_client_that_leaves_while_a_stage_is_at_work_frees_it(crowded: Gateway
     crowded.wait_until_idle()
     engine.fail()
     for running in crowded.engines:
-        wait_until(lambda running=running: not running.in_hand(), f"{running.name} has nothing left", 30)
+        wait_until(lambda running=running: not running.in_hand(), f"{running.name} has nothing left")

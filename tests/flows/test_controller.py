@@ -139,7 +139,7 @@ def test_bad_messages_are_refused_with_a_reason(start: Start) -> None:
         assert decode_message(response.content, ControllerRefusal).error
         assert len(response.content) < 1000, "it does not repeat what was sent"
         assert ".py" not in response.text
-    asked = plain_http.post(controller.url + "/scale", content=b'{"role": "union", "to": 1}', timeout=30)
+    asked = plain_http.post(controller.url + "/scale", content=b'{"role": "union", "to": 1}', timeout=60)
     assert "Content-Type: application/json" in asked.text
 
 
@@ -248,7 +248,7 @@ def test_operators_restart_all_scale_and_read_what_happened(start: Start) -> Non
         assert "last active instance of union" in refused.stderr
         assert pymotor("instances", "undrain", "--wait", "union-1", url=controller.url).returncode == 0
         assert pymotor("instances", "cordon", "union-1", url=controller.url).returncode == 0
-        behind = pymotor("instances", "restart", "union-1", "--wait", "--timeout", "30", url=controller.url)
+        behind = pymotor("instances", "restart", "union-1", "--wait", "--timeout", "60", url=controller.url)
         assert behind.returncode == 0, behind.stderr
         assert pymotor("instances", "uncordon", "union-1", "--wait", url=controller.url).returncode == 0
         assert "generation: 3" in pymotor("instances", "show", "union-1", url=controller.url).stdout
@@ -294,7 +294,7 @@ def test_it_ends_with_its_parent(start: Start, tmp_path: Path) -> None:
         "theirs, ours = os.pipe()\n"
         "child = subprocess.Popen([sys.executable, '-m', 'pymotor', 'controller', '--port', '0', '--state-dir',"
         " sys.argv[1], '--parent-pipe', str(theirs)], pass_fds=[theirs], stdout=subprocess.PIPE)\n"
-        "child.stdout.readline()\nos.close(ours)\nsys.exit(child.wait(30))"
+        "child.stdout.readline()\nos.close(ours)\nsys.exit(child.wait(60))"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "state")], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -20,7 +20,7 @@ from free_ports import free_port
 from pymotor.engines import EngineProcess, EngineStartError, ServerPlan, guardian
 from pymotor.fleet import Endpoint
 
-WITHIN = 20.0
+WITHIN = 60.0
 """Seconds after which a condition is given up."""
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a subreaper and /proc")

@@ -20,10 +20,10 @@ TURNS = 40
 """Requests until the endpoint with the fault has had its turn."""
 CONFIG: dict[str, Any] = {
     "exception_config": {
-        "max_retry": 2, "retry_delay": 0.01, "first_token_timeout": 1, "output_token_timeout": 0.02,
+        "max_retry": 2, "retry_delay": 0.01, "first_token_timeout": 2, "output_token_timeout": 0.02,
         "circuit_failures": 0, "retry_budget_floor": 1000,
     },
-    "http_config": {"stream_idle_timeout": 1},
+    "http_config": {"stream_idle_timeout": 2},
     "encode_config": {"reuse_seconds": 0},
 }  # fmt: skip
 _seeds = itertools.count(10_000)
@@ -165,7 +165,7 @@ def _pending(engine: Engine) -> bool:
     """Whether the fault has still to strike."""
     if not engine.alive:
         return True
-    faults = plain_http.get(f"{engine.url}/sim/faults", timeout=5).raise_for_status().json()["faults"]
+    faults = plain_http.get(f"{engine.url}/sim/faults", timeout=60).raise_for_status().json()["faults"]
     return bool(faults)
 
 

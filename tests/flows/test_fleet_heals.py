@@ -32,11 +32,11 @@ ROLES = {Role.ENCODE: 2, Role.PREFILL: 2, Role.DECODE: 2}
 CONFIG = {
     "exception_config": {
         "retry_delay": 0.02,
-        "first_token_timeout": 3,
+        "first_token_timeout": 5,
         "output_token_timeout": 0.1,
         "infer_timeout": 45,
     },
-    "http_config": {"stream_idle_timeout": 2},
+    "http_config": {"stream_idle_timeout": 4},
 }
 REPORTS = Path(__file__).parents[2] / "build" / "fleet-chaos"
 Excuse = Callable[[Sent], bool]

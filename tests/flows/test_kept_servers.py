@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,10 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from free_ports import free_port
 from pymotor.engines import EngineProcess, InstancePlan, KeptServers, ServerPlan, kept_servers
 from pymotor.fleet import Endpoint, EndpointState, Instance, Role
 
-SECONDS = 30.0
+SECONDS = 60.0
 GONE, STARTING, READY = EndpointState.GONE, EndpointState.STARTING, EndpointState.READY
 
 SERVER = """
@@ -59,8 +59,7 @@ class Told:
 def plan_of(servers: int, forbidden: Path) -> InstancePlan:
     with_ports = []
     for rank in range(servers):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         argv = (sys.executable, "-c", SERVER, str(port), str(forbidden), f"id-of-decode-0-{rank}")
         endpoint = Endpoint(id=f"decode-0/{rank}", url=f"http://127.0.0.1:{port}")
         with_ports.append(ServerPlan(name=f"decode-0-rank-{rank}", endpoint=endpoint, argv=argv, env={}))

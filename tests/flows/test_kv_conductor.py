@@ -438,7 +438,7 @@ def test_without_the_token_nothing_is_answered(conductor: ConductorUnderTest) ->
 
 
 def test_the_preface_may_come_in_pieces(conductor: ConductorUnderTest) -> None:
-    with socket.create_connection(("127.0.0.1", conductor.port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", conductor.port), 60) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for place in range(len(PREFACE) - 1):
             connection.sendall(PREFACE[place : place + 1])
@@ -484,7 +484,7 @@ def test_the_http_api_says_what_is_wrong(conductor: ConductorUnderTest) -> None:
     for address in ("tcp://*:5557", "http://127.0.0.1:1", "tcp://127.0.0.1", "ipc:///x"):
         refused = conductor.post("/register", {"endpoint": address, "modelname": MODEL, "instance_id": "x"})
         assert refused.status_code == 409, address
-    bare = httpx.Client(base_url=conductor.url, trust_env=False)
+    bare = httpx.Client(base_url=conductor.url, trust_env=False, timeout=60)
     with bare:
         for path in ("/health", "/readiness", "/liveness", "/startup", "/metrics"):
             assert bare.get(path).status_code == 200

@@ -101,4 +101,4 @@ def test_it_ends_with_its_parent() -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"pymotor kv-conductor ready on http://127.0.0.1:")
         os.close(write)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0

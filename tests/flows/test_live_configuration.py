@@ -116,7 +116,7 @@ def test_a_broken_file_changes_nothing_and_is_told(gateway: Gateway) -> None:
     state = gateway.config()
     assert state["revision"] == revision
     assert "user_config.json: $: line 1, column" in state["error"]["message"]
-    ready = plain_http.get(f"{gateway.management_url}/readiness", timeout=5)
+    ready = plain_http.get(f"{gateway.management_url}/readiness", timeout=60)
     assert ready.status_code == 200
     assert any("configuration is not in force" in words for words in ready.json()["degraded"])
     assert gateway.count("pymotor_config_refused") == 1
@@ -171,7 +171,7 @@ def test_a_limit_comes_and_goes_for_those_that_wait(gateway: Gateway, union: Eng
     waiting.start()
     wait_until(lambda: gateway.count("pymotor_queue_length") == 1, "it waits")
     gateway.configure(request_limit={})
-    waiting.join(30)
+    waiting.join(60)
     assert answers == [200]
     holding.socket.close()
     gateway.wait_until_idle()

@@ -86,7 +86,7 @@ def controller(tmp_path: Path, file: ConfigFile) -> Iterator[ControllerUnderTest
 
 def answers(url: str) -> bool:
     try:
-        return plain_http.get(url, timeout=5).status_code == 200
+        return plain_http.get(url, timeout=60).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -115,7 +115,7 @@ def test_the_observability_port_opens_and_closes(
         file.change("motor_controller_config.observability_config", observability_enable=True)
         wait_until(lambda: controller.get("/config")["error"] is not None, "a port that is taken is told")
         assert str(observed_port) in controller.get("/config")["error"]["message"]
-        ready = plain_http.get(f"{controller.url}/readiness", timeout=30).json()
+        ready = plain_http.get(f"{controller.url}/readiness", timeout=60).json()
         assert (ready["ready"], ready["config_in_force"]) == (True, False)
     file.change("motor_controller_config.logging_config", log_level="DEBUG")
     wait_until(lambda: answers(alarms), "it is tried again with the next change")
@@ -127,7 +127,7 @@ def test_the_observability_port_opens_and_closes(
 def test_the_state_of_the_configuration_needs_the_token(
     controller: ControllerUnderTest, file: ConfigFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert plain_http.get(f"{controller.url}/config", timeout=30).status_code == 401
+    assert plain_http.get(f"{controller.url}/config", timeout=60).status_code == 401
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     without = pymotor("config", controller.url, url="")
     assert (without.returncode, "wants the cluster token" in without.stderr) == (1, True)
@@ -155,7 +155,7 @@ def test_a_node_manager_takes_its_intervals_and_checks(tmp_path: Path, file: Con
             engine = served.share.endpoints[0].url
             controller.wait_for(lambda report: {one.state for one in report.servers} == {EndpointState.READY}, "ready")
             file.change("motor_engine_union_config.health_check_config", enable_virtual_inference=True)
-            wait_until(lambda: requests_finished(engine), "the engine is asked for a token", 30)
+            wait_until(lambda: requests_finished(engine), "the engine is asked for a token", 60)
             file.change(
                 "motor_engine_union_config.motor_nodemanger_config.basic_config", heartbeat_interval_seconds=0.2
             )
@@ -169,12 +169,12 @@ def test_a_node_manager_takes_its_intervals_and_checks(tmp_path: Path, file: Con
 
 
 def requests_finished(engine: str) -> float:
-    text = plain_http.get(f"{engine}/metrics", timeout=5).text
+    text = plain_http.get(f"{engine}/metrics", timeout=60).text
     return sum(map(float, re.findall(r"^vllm:request_success_total\{.*?\} (\S+)$", text, re.MULTILINE)))
 
 
 def node_config(port: int) -> dict[str, Any]:
-    found: dict[str, Any] = plain_http.get(f"http://127.0.0.1:{port}/config", timeout=5).raise_for_status().json()
+    found: dict[str, Any] = plain_http.get(f"http://127.0.0.1:{port}/config", timeout=60).raise_for_status().json()
     return found
 
 

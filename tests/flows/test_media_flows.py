@@ -11,6 +11,7 @@ import pytest
 from answers import CHAT, Asked, ask_all, ask_one, assert_equal_answers
 from fleet_under_test import PLAIN, Engines, Gateway, Role
 from images import data_url, image_part, vision_chat
+from processes import wait_until
 
 MakeGateway = Callable[..., Gateway]
 CONNECTORS = {"store": "ECExampleConnector", "pull": "ECCPUConnector", "push": "ECMooncakeConnector"}
@@ -102,7 +103,7 @@ def test_answers_are_the_plain_engines(
     assert not found.get("inline")
     assert ("reused" in found) == (dialect == "store" and forward_media != "never")
     for name in WAYS[way]:
-        assert not engines[name].in_hand() or engines[name].in_hand().keys() <= {"leases"}
+        wait_until(lambda name=name: engines[name].in_hand().keys() <= {"leases"}, f"{name} is idle")  # type: ignore[misc]
 
 
 def test_several_answers_to_one_request(engines: Engines, make_gateway: MakeGateway) -> None:
@@ -163,7 +164,7 @@ def test_an_encoder_that_fails_once(engines: Engines, make_gateway: MakeGateway)
 @pytest.mark.parametrize("fallback", ["inline", "fail"])
 def test_when_no_encoder_can(engines: Engines, make_gateway: MakeGateway, dialect: str, fallback: str) -> None:
     """A consumer that is pushed to waits for every item and encodes none itself: nothing can go to it as media."""
-    config = {"exception_config": {"retry_delay": 0.02, "first_token_timeout": 1}}
+    config = {"exception_config": {"retry_delay": 0.02, "first_token_timeout": 3}}
     gateway = make_gateway(engines, *EPD, config={**config, "encode_config": {"fallback": fallback}})
     encoders = [engines["encode-0"], engines["encode-1"]]
     for number, fault in enumerate(("error:code=500", "reset", "hang", "kill")):
@@ -227,7 +228,7 @@ def test_a_silent_encoder_is_not_waited_for_alone(engines: Engines, make_gateway
     hedges = dialect != "push"
     config = {**QUICK, "encode_config": {"hedge_after": 0.1}}
     if not hedges:
-        config["exception_config"] = {"first_token_timeout": 1}
+        config["exception_config"] = {"first_token_timeout": 3}
     gateway = make_gateway(engines, *EPD, config=config)
     engines["encode-0"].fail("hang")
     requests = [Asked(CHAT, vision_chat(next(seeds), stream=bool(n % 2))) for n in range(6)]

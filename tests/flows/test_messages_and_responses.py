@@ -330,12 +330,12 @@ def test_signs_of_life_do_no_harm_and_failures_are_told_after_them(mended: Engin
         (MESSAGES, messages(TEXT, stream=True)),
         (RESPONSES, responses(INPUT_TEXT, stream=True)),
     ):
-        mended["prefill-0"].fail("slow:seconds=0.3")
+        mended["prefill-0"].fail("slow:seconds=1")
         before, _, content = post(gateway.url, path, body).text.rpartition(": waiting\n\n")
         assert set(before.split("\n\n")) <= {": waiting", ""}
         expected = post(mended[PLAIN].url, path, body)
         assert _VARYING.sub(r'"\1":0', content) == _VARYING.sub(r'"\1":0', expected.text)
-        mended["prefill-0"].fail("slow:seconds=0.3", "error:code=500")
+        mended["prefill-0"].fail("slow:seconds=1", "error:code=500")
         reply = post(gateway.url, path, body)
         last = reply.text.rpartition(": waiting\n\n")[2]
         assert reply.status_code == 200

@@ -67,7 +67,7 @@ class Watching:
 
     def fail(self, *faults: str) -> None:
         (endpoint,) = self.running.share(ORDER).endpoints
-        plain_http.post(f"{endpoint.url}/sim/faults", json={"faults": faults}, timeout=5).raise_for_status()
+        plain_http.post(f"{endpoint.url}/sim/faults", json={"faults": faults}, timeout=60).raise_for_status()
 
 
 ORDER = NodeOrder(epoch=1, revision=1, instance="union-0", role=Role.UNION, generation=1, stop_seconds=1.0)
@@ -104,13 +104,12 @@ async def watching(
 @pytest.fixture(autouse=True)
 def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "HEALTH_INTERVAL", 0.02)
-    monkeypatch.setattr(health, "METRICS_TIMEOUT", 0.5)
     monkeypatch.setattr(health, "REQUEST_INTERVAL", 0.0)
     monkeypatch.setattr(kept_servers, "FIRST_PAUSE", 0.01)
 
 
 async def test_a_frozen_engine_is_ended_and_starts_again(tmp_path: Path) -> None:
-    async with watching(tmp_path, HealthCheckConfig(health_collector_timeout=0.5)) as one:
+    async with watching(tmp_path, HealthCheckConfig(health_collector_timeout=2.0)) as one:
         (process,) = one.running.answering
         assert process.process_id is not None
         psutil.Process(process.process_id).suspend()
@@ -126,7 +125,7 @@ async def test_a_frozen_engine_is_ended_and_starts_again(tmp_path: Path) -> None
 
 
 async def test_an_engine_that_accepts_and_hangs_is_found_by_a_request(tmp_path: Path) -> None:
-    asks = HealthCheckConfig(enable_virtual_inference=True, max_failure_count=3, health_collector_timeout=0.2)
+    asks = HealthCheckConfig(enable_virtual_inference=True, max_failure_count=3, health_collector_timeout=1.0)
     async with watching(tmp_path, asks) as one:
         one.fail("hang:path=/v1/completions")
         ill = await one.until(lambda report: report.state is EndpointState.UNHEALTHY)

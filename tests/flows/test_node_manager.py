@@ -98,7 +98,7 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
         node.process.ask_to_end()
     for node in nodes:
         node.process.end()
-        wait_until(lambda node=node: not node.processes(), f"nothing of {node.mark} is left", 30)  # type: ignore[misc]
+        wait_until(lambda node=node: not node.processes(), f"nothing of {node.mark} is left")  # type: ignore[misc]
 
 
 def states(report: NodeReport) -> list[EndpointState]:
@@ -256,7 +256,7 @@ def test_a_killed_node_manager_leaves_nothing(controller: ScriptedController, ma
     serving(controller)
     assert len(node.processes()) >= 2
     os.kill(node.process.pid, signal.SIGKILL)
-    wait_until(lambda: not node.processes(), "an engine outlives the killed NodeManager", 30)
+    wait_until(lambda: not node.processes(), "an engine outlives the killed NodeManager")
 
 
 def test_the_parents_end_is_its_end(controller: ScriptedController, make_node: MakeNode, tmp_path: Path) -> None:

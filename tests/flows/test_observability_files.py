@@ -58,7 +58,7 @@ def scraped(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> dict[
         assert ask_one(gateway.url, text_chat("Long. " * 800, stream=True)).status == 200
         for view in views:
             query = f"?type={view}" if view else ""
-            text = plain_http.get(f"{gateway.observability_url}/metrics{query}", timeout=10).raise_for_status().text
+            text = plain_http.get(f"{gateway.observability_url}/metrics{query}", timeout=60).raise_for_status().text
             for family in text_string_to_metric_families(text):
                 # A counter that has counted nothing yet has no sample.
                 found.setdefault(f"{family.name}_total" if family.type == "counter" else family.name, set())

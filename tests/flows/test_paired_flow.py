@@ -15,7 +15,7 @@ from images import text_chat, vision_chat
 from random_requests import some
 
 CONNECTORS = ("MooncakeConnector", "sglang-mooncake")
-QUICK = {"exception_config": {"first_token_timeout": 2, "retry_delay": 0.01}}
+QUICK = {"exception_config": {"first_token_timeout": 4, "retry_delay": 0.01}}
 
 
 @pytest.fixture(scope="module", params=CONNECTORS)

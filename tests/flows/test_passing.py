@@ -129,7 +129,7 @@ def test_what_no_client_may_send(gateway: Gateway, path: str, body: dict[str, An
 ])  # fmt: skip
 def test_every_path_takes_posts_alone(gateway: Gateway, path: str) -> None:
     for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS"):
-        reply = plain_http.request(method, gateway.url + path, timeout=20)
+        reply = plain_http.request(method, gateway.url + path, timeout=60)
         assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
         if method != "HEAD":
             assert "POST" in reply.json()["error"]["message"]
@@ -138,6 +138,6 @@ def test_every_path_takes_posts_alone(gateway: Gateway, path: str) -> None:
 
 def test_unknown_paths_have_openais_form(gateway: Gateway) -> None:
     for path in ("/v1/nothing", "/", "/v1/messages/batches", "/v1/responses/", "/v1/responses/a/b"):
-        reply = plain_http.post(gateway.url + path, json={}, timeout=20)
+        reply = plain_http.post(gateway.url + path, json={}, timeout=60)
         assert reply.status_code == 404
         assert reply.json()["error"]["code"] == "not_found"

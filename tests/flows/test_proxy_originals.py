@@ -124,7 +124,7 @@ def test_several_prompts_by_callback(engines: Engines, tmp_path: Path) -> None:
                 engines[name].fail(nasty)
             assert_as_plain(proxy, engines, [*chats(4), prompts(4)])
         # Nobody can guess where to call.
-        reply = plain_http.post(f"{proxy.url}/v1/metaserver", json={"request_id": "chatcmpl-x"}, timeout=5)
+        reply = plain_http.post(f"{proxy.url}/v1/metaserver", json={"request_id": "chatcmpl-x"}, timeout=60)
         assert reply.status_code == 404
 
 
@@ -178,7 +178,7 @@ def test_servers_by_url(engines: Engines, tmp_path: Path, prefill: str) -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_python_without_pymotor_is_told_what_to_do(name: str, tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-I", "-S", str(script(name))], capture_output=True, text=True, cwd=tmp_path, timeout=30
+        [sys.executable, "-I", "-S", str(script(name))], capture_output=True, text=True, cwd=tmp_path, timeout=60
     )
     assert ended.returncode == 1
     assert "run this script with the Python that PyMotor is installed for" in ended.stderr

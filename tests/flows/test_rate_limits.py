@@ -62,7 +62,7 @@ def test_what_a_dead_worker_let_in_still_counts(engines: Engines, make_gateway: 
             not former & {child.pid for child in supervisor.children()} and gateway.fleet()["workers_listening"] == 2
         ),
         "other workers listen",
-        30,
+        60,
     )
     found = [chat(gateway.url).status_code for _ in range(15)]
     assert found == [200] * 10 + [429] * 5
@@ -100,7 +100,7 @@ def test_each_key_has_its_own_and_all_together_have_one(
 def test_what_sdks_make_of_it(engines: Engines, make_gateway: MakeGateway) -> None:
     gateway = make_gateway(engines, "union-0", config=limits(max_requests=1, error_message="not so fast"))
     assert chat(gateway.url).status_code == 200
-    client = OpenAI(base_url=f"{gateway.url}/v1", api_key="any", max_retries=0, timeout=30)
+    client = OpenAI(base_url=f"{gateway.url}/v1", api_key="any", max_retries=0, timeout=60)
     with pytest.raises(openai.RateLimitError) as caught:
         client.chat.completions.create(model=MODEL, messages=MESSAGES)
     assert (caught.value.code, caught.value.type) == ("rate_limit_exceeded", "rate_limit_error")
@@ -127,8 +127,8 @@ def test_paths_without_limit_and_a_status_of_ones_own(engines: Engines, make_gat
     gateway = make_gateway(engines, "union-0", config=limits(max_requests=1, error_status_code=509))
     assert chat(gateway.url).status_code == 200
     for _ in range(3):
-        assert plain_http.get(f"{gateway.url}/health", timeout=10).status_code == 200
-    refused = plain_http.get(f"{gateway.url}/v1/models", timeout=10)
+        assert plain_http.get(f"{gateway.url}/health", timeout=60).status_code == 200
+    refused = plain_http.get(f"{gateway.url}/v1/models", timeout=60)
     assert refused.status_code == 509
     assert int(refused.headers["retry-after"]) >= 1
     for path in ("/health/../v1/chat/completions", "/v1/chat/completions?/health"):
@@ -202,14 +202,14 @@ def test_a_client_that_goes_away_pays_for_what_it_got(
     engines: Engines, make_gateway: MakeGateway, tmp_path: Path
 ) -> None:
     keys, config = tokens_config(tmp_path)
-    key = keys.create("key", "--max-tokens", "5000")
+    key = keys.create("key", "--max-tokens", "50000")
     gateway = make_gateway(engines, "union-0", config=config)
-    body = json.dumps({**CHAT, "stream": True, "max_tokens": 4000, "ignore_eos": True}).encode()
+    body = json.dumps({**CHAT, "stream": True, "max_tokens": 30_000, "ignore_eos": True}).encode()
     with RawConnection(gateway.port) as connection:
         connection.send(post(body, f"Authorization: Bearer {key}"))
         connection.read_until(b"\n\n")
     wait_until(
         lambda: gateway.count("pymotor_key_answers_total", key="key", outcome="left") == 1, "it is seen to have left"
     )
-    assert gateway.count("pymotor_key_answer_tokens_total", key="key") < 4000
+    assert gateway.count("pymotor_key_answer_tokens_total", key="key") < 30_000
     gateway.wait_until_idle()

@@ -36,8 +36,8 @@ def ask_all(gateway: Gateway) -> int:
         {"model": MODEL, "messages": SECRET},
     ):
         plain_http.post(f"{gateway.url}{CHAT}?key={SECRET}", json=body, headers=headers, timeout=60)
-    plain_http.get(f"{gateway.url}/v1/models", headers=headers, timeout=10)
-    plain_http.get(f"{gateway.url}/{SECRET}", headers=headers, timeout=10)
+    plain_http.get(f"{gateway.url}/v1/models", headers=headers, timeout=60)
+    plain_http.get(f"{gateway.url}/{SECRET}", headers=headers, timeout=60)
     return 6
 
 

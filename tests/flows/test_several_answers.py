@@ -41,7 +41,7 @@ def config(first_token_timeout: float, stream_idle_timeout: float) -> dict[str, 
 def before_all(fragile: Engines) -> Iterator[Gateway]:
     """One Gateway that waits for a first token only shortly, and long for those after it."""
     fragile.restore()
-    with Gateway(fragile, PAIRS, config=config(2, 600), label="several") as running:
+    with Gateway(fragile, PAIRS, config=config(4, 600), label="several") as running:
         yield running
         assert "Traceback" not in running.process.log.read_text()
 
@@ -127,7 +127,7 @@ def ask_a_slow_fleet(gateway: Gateway) -> None:
 @pytest.fixture
 def patient(mended: Engines) -> Iterator[Gateway]:
     """A Gateway that waits long for a slow client, and hardly for an engine that is silent."""
-    settings = config(20, 2)
+    settings = config(60, 4)
     settings["http_config"]["body_idle_timeout"] = 300
     with Gateway(mended, PAIRS, config=settings, label="patient") as started:
         yield started

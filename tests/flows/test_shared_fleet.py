@@ -15,7 +15,7 @@ from images import text_chat
 from processes import wait_until
 from raw_client import RawConnection, post
 
-INTERVAL = 0.2
+INTERVAL = 1.0
 READING = {"scheduler_config": {"engine_load_interval": INTERVAL}}
 NAMES = ("union-0", "union-1")
 

@@ -136,7 +136,7 @@ def test_what_is_not_kept_is_not_found(gateway: Gateway) -> None:
     ("PUT", "", "GET, DELETE"), ("POST", "", "GET, DELETE"), ("HEAD", "", "GET, DELETE"), ("GET", "/cancel", "POST"),
 ])  # fmt: skip
 def test_other_methods_are_not_allowed(gateway: Gateway, method: str, tail: str, allowed: str) -> None:
-    reply = plain_http.request(method, f"{gateway.url}{PATH}/resp_1{tail}", timeout=20)
+    reply = plain_http.request(method, f"{gateway.url}{PATH}/resp_1{tail}", timeout=60)
     assert (reply.status_code, reply.headers["allow"]) == (405, allowed)
 
 

@@ -21,7 +21,7 @@ SOON_GIVEN_UP = {**OFTEN, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
 
 def traces(gateway: Gateway, outcome: str) -> float:
     """`pymotor_traces_total` of an outcome."""
-    text = plain_http.get(f"{gateway.observability_url}/metrics", timeout=10).text
+    text = plain_http.get(f"{gateway.observability_url}/metrics", timeout=60).text
     sample = f'pymotor_traces_total{{outcome="{outcome}"}} '
     return sum(float(line.removeprefix(sample)) for line in text.splitlines() if line.startswith(sample))
 
@@ -114,7 +114,7 @@ def test_switched_off_by_the_environment(engines: Engines, make_gateway: MakeGat
         off = {**OFTEN, "OTEL_SDK_DISABLED": "true"}
         gateway = make_gateway(engines, "union-0", config={"tracer_config": collector.config()}, environment=off)
         ask(gateway)
-        assert "pymotor_traces_total" not in plain_http.get(f"{gateway.observability_url}/metrics", timeout=10).text
+        assert "pymotor_traces_total" not in plain_http.get(f"{gateway.observability_url}/metrics", timeout=60).text
 
 
 def test_ratios_change_while_it_runs(engines: Engines, make_gateway: MakeGateway) -> None:

@@ -80,7 +80,7 @@ def told(engines: Engines, trace: str) -> set[str]:
         request
         for engine in engines
         if engine.alive
-        for request in plain_http.get(f"{engine.url}/sim/traces", timeout=30).raise_for_status().json()["requests"]
+        for request in plain_http.get(f"{engine.url}/sim/traces", timeout=60).raise_for_status().json()["requests"]
     ]
     return {parts[2] for parts in (one["traceparent"].split("-") for one in requests) if parts[1] == trace}
 
@@ -284,7 +284,7 @@ def test_a_client_that_goes_away(breakable: Gateway, mended: Engines, collector:
         mended[name].fail("hang")
     asked = uuid.uuid4().hex
     with pytest.raises(plain_http.httpx.TimeoutException):
-        plain_http.post(breakable.url + CHAT, json=text_chat(stream=True), headers={"X-Request-Id": asked}, timeout=5)
+        plain_http.post(breakable.url + CHAT, json=text_chat(stream=True), headers={"X-Request-Id": asked}, timeout=10)
     spans = collector.trace_of(asked, wait_until)
     assert root_of(spans)["attributes"]["http.response.status_code"] == 499
     decode = next(span for span in spans if span["name"] == "decode")
@@ -303,7 +303,7 @@ def test_the_line_is_full(mended: Engines, make_gateway: MakeGateway, collector:
 
     def ask() -> None:
         with contextlib.suppress(plain_http.httpx.TimeoutException):
-            plain_http.post(gateway.url + CHAT, json=text_chat(), headers={"X-Request-Id": first}, timeout=20)
+            plain_http.post(gateway.url + CHAT, json=text_chat(), headers={"X-Request-Id": first}, timeout=30)
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -346,7 +346,7 @@ def test_what_is_not_traced_is_told_so(engines: Engines, make_gateway: MakeGatew
     sampled.trace(collector)
     assert not any(span["trace"] == trace or span["attributes"].get("pymotor.request_id") == own.id
                    for span in collector.spans())  # fmt: skip
-    requests = plain_http.get(f"{engines['union-0'].url}/sim/traces", timeout=30).json()["requests"]
+    requests = plain_http.get(f"{engines['union-0'].url}/sim/traces", timeout=60).json()["requests"]
     (passed_on,) = [one for one in requests if trace in one["traceparent"]]
     assert passed_on["traceparent"] == f"00-{trace}-b7ad6b7169203331-00"
     assert passed_on["tracestate"] == "congo=t61rcWkgMzE,rojo=1"

@@ -104,7 +104,7 @@ def test_a_paused_leader_is_followed_and_not_heard(cluster: Cluster, number: int
             def mend(leader: int = leader, epoch: int = epoch) -> None:
                 wait_until(lambda: _leads(cluster, leader, epoch), "the other Controller leads", 60)
                 cluster.controllers[leader].signal(signal.SIGCONT)
-                wait_until(lambda: _says_nothing(cluster.controller_urls[leader]), "the former leader refuses", 30)
+                wait_until(lambda: _says_nothing(cluster.controller_urls[leader]), "the former leader refuses", 60)
 
             trials.strike(paused.name, lambda paused=paused: paused.signal(signal.SIGSTOP), mend)  # type: ignore[misc]
         trials.report("leader paused")

@@ -208,7 +208,7 @@ def test_the_configuration_for_ascend_runs_on_simulated_engines(shell: Shell) ->
     assert "$.motor_deploy_config.hardware_type: 800I_A2 → cpu" in up.stdout
     assert "MooncakeLayerwiseConnector → NixlConnector" in up.stdout
     request = first_request("qwen3", with_image=True)
-    answer = httpx.post(f"{shell.url}/v1/chat/completions", json=request, timeout=30)
+    answer = httpx.post(f"{shell.url}/v1/chat/completions", json=request, timeout=60)
     assert answer.status_code == 200, answer.text
     assert "decode-0" in answer.headers["server-timing"]
 

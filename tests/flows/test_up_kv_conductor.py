@@ -44,35 +44,35 @@ class Fleet:
     def live(self) -> bool:
         """Whether both publishers are followed."""
         try:
-            endpoints = httpx.get(f"{self.conductor}/sources", headers=self.headers, timeout=5).json()["endpoints"]
+            endpoints = httpx.get(f"{self.conductor}/sources", headers=self.headers, timeout=60).json()["endpoints"]
         except httpx.HTTPError:
             return False
         return {one["endpoint"] for one in endpoints if one["live"]} == {"union-0/0", "union-1/0"}
 
     def engine(self, name: str) -> str:
         """Its URL."""
-        report = httpx.get(f"http://127.0.0.1:{self.shell.port + 1}/instances", timeout=5).json()
+        report = httpx.get(f"http://127.0.0.1:{self.shell.port + 1}/instances", timeout=60).json()
         url = next(one["endpoints"][0]["url"] for one in report["instances"] if one["name"] == name)
         return str(url)
 
     def ask(self, name: str) -> int:
         """Ask this engine the question, for one token; returns how many tokens of the prompt it had cached."""
         body = {"model": "a-model", "messages": [QUESTION], "max_tokens": 1, "temperature": 0}
-        answer = httpx.post(f"{self.engine(name)}/v1/chat/completions", json=body, timeout=30).json()
+        answer = httpx.post(f"{self.engine(name)}/v1/chat/completions", json=body, timeout=60).json()
         details = answer["usage"].get("prompt_tokens_details") or {}
         return int(details.get("cached_tokens") or 0)
 
     def hits(self, name: str) -> int:
         """Prompt tokens that its prefix cache had, so far."""
-        lines = httpx.get(f"{self.engine(name)}/metrics", timeout=5).text.splitlines()
+        lines = httpx.get(f"{self.engine(name)}/metrics", timeout=60).text.splitlines()
         return int(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:prefix_cache_hits_total")))
 
     def predicted(self, model: str = "a-model") -> dict[str, int]:
         """What the conductor claims for the question."""
         body = {"model": "a-model", "messages": [QUESTION]}
-        tokens = httpx.post(f"{self.engine('union-0')}/tokenize", json=body, timeout=30).json()["tokens"]
+        tokens = httpx.post(f"{self.engine('union-0')}/tokenize", json=body, timeout=60).json()["tokens"]
         question = {"model": model, "token_ids": tokens}
-        answer = httpx.post(f"{self.conductor}/query", json=question, headers=self.headers, timeout=5).json()
+        answer = httpx.post(f"{self.conductor}/query", json=question, headers=self.headers, timeout=60).json()
         return {name: one["longest_matched"] for name, one in answer["default"].items()}
 
     def replace(self, name: str) -> None:

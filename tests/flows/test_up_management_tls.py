@@ -47,7 +47,7 @@ def test_a_fleet_whose_parts_know_each_other_by_certificates(shell: Shell, tmp_p
     question = {"model": "a-model", "messages": [{"role": "user", "content": "Which way? " * 40}], "max_tokens": 1}
 
     def is_answered() -> bool:
-        httpx.post(f"{shell.url}/v1/chat/completions", json=question, timeout=30).raise_for_status()
+        httpx.post(f"{shell.url}/v1/chat/completions", json=question, timeout=60).raise_for_status()
         explained = shell.run("explain", "--json")
         assert explained.returncode == 0, explained.stderr
         return "answered" in explained.stdout

@@ -60,15 +60,15 @@ def test_a_whole_fleet_speaks_tls(shell: Shell, tmp_path: Path) -> None:
     assert f"{url} " in up.stdout
 
     # Engines are at https addresses, and tell nothing to whoever has no certificate.
-    report = httpx.get(f"http://127.0.0.1:{shell.port + 1}/instances", timeout=30).json()
+    report = httpx.get(f"http://127.0.0.1:{shell.port + 1}/instances", timeout=60).json()
     engines = [endpoint["url"] for instance in report["instances"] for endpoint in instance["endpoints"]]
     assert engines
     for engine in engines:
         assert engine.startswith("https://"), engine
         with pytest.raises(httpx.TransportError):
-            httpx.get(f"{engine}/health", verify=trusting(authority), trust_env=False)
+            httpx.get(f"{engine}/health", verify=trusting(authority), trust_env=False, timeout=60)
         with pytest.raises(httpx.TransportError):
-            httpx.get(f"{engine.replace('https', 'http')}/health", trust_env=False)
+            httpx.get(f"{engine.replace('https', 'http')}/health", trust_env=False, timeout=60)
 
     # The printed command works as it stands.
     printed = up.stdout[up.stdout.index("curl -i") :].partition("\n\n")[0]
@@ -89,15 +89,15 @@ def test_a_whole_fleet_speaks_tls(shell: Shell, tmp_path: Path) -> None:
         )
         streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
         assert whole.choices[0].message.content == streamed != ""
-    with httpx.Client(verify=trusting(authority), trust_env=False) as http:
+    with httpx.Client(verify=trusting(authority), trust_env=False, timeout=60) as http:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", http_client=http, max_retries=0)
         with pytest.raises(APIConnectionError):
             client.models.list()
 
     # The supervisor and the NodeManagers ask engines by TLS too.
-    metrics = httpx.get(f"http://127.0.0.1:{shell.port + 2}/metrics?type=full", timeout=30).text
+    metrics = httpx.get(f"http://127.0.0.1:{shell.port + 2}/metrics?type=full", timeout=60).text
     assert "vllm:" in metrics
-    assert set(shell.states().values()) == {"active"}
+    wait_for(lambda: set(shell.states().values()) == {"active"}, "all are active")
 
     # Renewed certificates reach the gateway's workers and the engines while they run.
     before = serial_shown(shell.port, authority, own)
@@ -118,7 +118,7 @@ def test_a_whole_fleet_speaks_tls(shell: Shell, tmp_path: Path) -> None:
 
 def serial_shown(port: int, authority: Authority, shown: Certificate) -> str:
     """Of the certificate that a server shows."""
-    plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+    plain = socket.create_connection(("127.0.0.1", port), timeout=60)
     with trusting(authority, shown).wrap_socket(plain, server_hostname="127.0.0.1") as wrapped:
         certificate = wrapped.getpeercert()
         assert certificate is not None

@@ -17,8 +17,8 @@ from images import text_chat, vision_chat
 MakeGateway = Callable[..., Gateway]
 MESSAGES, RESPONSES, COUNT = "/v1/messages", "/v1/responses", "/v1/messages/count_tokens"
 TEXT = "Tell me a story."
-SLOW = "slow:seconds=4"
-"""Beyond the second until a first token, and beyond the next look at deadlines."""
+SLOW = "slow:seconds=6"
+"""Beyond the three seconds until a first token, and beyond the next look at deadlines."""
 WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": (CHAT, text_chat(TEXT)),
     "chat, newer field": (CHAT, {**text_chat(TEXT, max_completion_tokens=8), "max_tokens": None}),
@@ -33,8 +33,8 @@ _VARYING = re.compile(r'"(id|item_id|created_at|created|cached_tokens)":("[^"]*"
 
 
 def config(output_token_timeout: float, **exceptions: object) -> dict[str, Any]:
-    """A second until the first token, so much for each of them, and these keys of `exception_config`."""
-    keys = {"retry_delay": 0.02, "circuit_failures": 0, "first_token_timeout": 1, **exceptions}
+    """Three seconds until the first token, so much for each of them, and these keys of `exception_config`."""
+    keys = {"retry_delay": 0.02, "circuit_failures": 0, "first_token_timeout": 3, **exceptions}
     return {"exception_config": {**keys, "output_token_timeout": output_token_timeout}}
 
 

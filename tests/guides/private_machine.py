@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 _UNSHARE = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
 _AS_USER = ("--user", "--map-root-user")
 _UNSET = [f"--unset={name}" for name in ("VLLM_PYTHON", "PYMOTOR_HOME", "http_proxy", "https_proxy", "no_proxy")]

@@ -63,7 +63,11 @@ def processes(machine: PrivateMachine) -> set[str]:
         pytest.skip("what a script leaves behind is NOT TESTED here, since namespaces cannot be made")
     lines = machine.run("ps -e -o args=").splitlines()
     return {
-        line for line in lines if line and not line.startswith(("bash -c sleep", "sleep infinity", "ps -e", "bash /"))
+        line
+        for line in lines
+        # What has ended is there until the machine's init has looked.
+        if line and "<defunct>" not in line
+        if not line.startswith(("bash -c sleep", "sleep infinity", "ps -e", "bash /"))
     }
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from ascend_tools.nodes import tool_environment
+from free_ports import free_port
 from pymotor.cli import main
 from pymotor.controller.inventory import device_addresses
 from pymotor.controller.ranktables import merged_ranktable
@@ -115,7 +116,7 @@ EXPECTED = [
 
 def test_the_script_on_three_nodes(nodes: Nodes) -> None:
     """Each node has its copy of the examples; the table lies beside the script, by either name of the directory."""
-    running = []
+    running, port = [], str(free_port())
     for ip, device_ids in zip(IPS, ("0,1", "6,7", "6,7"), strict=True):
         examples = nodes.directory / ip / "examples"
         script = EXAMPLES / "disaggregated_prefill_v1" / "gen_ranktable.sh"
@@ -124,7 +125,7 @@ def test_the_script_on_three_nodes(nodes: Nodes) -> None:
         shutil.copy(EXAMPLES / "disaggregate_prefill_v1", examples, follow_symlinks=False)
         called = examples / "disaggregate_prefill_v1" / "gen_ranktable.sh"
         words = ["--ips", *IPS, "--npus-per-node", "2", "--network-card-name", "eth0", *COUNTS]
-        words += ["--port", "16657", "--local-device-ids", device_ids]
+        words += ["--port", port, "--local-device-ids", device_ids]
         running.append(nodes.start(ip, "bash", str(called), *words))
     for ip, process in zip(IPS, running, strict=True):
         status, _, errors = ended(process)

@@ -45,7 +45,7 @@ class Nodes:
             while not any(text in line for line in self.said.get(ip, [])):  # noqa: ASYNC110 - reports are no events
                 await asyncio.sleep(0.01)
 
-        await asyncio.wait_for(seen(), 10)
+        await asyncio.wait_for(seen(), 60)
 
 
 async def failures(tasks: Sequence[asyncio.Task[Any]]) -> list[str]:

@@ -202,7 +202,7 @@ class TestLoad:
             "load generator", [*argv, "--warm-up", "4", "--connections", "4"], 0, tmp_path / "log", piped=True
         )
         try:
-            warm = json.loads(load.read_line(30))["warm"]
+            warm = json.loads(load.read_line(60))["warm"]
         finally:
             load.stop()
         assert warm["requests"] == 0
@@ -252,11 +252,11 @@ class TestProcesses:
         )
         tree = Pinned("tree", [sys.executable, "-c", code], 0, tmp_path / "log", piped=True)
         try:
-            child = int(tree.read_line(30))
+            child = int(tree.read_line(60))
             while tree.cost().cpu < 0.1:
                 pass
             assert tree.cost().processes == 2
-            assert tree.busiest(0.1) == child
+            assert tree.busiest(2.0) == child
             assert tree.memory().peak_rss > tree.memory().pss > 0
         finally:
             tree.stop()
@@ -266,6 +266,6 @@ class TestProcesses:
         process = Pinned("failing", [sys.executable, "-c", "raise SystemExit('no port')"], 0, tmp_path / "log")
         try:
             with pytest.raises(ProcessError, match="no port"):
-                process.wait_for("http://127.0.0.1:9/", 30)
+                process.wait_for("http://127.0.0.1:9/", 60)
         finally:
             process.stop()

@@ -39,7 +39,9 @@ class Files:
         self.live = LiveConfig(self.user, env, load_config(self.user, env), part, clock=lambda: 7.0, **more)
 
     def write(self, new: dict[str, Any] | str) -> None:
-        self.user.write_text(new if isinstance(new, str) else json.dumps(new))
+        written = self.user.with_suffix(".new")
+        written.write_text(new if isinstance(new, str) else json.dumps(new))
+        written.replace(self.user)
 
     def look(self) -> ConfigChange | None:
         change = self.live.look()

@@ -61,7 +61,7 @@ async def test_all_parts_run(tmp_path):
     service = ControllerService(leadership, ControllerSettings())
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        async with SmallAPIServer().serving() as server, httpx.AsyncClient(base_url=url) as http:
+        async with SmallAPIServer().serving() as server, httpx.AsyncClient(base_url=url, timeout=60) as http:
             await server.put(NODES, "m", **NOT_READY)
             oversight = Oversight(service, OversightSettings(cluster=ClusterAccess(url=server.url)), {"sys_id": "7"})
             async with oversight.running(listening, None):

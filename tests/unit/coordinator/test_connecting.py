@@ -22,7 +22,7 @@ def test_a_client_that_leaves_while_the_connection_is_made(loop_name: str) -> No
         pool = UpstreamPool("127.0.0.1", server.sockets[0].getsockname()[1], SharedState())
         came_through = 0
         for turns in range(MOMENTS):
-            connecting = asyncio.ensure_future(pool.connect(5.0))
+            connecting = asyncio.ensure_future(pool.connect(60.0))
             for _ in range(turns):
                 await asyncio.sleep(0)
             told = connecting.cancel()
@@ -51,6 +51,6 @@ def test_nobody_listens() -> None:
         server.close()
         await server.wait_closed()
         with pytest.raises(ConnectFailed, match="no connection to"):
-            await UpstreamPool("127.0.0.1", port, SharedState()).connect(5.0)
+            await UpstreamPool("127.0.0.1", port, SharedState()).connect(60.0)
 
     asyncio.run(scenario())

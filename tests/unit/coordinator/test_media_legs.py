@@ -759,7 +759,7 @@ def test_a_push_is_not_hedged() -> None:
 
 def test_a_silent_encoder_is_a_failure_after_the_time_for_it() -> None:
     async def scenario() -> None:
-        async with PlayedFleet(STORE, {**EPD, Role.ENCODE: 2}, first_token_timeout=0.3) as fleet:
+        async with PlayedFleet(STORE, {**EPD, Role.ENCODE: 2}, first_token_timeout=1.0) as fleet:
             for number in range(2):
                 fleet[f"encode-{number}"].hold()
             assert (await fleet.ask(chat(CAT)))[0] == 200

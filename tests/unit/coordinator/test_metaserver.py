@@ -43,7 +43,7 @@ class Served(NamedTuple):
                 f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {size}\r\n\r\n"
             )
             writer.write(head.encode() + body)
-            received = await asyncio.wait_for(reader.read(), 10)
+            received = await asyncio.wait_for(reader.read(), 60)
         finally:
             writer.close()
         answered, _, text = received.partition(b"\r\n\r\n")
@@ -80,7 +80,7 @@ async def test_a_callback_is_answered_when_prefill_is_through(served: Served) ->
     assert served.callbacks.url == f"http://127.0.0.1:{served.port}{served.callbacks.path.decode()}"
     with served.callbacks.expect(["chatcmpl-1"]) as awaited:
         replies = [asyncio.ensure_future(served.send(callback(turn=turn))) for turn in range(2)]
-        await asyncio.wait_for(awaited.arrived, 10)
+        await asyncio.wait_for(awaited.arrived, 60)
         assert not any(reply.done() for reply in replies)
         awaited.settle(True)
         assert [(await reply).body for reply in replies] == [{"status": "ok"}] * 2
@@ -103,7 +103,7 @@ async def test_all_children_are_waited_for(served: Served) -> None:
             await asyncio.sleep(0.001)
         assert not awaited.arrived.done()
         second = asyncio.ensure_future(served.send(callback("cmpl-1-0")))
-        await asyncio.wait_for(awaited.arrived, 10)
+        await asyncio.wait_for(awaited.arrived, 60)
         awaited.settle(False)
         assert [(await reply).status for reply in (first, second)] == [502, 502]
 
@@ -111,7 +111,7 @@ async def test_all_children_are_waited_for(served: Served) -> None:
 async def test_whoever_waits_is_told_when_the_request_ends(served: Served) -> None:
     with served.callbacks.expect(["chatcmpl-1"]) as awaited:
         reply = asyncio.ensure_future(served.send(callback()))
-        await asyncio.wait_for(awaited.arrived, 10)
+        await asyncio.wait_for(awaited.arrived, 60)
     assert (await reply).status == 502
 
 

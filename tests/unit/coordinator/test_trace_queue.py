@@ -70,14 +70,14 @@ def test_all_is_sent_at_the_end(exporter: Slow) -> None:
 def test_the_end_does_not_wait_for_a_collector_that_hangs(exporter: Slow) -> None:
     export = TraceExport(exporter, Resource({}), Registry(), "nowhere", delay=0.0)
     export.put(finished())
-    assert exporter.asked.wait(20)
+    assert exporter.asked.wait(60)
     for _ in range(7):
         export.put(finished())
     export.close()
     assert outcomes(export) == {"ended": 8}
     # What it is told afterwards does not count twice.
     exporter.going_on.set()
-    export._thread.join(20)
+    export._thread.join(60)
     assert outcomes(export) == {"ended": 8}
     assert len(exporter.spans) == 1
 
@@ -87,7 +87,7 @@ def test_a_batch_that_cannot_be_sent_does_not_end_the_thread(exporter: Slow) -> 
     exporter.going_on.set()
     broken = finished()
     export.put(broken._replace(trace=TraceContext(b"no digits", b"2" * 16, sampled=True)))
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + 60
     while outcomes(export) != {"export_failed": 1}:
         assert time.monotonic() < ends
         time.sleep(0.01)
@@ -99,7 +99,7 @@ def test_a_batch_that_cannot_be_sent_does_not_end_the_thread(exporter: Slow) -> 
 def test_what_finds_no_room_is_dropped(exporter: Slow) -> None:
     export = TraceExport(exporter, Resource({}), Registry(), "nowhere", delay=0.0)
     export.put(finished())
-    assert exporter.asked.wait(20)
+    assert exporter.asked.wait(60)
     for _ in range(QUEUED + 5):
         export.put(finished())
     assert outcomes(export) == {"queue_full": 5}

@@ -14,7 +14,7 @@ from sample_fleets import DECODE, PREFILL, UNION, fleet
 from pymotor.coordinator.fleet_source import FileFleetSource
 from pymotor.fleet import FleetSnapshot, encode_snapshot
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 async def next_of(snapshots: AsyncGenerator[FleetSnapshot, None]) -> FleetSnapshot:

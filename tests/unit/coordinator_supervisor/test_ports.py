@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from free_ports import free_port
 from pymotor.control_plane.ports import PortError, hold_shared, listen_alone, url_of
 
 LOOPBACK = "127.0.0.1"
@@ -40,14 +41,14 @@ def test_workers_share_the_held_port_and_get_every_connection() -> None:
         worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         worker.bind(held.getsockname())
         worker.listen()
-        worker.settimeout(10)
+        worker.settimeout(60)
         for _ in range(20):
-            with socket.create_connection(held.getsockname(), timeout=10):
+            with socket.create_connection(held.getsockname(), timeout=60):
                 worker.accept()[0].close()
 
 
 def test_ended_connections_of_a_former_listener_do_not_hold_the_port() -> None:
-    with listen_alone(LOOPBACK, 0, "--port") as former:
+    with listen_alone(LOOPBACK, free_port(), "--port") as former:
         address = former.getsockname()
         with socket.create_connection(address) as client:
             served, _ = former.accept()

@@ -21,7 +21,7 @@ def coordinator_in(directory: Path, workers: int) -> AbstractContextManager[Coor
 def models(coordinator: Coordinator) -> list[str] | None:
     """The models that a client is told of, or None while nobody accepts connections."""
     try:
-        answer = httpx.get(f"http://127.0.0.1:{coordinator.port}/v1/models", timeout=30)
+        answer = httpx.get(f"http://127.0.0.1:{coordinator.port}/v1/models", timeout=60)
     except httpx.TransportError:
         return None
     return [model["id"] for model in answer.json()["data"]]
@@ -63,7 +63,7 @@ def test_all_workers_accept_and_end_with_the_supervisor(tmp_path: Path) -> None:
 def test_sigterm_ends_idle_workers_soon(tmp_path: Path) -> None:
     with coordinator_in(tmp_path, 2) as coordinator:
         workers = coordinator.worker_pids()
-        with httpx.Client() as client:
+        with httpx.Client(timeout=60) as client:
             assert client.get(f"http://127.0.0.1:{coordinator.port}/health").status_code == 200
             assert coordinator.end() == 0, "a client's idle connection holds nobody up for long"
         assert gone(workers)

@@ -46,8 +46,7 @@ def test_it_tells_workers_and_operators_of_the_fleet(tmp_path: Path) -> None:
         ready = coordinator.get("/readiness")
         assert ready.status_code == 200
         assert ready.json() == {"ready": True, "models": ["tiny"], "missing": [], "degraded": []}
-        wait_for(lambda: coordinator.ask("fleet")[1] == 1, "the worker's fleet")
-        _, _, rows = coordinator.ask("fleet")
+        _, _, rows = wait_for(lambda: coordinator.ask("fleet"), "the fleet of one of the workers")
         assert set(rows) == {"prefill-0/0", "decode-0/0"}
 
         row = rows["decode-0/0"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from time import monotonic
 
 import pytest
@@ -53,6 +54,15 @@ def test_failures_and_the_slow_outlive_the_newest() -> None:
     assert names(kept) >= {"failed", "broken off", "slow"}
     assert "usual" not in names(kept)
     assert {one.outcome for one in kept.newer(0.0) if one.request_id == b"broken off"} == {"failed"}
+
+
+def test_who_knows_the_newest_is_told_nothing_again() -> None:
+    """Whatever part of a microsecond it ended at."""
+    kept = FinishedRequests(0, 20.0)
+    for _ in range(200):
+        over(kept, 0.1)
+        newest = json.loads(answer_finished(kept, FinishedQuestion(number=1, after=0.0)).body)[0]["ended"]
+        assert answer_finished(kept, FinishedQuestion(number=2, after=newest)).body == b"[]"
 
 
 def test_the_slow_of_long_ago_make_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ class Cluster:
             home=self.directory / "deployer",
             output=self.directory / "output_yamls",
             poll_seconds=0.01,
-            **{"timeout": 60.0, **flags},
+            **{"timeout": 300.0, **flags},
         )
         self.said = []
         return deploy(manifests, request, self.kubectl(), self.said.append)

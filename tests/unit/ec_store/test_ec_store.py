@@ -186,7 +186,7 @@ def test_reads_between_two_collections_are_seen(store: Path) -> None:
         assert embeddings.load(name) is not None
     with Store(store) as opened:
         assert collect(opened, limits).items == 0
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while files[1].exists():
         assert embeddings.load("read") is not None
         with Store(store) as opened:

@@ -162,7 +162,7 @@ def test_silent_clients_make_room_for_others(place, client, monkeypatch):
         loop = asyncio.get_running_loop()
         silent = [silent_client(gateway.port) for _ in range(40)]
         assert (await ask(gateway.port, client_context(place, client))).data.endswith(ANSWER)
-        await asyncio.wait_for(asyncio.gather(*(ended(loop, own) for own in silent[:32])), 20)
+        await asyncio.wait_for(asyncio.gather(*(ended(loop, own) for own in silent[:32])), 60)
         for own in silent:
             own.close()
         await until(lambda: open_files() <= before + 2, "all of their files are closed")
@@ -198,7 +198,7 @@ def test_silent_clients_have_their_time(place, monkeypatch):
 
     async def scenario(gateway):
         own = silent_client(gateway.port)
-        assert await asyncio.wait_for(ended(asyncio.get_running_loop(), own), 20)
+        assert await asyncio.wait_for(ended(asyncio.get_running_loop(), own), 60)
         own.close()
         await until(lambda: gateway.worker.instruments.failed_handshakes.value == 1, "it is counted")
 

@@ -65,10 +65,10 @@ def test_a_stream_goes_on_over_a_renewal(place):
             assert said.certificate == ssl.PEM_cert_to_DER_cert(place.own.cert_file.read_text())
             assert said.certificate != ssl.PEM_cert_to_DER_cert(before)
             go_on.set()
-            assert b"after" in await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
+            assert b"after" in await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 60)
             # The old connection takes requests as ever.
             writer.write(POST % (len(STREAMED), STREAMED))
-            assert b"after" in await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
+            assert b"after" in await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 60)
             writer.close()
 
     uvloop.run(run())

@@ -82,7 +82,7 @@ async def ask(port: int, context: ssl.SSLContext | None, sent: bytes = b"", name
         if context is not None:
             said.certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         writer.write(body)
-        while data := await asyncio.wait_for(reader.read(65536), 10):
+        while data := await asyncio.wait_for(reader.read(65536), 60):
             said.data += data
     except OSError as error:
         said.error = error

@@ -58,7 +58,7 @@ async def two(
 
 def dialling(authority: Authority, both: PlaneTLS, *, shows: bool) -> httpx.AsyncClient:
     files = both.files if shows else TLSFiles(str(authority.ca_file), "", "")
-    return asking_client(ClientTLS(files, peer_name=NAME), timeout=30)
+    return asking_client(ClientTLS(files, peer_name=NAME), timeout=60)
 
 
 async def test_the_standby_knows_the_leader_by_the_services_name(tmp_path: Path, authority: Authority) -> None:

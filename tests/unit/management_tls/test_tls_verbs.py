@@ -82,7 +82,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield made
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
     assert TOKEN not in (made.directory / "log").read_text()
 
 

@@ -144,7 +144,7 @@ def test_whatever_comes_in_whatever_order_nothing_is_held_and_nobody_waits_for_e
             if not leg.answer.done():
                 leg.answer.set_result(Encoding("late"))
         results = await asyncio.wait_for(
-            asyncio.gather(*(waiter.task for waiter in waiters), return_exceptions=True), timeout=10
+            asyncio.gather(*(waiter.task for waiter in waiters), return_exceptions=True), timeout=60
         )
         for waiter, result in zip(waiters, results, strict=True):
             if isinstance(result, asyncio.CancelledError):

@@ -96,7 +96,7 @@ async def read(tokens: EngineTokens, *targets: Target) -> Prompt | None:
 async def test_the_other_is_asked_at_once_where_one_is_dead(
     book: Ledger, engine: Engine, dead_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tokens = EngineTokens(asyncio.get_running_loop(), 1.0)
+    tokens = EngineTokens(asyncio.get_running_loop(), 30.0)
     caplog.set_level(logging.INFO)
     dead, live = target(book, 0, dead_port), target(book, 1, engine.port)
     for count in range(1, 5):
@@ -113,7 +113,7 @@ async def test_the_other_is_asked_at_once_where_one_is_dead(
 
 async def test_no_more_than_two_are_asked(book: Ledger, engine: Engine) -> None:
     engine.status = 404
-    tokens = EngineTokens(asyncio.get_running_loop(), 1.0)
+    tokens = EngineTokens(asyncio.get_running_loop(), 30.0)
     others = [Engine(), Engine()]
     for one in others:
         one.status = 404
@@ -133,7 +133,7 @@ async def test_no_more_than_two_are_asked(book: Ledger, engine: Engine) -> None:
 
 async def test_who_could_not_be_reached_is_asked_again_soon(book: Ledger, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    tokens = EngineTokens(asyncio.get_running_loop(), 1.0)
+    tokens = EngineTokens(asyncio.get_running_loop(), 30.0)
     engine = Engine()
     await engine.start()
     await engine.stop()
@@ -146,14 +146,14 @@ async def test_who_could_not_be_reached_is_asked_again_soon(book: Ledger, caplog
             await asyncio.sleep(0.05)
 
     try:
-        await asyncio.wait_for(answered(), 10)
+        await asyncio.wait_for(answered(), 60)
     finally:
         await engine.stop()
     assert any("asked for tokens again" in record.getMessage() for record in caplog.records)
 
 
 async def test_what_is_wrong_with_a_request_silences_nobody(book: Ledger, engine: Engine) -> None:
-    tokens = EngineTokens(asyncio.get_running_loop(), 1.0)
+    tokens = EngineTokens(asyncio.get_running_loop(), 30.0)
     alone = target(book, 0, engine.port)
     engine.status = 400
     assert await read(tokens, alone) is None

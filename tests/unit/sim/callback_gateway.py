@@ -67,10 +67,10 @@ class CallbackGateway:
             arrived[callback["request_id"]] = callback
             if len(arrived) == prompts:
                 all_there.set()
-            return prefilled.result(30).status_code
+            return prefilled.result(60).status_code
 
         self.prefill = collect
-        return self.decode(decode, path, body, name).result(30)
+        return self.decode(decode, path, body, name).result(60)
 
     @staticmethod
     def _prefill_when_all_there(
@@ -81,7 +81,7 @@ class CallbackGateway:
         arrived: dict[str, dict[str, Any]],
         name: str,
     ) -> httpx.Response:
-        assert all_there.wait(30)
+        assert all_there.wait(60)
         return prefill_leg(engine, body, dict(sorted(arrived.items())), name, path)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-CLIENT = httpx.Client(timeout=30.0)
+CLIENT = httpx.Client(timeout=60.0)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -101,7 +101,7 @@ class Engines:
         for engine in self._engines:
             engine.process.send_signal(signal.SIGTERM)
         for engine in self._engines:
-            engine.process.wait(10)
+            engine.process.wait(60)
             if engine.process.stdout is not None:
                 engine.process.stdout.close()
 

@@ -66,7 +66,7 @@ def test_clients_and_transfers_under_way_do_not_keep_it(engines: Engines) -> Non
                 clients.enter_context(sent(consumer, body))
             eventually(lambda: consumer.state()["transfers"] == 4 and consumer.state()["running"] == 4)
             consumer.process.terminate()
-            assert consumer.process.wait(10) == 0
+            assert consumer.process.wait(60) == 0
     finally:
         producer.process.send_signal(signal.SIGCONT)
     assert producer.get("/health").status_code == 200
@@ -77,7 +77,7 @@ def test_an_engine_that_is_stuck_says_where_and_ends(
 ) -> None:
     with stuck_engine(engines, tmp_path) as engine:
         engine.process.terminate()
-        assert engine.process.wait(20) == 1
+        assert engine.process.wait(60) == 1
     assert "read_tensor" in capfd.readouterr().err
 
 

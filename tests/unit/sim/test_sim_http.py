@@ -233,7 +233,7 @@ def test_bad_media(engine: Engine, part: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "file:///nowhere", "http://127.0.0.1:1/x.png"])
 def test_media_that_cannot_be_had_are_500_and_close_the_connection(engine: Engine, url: str) -> None:
     part = {"type": "image_url", "image_url": {"url": url}}
-    with httpx.Client(base_url=engine.url) as client:
+    with httpx.Client(base_url=engine.url, timeout=60) as client:
         response = client.post("/v1/chat/completions", json=chat_body([part]))
         assert response.status_code == 500
         assert response.json()["error"]["type"] == "InternalServerError"
@@ -297,7 +297,7 @@ def test_the_shim_runs_vllm_serve_word_for_word(tmp_path: Path) -> None:
             assert (card["id"], card["max_model_len"]) == ("/models/Qwen", 2048)
         finally:
             process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         assert "--tensor-parallel-size 2" in process.stderr.read()
 
@@ -318,14 +318,14 @@ def test_the_shim_runs_vllm_serve_word_for_word(tmp_path: Path) -> None:
 )
 def test_wrong_command_lines(flags: list[str], message: str) -> None:
     command = [sys.executable, "-m", "pymotor", "sim-engine", "serve", *flags]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 2
     assert message in finished.stderr
 
 
 def test_a_port_in_use_is_said(engine: Engine) -> None:
     command = [sys.executable, "-m", "pymotor", "sim-engine", "m", "--port", engine.url.rsplit(":", 1)[1]]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 1
     assert "cannot listen" in finished.stderr
 

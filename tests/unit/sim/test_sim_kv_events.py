@@ -181,7 +181,7 @@ def test_dotted_settings_are_heeded(engines: Engines) -> None:
 )
 def test_a_bad_setting_is_named(config: dict[str, Any], problem: str) -> None:
     command = [sys.executable, "-m", "pymotor", "sim-engine", "serve", "m", "--port", "0", *flags(**config)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode != 0
     assert problem in ended.stderr
     assert "Traceback" not in ended.stderr

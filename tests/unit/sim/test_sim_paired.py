@@ -36,11 +36,11 @@ class Pair(NamedTuple):
         if decode_first:
             second = self.send(self.decode, d_body)
             eventually(lambda: self.prefill.state()["waiting_for_offers"] == 1)
-            return [self.send(self.prefill, p_body).result(30), second.result(30)]
+            return [self.send(self.prefill, p_body).result(60), second.result(60)]
         first = self.send(self.prefill, p_body)
         eventually(lambda: self.prefill.state()["offers"] == 1)
         second = self.send(self.decode, d_body)
-        return [first.result(30), second.result(30)]
+        return [first.result(60), second.result(60)]
 
 
 def transfer_fields(prefill: Engine, _prompts: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -149,7 +149,7 @@ def test_a_transfer_that_hangs_ends_with_its_client(pair: Pair) -> None:
     for_prefill, for_decode = pair.fields(pair.prefill, 1)
     first = pair.send(pair.prefill, {**chat_body("hangs"), "max_tokens": 1, "min_tokens": 1, **for_prefill})
     with unread(pair.decode, {**chat_body("hangs"), **for_decode}):
-        assert first.result(30).status_code == 200
+        assert first.result(60).status_code == 200
         eventually(lambda: not pair.decode.get("/sim/faults").json()["faults"])
         assert pair.decode.state()["waiting_for_kv"] == 1
     eventually(lambda: idle(pair.decode))
@@ -162,7 +162,7 @@ def test_a_push_that_is_lost_leaves_decode_waiting(pair: Pair) -> None:
         eventually(lambda: pair.decode.state()["waiting_for_kv"] == 1)
         eventually(lambda: not pair.prefill.get("/sim/faults").json()["faults"])
         if pair.fields is transfer_fields:
-            assert tokens(pair.send(pair.prefill, {**chat_body("lost"), "max_tokens": 1, **for_prefill}).result(30))
+            assert tokens(pair.send(pair.prefill, {**chat_body("lost"), "max_tokens": 1, **for_prefill}).result(60))
         assert pair.decode.state()["waiting_for_kv"] == 1
     eventually(lambda: idle(pair.decode))
 
@@ -179,7 +179,7 @@ def test_a_prefill_engine_that_does_not_fit_is_refused(pair: Pair, engines: Engi
     flags = SGLANG_PREFILL if pair.fields is room_fields else kv_flags("MooncakeConnector", "kv_producer")
     odd = engines.start(*flags, "--block-size", "32", environment=VLLM)
     _, for_decode = pair.fields(odd, 1)
-    assert pair.send(pair.decode, {**chat_body("misfit"), **for_decode}).result(30).status_code == 500
+    assert pair.send(pair.decode, {**chat_body("misfit"), **for_decode}).result(60).status_code == 500
 
 
 def test_a_bootstrap_server_that_is_not_there(pair: Pair) -> None:
@@ -188,7 +188,7 @@ def test_a_bootstrap_server_that_is_not_there(pair: Pair) -> None:
         for_decode["bootstrap_port"] = 1
     else:
         for_decode["kv_transfer_params"]["remote_bootstrap_addr"] = "http://127.0.0.1:1"
-    assert pair.send(pair.decode, {**chat_body("nobody"), **for_decode}).result(30).status_code == 500
+    assert pair.send(pair.decode, {**chat_body("nobody"), **for_decode}).result(60).status_code == 500
 
 
 # What is vLLM's alone.
@@ -207,23 +207,23 @@ def test_the_bootstrap_server_knows_each_rank(mooncake: Pair) -> None:
 def test_blocks_nobody_comes_for_are_kept_until_time_is_up(engines: Engines, mooncake: Pair) -> None:
     hasty = engines.start(
         *kv_flags("MooncakeConnector", "kv_producer"),
-        environment={**VLLM, "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": "0.5"},
+        environment={**VLLM, "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": "3"},
     )
     for_prefill, for_decode = transfer_fields(hasty, 1)
     body = chat_body("kept")
-    assert mooncake.send(hasty, {**body, "max_tokens": 1, "min_tokens": 1, **for_prefill}).result(30).status_code == 200
+    assert mooncake.send(hasty, {**body, "max_tokens": 1, "min_tokens": 1, **for_prefill}).result(60).status_code == 200
     assert hasty.state()["offers"] == 1
     eventually(lambda: idle(hasty))
-    assert mooncake.send(mooncake.decode, {**body, **for_decode}).result(30).status_code == 500
+    assert mooncake.send(mooncake.decode, {**body, **for_decode}).result(60).status_code == 500
 
 
 def test_prefill_that_ends_otherwise_than_by_length_keeps_nothing(mooncake: Pair) -> None:
     body = chat_body("stops at once", max_tokens=8, stop_token_ids=list(range(256)))
     for_prefill, _ = transfer_fields(mooncake.prefill, 1)
     before = mooncake.prefill.state()
-    reply = mooncake.send(mooncake.prefill, {**body, **for_prefill}).result(30)
+    reply = mooncake.send(mooncake.prefill, {**body, **for_prefill}).result(60)
     assert reply.json()["choices"][0]["finish_reason"] == "stop"
-    assert mooncake.prefill.state() == before
+    eventually(lambda: mooncake.prefill.state() == before)
 
 
 @pytest.mark.parametrize("role", ["kv_producer", "kv_consumer"])
@@ -252,7 +252,7 @@ def test_a_request_without_a_room_is_refused(sglang: Pair) -> None:
         reply = engine.chat("no room")
         assert reply.status_code == 400
         assert "without bootstrap room id" in reply.json()["error"]["message"]
-        assert idle(engine)
+        eventually(lambda engine=engine: idle(engine))  # type: ignore[misc]
 
 
 def test_several_prompts_have_a_room_each(sglang: Pair) -> None:
@@ -263,7 +263,7 @@ def test_several_prompts_have_a_room_each(sglang: Pair) -> None:
         sglang.send(sglang.prefill, {**body, **for_prefill}, "/v1/completions"),
         sglang.send(sglang.decode, {**body, **for_decode}, "/v1/completions"),
     ]
-    prefilled, decoded = (future.result(30).json()["choices"] for future in sent)
+    prefilled, decoded = (future.result(60).json()["choices"] for future in sent)
     expected = sglang.plain.post("/v1/completions", body).json()["choices"]
     assert [choice["token_ids"] for choice in decoded] == [choice["token_ids"] for choice in expected]
     assert [len(choice["token_ids"]) for choice in prefilled] == [1, 1, 1]
@@ -275,14 +275,14 @@ def test_prefill_answers_with_one_token_once_decode_has_its_kv(sglang: Pair) -> 
     eventually(lambda: sglang.prefill.state()["offers"] == 1)
     assert not first.done()
     second = sglang.send(sglang.decode, {**chat_body("one token"), **for_decode})
-    assert tokens(second.result(30))[:1] == tokens(first.result(30))
+    assert tokens(second.result(60))[:1] == tokens(first.result(60))
 
 
 def test_prefill_that_nobody_comes_for_fails_in_time(engines: Engines, sglang: Pair) -> None:
     hasty = engines.start(*SGLANG_PREFILL, environment={"SGLANG_DISAGGREGATION_WAITING_TIMEOUT": "0.2"})
     for_prefill, _ = room_fields(hasty, 1)
-    assert sglang.send(hasty, {**chat_body("nobody"), **for_prefill}).result(30).status_code == 500
-    assert idle(hasty)
+    assert sglang.send(hasty, {**chat_body("nobody"), **for_prefill}).result(60).status_code == 500
+    eventually(lambda: idle(hasty))
 
 
 def test_a_prefill_client_that_leaves_takes_its_offer_along(sglang: Pair) -> None:

@@ -55,7 +55,7 @@ def test_clients_must_show_a_certificate_where_that_is_asked(authority: Authorit
             with pytest.raises(httpx.TransportError):
                 asked(url, authority, shown)
         with pytest.raises(httpx.TransportError):
-            httpx.get(url.replace("https", "http") + "/health", trust_env=False)
+            httpx.get(url.replace("https", "http") + "/health", trust_env=False, timeout=60)
 
 
 def test_nobody_needs_one_by_default(authority: Authority, tmp_path) -> None:

@@ -60,8 +60,8 @@ class Finished:
         """Takes what is small: the context and the request are not kept."""
         request, context = over.request, over.context
         self.id = finished_id
-        self.ended = time.time()
-        """Seconds since 1970."""
+        self.ended = round(time.time(), 6)
+        """Seconds since 1970, as they are told: whoever asks for what is newer is not told of it again."""
         self.started_at = request.received_at
         """`monotonic()`."""
         self.seconds = over.ended - request.received_at
