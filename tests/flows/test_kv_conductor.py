@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -20,6 +21,7 @@ from tcp_relay import TCPRelay
 
 from pymotor.fleet import InstanceState
 from pymotor.fleet.prefix_queries import PREFACE, PrefixRouted
+from pymotor.kv_conductor.discovery import Discovery
 
 SIZE = 4
 """Tokens of a block."""
@@ -49,6 +51,9 @@ class TellingEngine(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.answer: object = {}
         self.models: object = {}
+        self.models_status = 200
+        self.key = ""
+        """Without which the models are not told."""
         self.asked = 0
 
 
@@ -58,9 +63,13 @@ class _TellingHandler(_Engine):
     def do_GET(self) -> None:
         """What it was told to say."""
         self.server.asked += 1
-        answer = self.server.models if self.path == "/v1/models" else self.server.answer
+        answer, status = self.server.answer, 200
+        if self.path == "/v1/models":
+            answer, status = self.server.models, self.server.models_status
+            if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
+                status = 401
         content = json.dumps(answer).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -314,6 +323,38 @@ def test_a_name_that_the_engine_calls_an_adapter_holds_nothing_of_the_model(
         conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 4)))
         found = {name: asker.match(PROMPT, model=name) for name in (MODEL, "alias", "french", "later")}
         assert found == {MODEL: {ENDPOINT: 4 * SIZE}, "alias": {ENDPOINT: 4 * SIZE}, "french": {}, "later": {}}
+
+
+def test_an_engine_that_could_not_say_what_its_names_are_is_asked_again(
+    conductor: ConductorUnderTest, telling_engine: TellingEngine
+) -> None:
+    telling_engine.models = {"object": "list", "data": [{"id": "alias", "parent": None}]}
+    telling_engine.models_status = 503
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        telling_engine.answer = {"0": {"endpoint": publisher.address, "replay_endpoint": publisher.replay_address}}
+        conductor.tell(union(0, url=telling_engine.url, models=(MODEL, "alias")))
+        conductor.wait_standing(SOURCE, "live")
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 4)))
+        assert asker.match(PROMPT) == {ENDPOINT: 4 * SIZE}
+        assert asker.match(PROMPT, model="alias") == {}
+        telling_engine.models_status = 200
+        wait_until(lambda: asker.match(PROMPT, model="alias") == {ENDPOINT: 4 * SIZE}, "the alias is one by now")
+
+
+def test_an_engine_with_a_key_is_asked_with_it(telling_engine: TellingEngine) -> None:
+    telling_engine.models = {"object": "list", "data": [{"id": "alias", "parent": None}]}
+    telling_engine.key = "engines-own"
+    instance = union(0, url=telling_engine.url, models=(MODEL, "alias"))
+
+    async def aliases(key: str) -> frozenset[str]:
+        discovery = Discovery(None, engine_key=key)
+        try:
+            return await discovery.aliases(instance, instance.endpoints[0])
+        finally:
+            await discovery.close()
+
+    assert asyncio.run(aliases("engines-own")) == {"alias"}
+    assert asyncio.run(aliases("")) == frozenset()
 
 
 @pytest.mark.parametrize("answered", ["tcp://*:{}", "tcp://192.0.2.1:{}"])

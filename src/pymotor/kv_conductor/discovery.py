@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from time import monotonic
 
 import httpx
@@ -27,24 +28,31 @@ ANSWER_SECONDS = 3.0
 _LONGEST_ANSWER = 1024 * 1024
 _AT_A_TIME = 32
 _UNKNOWN_PATH = (404, 405, 501)
+_FORBIDDEN = (401, 403)
+
+logger = logging.getLogger(__name__)
 
 
 class EngineRefusedError(SourceError):
     """It answers, but not what it was asked."""
 
+    def __init__(self, path: str, status: int) -> None:
+        super().__init__(f"it answers {path} with status {status}")
+        self.status = status
+
 
 class Discovery:
     """Asks engines, and knows what the configuration says. One client for all; `close` ends it."""
 
-    def __init__(self, user: UserConfig | None, tls: ClientTLS | None = None) -> None:
-        """`tls`: for engines at https addresses."""
+    def __init__(self, user: UserConfig | None, tls: ClientTLS | None = None, engine_key: str = "") -> None:
+        """`tls`: for engines at https addresses. `engine_key`: what they are started with (`--api-key`)."""
         self._user = user
         limits = httpx.Limits(max_connections=_AT_A_TIME, max_keepalive_connections=0)
         self._client = httpx.AsyncClient(
             transport=RenewedTransport(tls, limits),
             timeout=httpx.Timeout(ANSWER_SECONDS, pool=None),
             trust_env=False,
-            headers={"Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": "identity", **_authorization(engine_key)},
         )
 
     async def close(self) -> None:
@@ -61,13 +69,23 @@ class Discovery:
 
     async def aliases(self, instance: Instance, endpoint: Endpoint) -> frozenset[str]:
         """Which of the instance's names mean its first model by what the engine says of them; adapters have a parent.
-        None, where the engine cannot tell. Raises `SourceError`: it should be tried again."""
+        Empty where the engine does not know the question or lets nobody ask. Raises `SourceError`: it should be tried
+        again."""
         names = frozenset(instance.models)
         if len(names) < 2:
             return names
         try:
             body = await self._answer(endpoint, "/v1/models")
-        except EngineRefusedError:
+        except EngineRefusedError as error:
+            if error.status not in _FORBIDDEN:
+                raise
+            logger.warning(
+                "%s says nobody which of its names are adapters (%s), so all but %s are taken for some; if it was "
+                "started with --api-key, http_config.engine_api_key_env names the variable that has it",
+                endpoint.id,
+                error,
+                instance.models[0],
+            )
             body = None
         return names & own_names(body) if body is not None else frozenset()
 
@@ -93,5 +111,9 @@ class Discovery:
         if reply.status_code in _UNKNOWN_PATH:
             return None
         if reply.status_code != 200:
-            raise EngineRefusedError(f"it answers {path} with status {reply.status_code}")
+            raise EngineRefusedError(path, reply.status_code)
         return body
+
+
+def _authorization(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}

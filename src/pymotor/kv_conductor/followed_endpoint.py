@@ -50,6 +50,8 @@ class FollowedEndpoint:
         """Why there are no subscribers, when there are none."""
         self.subscribers: tuple[Subscriber, ...] = ()
         self.aliases: frozenset[str] = frozenset()
+        self._unsure = False
+        """Whether the engine could not be asked for them."""
         self._find = find
         self._find_aliases = find_aliases
         self._subscribe = subscribe
@@ -97,15 +99,34 @@ class FollowedEndpoint:
         pause = _FIRST_PAUSE
         while True:
             try:
-                if self._find_aliases is not None:
-                    self.aliases = await self._find_aliases()
-                return await self._find()
+                sources = await self._find()
+                if sources:
+                    await self._learn_aliases()
+                return sources
             except SourceError as error:
                 if self.why != str(error):
                     logger.info("events of %s: %s", self.endpoint, error)
                 self.why = str(error)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(_LONGEST_PAUSE, 2 * pause)
+
+    async def _learn_aliases(self) -> bool:
+        """Ask again which names are aliases; returns whether they are others than before. None is, as long as the
+        engine does not say."""
+        if self._find_aliases is None:
+            return False
+        former = self.aliases
+        try:
+            self.aliases = await self._find_aliases()
+            self._unsure = False
+        except SourceError as error:
+            if not self._unsure:
+                logger.info(
+                    "names of %s: %s; all but the first are taken for adapters until it does", self.endpoint, error
+                )
+            self._unsure = True
+            self.aliases = frozenset()
+        return self.aliases != former
 
     async def _follow(self, sources: tuple[EventSource, ...]) -> tuple[EventSource, ...]:
         """Follow these until it publishes elsewhere; returns where."""
@@ -119,10 +140,13 @@ class FollowedEndpoint:
                         if task.done():
                             task.result()
                     if all(one.standing in (Standing.LIVE, Standing.CATCHING_UP) for one in subscribers):
+                        if self._unsure and await self._learn_aliases():
+                            return sources
                         continue
                     with contextlib.suppress(SourceError):
                         found = await self._find()
-                        if found != sources:
+                        # What comes back may be another engine, which has other adapters.
+                        if await self._learn_aliases() or found != sources:
                             return found
             finally:
                 for task in tasks:

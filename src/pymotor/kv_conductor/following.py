@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pymotor.config import UserConfig
@@ -40,13 +41,19 @@ class Following:
     """Who is followed, and how it stands with each."""
 
     def __init__(
-        self, user: UserConfig | None, figures: Figures, tell: Callable[[], None], tls: ClientTLS | None = None
+        self,
+        user: UserConfig | None,
+        figures: Figures,
+        tell: Callable[[], None],
+        tls: ClientTLS | None = None,
+        environment: Mapping[str, str] = os.environ,
     ) -> None:
         """`user`: the configuration, where engines do not say where they publish. `tell` is called when
-        `answers.followed` is new. `tls`: for engines at https addresses. To be made within the event loop."""
+        `answers.followed` is new. `tls`: for engines at https addresses. `environment` has the engines' key, where
+        there is one. To be made within the event loop."""
         self.answers = Answers(ConductorCore(), tell)
         self._figures = figures
-        self._discovery = Discovery(user, tls)
+        self._discovery = Discovery(user, tls, _engine_key(user, environment))
         self._intake = Intake(asyncio.get_running_loop())
         self._replays = asyncio.Semaphore(REPLAYS_AT_A_TIME)
         self._fleet: dict[str, tuple[Instance, Endpoint, FollowedEndpoint]] = {}
@@ -207,6 +214,11 @@ def _same(instance: Instance, endpoint: Endpoint, instance_now: Instance, endpoi
         and instance.pairing == instance_now.pairing
         and len(instance.endpoints) == len(instance_now.endpoints)
     )
+
+
+def _engine_key(user: UserConfig | None, environment: Mapping[str, str]) -> str:
+    variable = user.motor_coordinator_config.http_config.engine_api_key_env if user is not None else ""
+    return environment.get(variable, "") if variable else ""
 
 
 def _described(followed: FollowedEndpoint) -> dict[str, Any]:
