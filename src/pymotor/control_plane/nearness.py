@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Mapping
 
 _RELAYED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
@@ -26,17 +27,19 @@ def is_near(peer: str, reached_at: str, headers: Mapping[str, str]) -> bool:
     page of another site steers. `headers` by name in lower case."""
     if any(name in headers for name in _RELAYED) or not on_this_machine(peer, reached_at):
         return False
+    # A page may have a name of its own that leads here, and browsers say nothing else of it where that is no secure
+    # context: only an address or a name of this machine is surely ours. Every browser sends a Host.
+    host = headers.get("host")
+    if host is not None and not _is_ours(host):
+        return False
     site = headers.get("sec-fetch-site")
-    if site is None and "origin" not in headers:
-        return True
-    # A page may have a name of its own that leads here: only an address or localhost is surely ours.
-    return site in _OWN_PAGE and _is_plain(headers.get("host", ""))
+    return (site is None and "origin" not in headers) or (site in _OWN_PAGE and host is not None)
 
 
-def _is_plain(host: str) -> bool:
-    """Whether a Host header has an address, or localhost."""
+def _is_ours(host: str) -> bool:
+    """Whether a Host header has an address, localhost or this machine's own name."""
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    if name.lower() == "localhost":
+    if name.lower() in ("localhost", socket.gethostname().lower()):
         return True
     try:
         ipaddress.ip_address(name.strip("[]"))

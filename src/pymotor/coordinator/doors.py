@@ -94,7 +94,13 @@ class Door:
             return Refusal(
                 403, "closed_door", "this is for clients on the same machine; for others turn on api_key_config"
             )
-        return Refusal(401, "missing_token", "this needs 'Authorization: Bearer TOKEN'", b"Bearer")
+        return Refusal(
+            401,
+            "missing_token",
+            "this is for clients on the same machine; others show 'Authorization: Bearer TOKEN' with the cluster's "
+            "token, or an API key where api_key_config is on",
+            b"Bearer",
+        )
 
 
 class Doors:

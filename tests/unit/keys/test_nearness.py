@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from pymotor.control_plane.nearness import is_near
@@ -11,7 +13,9 @@ from pymotor.control_plane.nearness import is_near
     ("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::ffff:127.0.0.1", "::"), ("192.0.2.1", "192.0.2.1"),
 ])  # fmt: skip
 def test_near(peer: str, reached_at: str) -> None:
-    assert is_near(peer, reached_at, {"host": "gateway:1"})
+    assert is_near(peer, reached_at, {"host": f"{socket.gethostname()}:1"})
+    assert is_near(peer, reached_at, {"host": "192.0.2.1:1"})
+    assert is_near(peer, reached_at, {})
 
 
 @pytest.mark.parametrize(("peer", "reached_at", "headers"), [
@@ -22,6 +26,8 @@ def test_near(peer: str, reached_at: str) -> None:
     ("127.0.0.1", "127.0.0.1", {"origin": "https://evil.example", "host": "127.0.0.1"}),
     ("127.0.0.1", "127.0.0.1", {"sec-fetch-site": "cross-site", "host": "127.0.0.1"}),
     ("127.0.0.1", "127.0.0.1", {"sec-fetch-site": "same-origin", "host": "rebound.example:1026"}),
+    ("127.0.0.1", "127.0.0.1", {"host": "rebound.example:1026"}),
+    ("127.0.0.1", "127.0.0.1", {"origin": "http://127.0.0.1", "host": "127.0.0.1"}),
 ])  # fmt: skip
 def test_not_near(peer: str, reached_at: str, headers: dict[str, str]) -> None:
     assert not is_near(peer, reached_at, headers)
