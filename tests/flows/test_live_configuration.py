@@ -206,3 +206,24 @@ def test_an_open_connection_has_the_new_limits(gateway: Gateway) -> None:
         assert client.post(url, json=large).status_code == 200
         gateway.configure(http_config={"body_limit_bytes": 2000})
         assert client.post(url, json=large).status_code == 413
+
+
+def test_other_limits_of_requests_hold_without_a_restart(union: Engines) -> None:
+    def limited(most: int) -> dict[str, object]:
+        limits = {"enable_rate_limit": True, "max_requests": most, "window_size": 3600, "error_message": "enough"}
+        return {"rate_limit_config": limits}
+
+    def ask() -> httpx.Response:
+        return plain_http.post(
+            f"{gateway.url}/v1/chat/completions", json=text_chat("one more", max_tokens=2), timeout=60
+        )
+
+    with Gateway(union, config=limited(100_000), workers=2) as gateway:
+        assert ask().status_code == 200
+        gateway.configure(**limited(1))
+        found = [ask().status_code for _ in range(3)]
+        assert found[-1] == 429
+        assert ask().json()["error"]["message"].startswith("enough")
+        gateway.configure(**limited(100_000))
+        assert ask().status_code == 200
+        assert gateway.config()["needs_restart"] == []

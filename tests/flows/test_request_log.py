@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from answers import CHAT, ask_one
 from fleet_under_test import MODEL, Engines, Gateway
 from images import text_chat, vision_chat
+from keyed_gateway import Keys
 from processes import wait_until
 
 MakeGateway = Callable[..., Gateway]
@@ -67,6 +70,21 @@ def test_json_lines_tell_way_times_and_end(engines: Engines, make_gateway: MakeG
     assert (nowhere["path"], nowhere["status"]) == ("other", 404)
 
 
+def test_those_who_are_not_let_in_have_their_lines(engines: Engines, make_gateway: MakeGateway, tmp_path: Path) -> None:
+    keys = {"api_key_config": {"enable_api_key": True, "keys_file": str(tmp_path / "keys.json")}}
+    Keys(tmp_path / "keys.json").create("somebody")
+    gateway = make_gateway(engines, "prefill-0", "decode-0", config={**logging("json", tmp_path), **keys})
+    plain_http.post(f"{gateway.url}{CHAT}", json=text_chat("x"), headers={"X-Api-Key": SECRET}, timeout=60)
+    plain_http.get(f"{gateway.url}/v1/models", timeout=60)
+    wait_until(lambda: len(lines_of(tmp_path)) == 2, "both lines are written")
+    assert SECRET not in "".join(lines_of(tmp_path))
+    wrong, missing = map(json.loads, lines_of(tmp_path))
+    assert (wrong["path"], wrong["status"], wrong["outcome"]) == (CHAT, 401, "refused")
+    assert wrong["reason"] == "invalid_api_key"
+    assert (missing["path"], missing["status"], missing["reason"]) == ("/v1/models", 401, "missing_api_key")
+    assert gateway.count("pymotor_requests_total", path="/v1/models", status="401") == 1
+
+
 def test_text_lines_say_the_same(engines: Engines, make_gateway: MakeGateway, tmp_path: Path) -> None:
     gateway = make_gateway(engines, "encode-0", "prefill-0", "decode-0", config=logging("text", tmp_path))
     asked = ask_all(gateway)
@@ -115,3 +133,18 @@ def test_lines_that_wait_are_written_at_the_end(
     gateway.close()
     assert len(lines_of(tmp_path)) == 20
     assert {json.loads(line)["worker"] for line in lines_of(tmp_path)} <= {0, 1}
+
+
+def test_a_directory_that_cannot_be_made_is_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    config = {
+        "motor_deploy_config": {"hybrid_instances_num": 1, "hardware_type": "cpu", "image_name": "none"},
+        "motor_coordinator_config": logging("json", tmp_path / "taken" / "logs"),
+    }
+    (tmp_path / "user_config.json").write_text(json.dumps(config))
+    argv = [sys.executable, "-m", "pymotor", "coordinator", "--user_config_path", str(tmp_path / "user_config.json")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "request_log_directory" in done.stderr
+    assert "is no directory" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -49,6 +49,10 @@ _TAKEN_FROM_COORDINATOR: dict[str, tuple[str, ...]] = {
         *("max_running", "max_queued", "queue_timeout", "media_needs_kv_room", "media_answer_tokens"),
         "max_media_items",
     ),
+    "rate_limit_config": (
+        *("max_requests", "max_tokens", "key_max_requests", "key_max_tokens"),
+        *("error_message", "error_status_code"),
+    ),
     "tracer_config": (
         "root_sampling_rate",
         "remote_parent_sampled",

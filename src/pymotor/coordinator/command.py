@@ -27,6 +27,7 @@ from pymotor.coordinator.forwarding_checks import check_forwarding
 from pymotor.coordinator.keys.key_source import KeySource
 from pymotor.coordinator.keys.keys_file import KeysFileError
 from pymotor.coordinator.live_settings import LiveSettings, SettingsWatch
+from pymotor.coordinator.log_checks import check_request_log
 from pymotor.coordinator.not_served import not_served
 from pymotor.coordinator.pairing import is_wildcard
 from pymotor.coordinator.settings import Settings, settings_from, worker_count
@@ -161,6 +162,7 @@ def _own_problems(user: UserConfig, file: str) -> list[Problem]:
         *not_served(user, file),
         *check_forwarding(user, file, os.environ),
         *check_tracing(user, file, os.environ),
+        *check_request_log(user, file),
     ]
 
 

@@ -25,7 +25,8 @@ from pymotor.coordinator.keys.key_ring import KeyRing, expired
 from pymotor.coordinator.limits.meter import UNLIMITED
 from pymotor.coordinator.limits.rate_limits import RateLimits
 from pymotor.coordinator.limits.usage import KeyUsage
-from pymotor.coordinator.plain_answers import retry_after
+from pymotor.coordinator.plain_answers import path_label, retry_after
+from pymotor.coordinator.request_log import RequestLog
 from pymotor.coordinator.settings import KeySettings
 
 _MODELS = b"/v1/models"
@@ -41,6 +42,7 @@ class Guard:
         "_heads",
         "_instruments",
         "_limits",
+        "_request_log",
         "_ring",
         "_unlimited",
         "_usage",
@@ -58,9 +60,11 @@ class Guard:
         usage: KeyUsage | None = None,
         limits: RateLimits | None = None,
         unlimited: tuple[str, ...] = (),
+        request_log: RequestLog | None = None,
     ) -> None:
         """`handle` answers what is let in. `keys`, `ring` and `usage` go together; without them nobody needs a key.
-        `unlimited` are paths that `limits` do not concern."""
+        `unlimited` are paths that `limits` do not concern. `request_log` hears of those that are not let in."""
+        self._request_log = request_log
         self._handle = handle
         self._heads = heads
         self._instruments = instruments
@@ -154,7 +158,10 @@ class Guard:
             self._instruments.rejected("rate_limit")
         extra += retry_after(error)
         body = (surface or CHAT).refusal(error)
-        label = surface.label if surface is not None else "other"
-        self._instruments.request(label, error.status, monotonic() - request.received_at)
+        label = path_label(request.path)
+        seconds = monotonic() - request.received_at
+        self._instruments.request(label, error.status, seconds)
+        if self._request_log is not None:
+            self._request_log.note(client, request, label, error.status, seconds, reason=error.detail.code or "")
         head = self._heads.whole(request, error.status, JSON, len(body), (), extra)
         client.respond(head, b"" if request.method == b"HEAD" else body)

@@ -13,7 +13,9 @@ from pymotor.coordinator.limits.buckets import Buckets
 from pymotor.coordinator.limits.meter import Meter
 from pymotor.coordinator.limits.rate_limits import BUCKETS, RateLimits
 from pymotor.coordinator.limits.usage import KeyUsage
+from pymotor.coordinator.request_log import RequestLog
 from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.settings import Settings
 
 
 def limits_behind(ledger_descriptor: int, start: WorkerStart) -> RateLimits | None:
@@ -45,7 +47,12 @@ class Guarding:
         keys = self._settings.keys
         return frozenset((keys.header_name.lower().encode(),)) if keys is not None else frozenset()
 
-    def before(self, handle: Handler, heads: ResponseHeads) -> Handler:
+    def use(self, settings: Settings) -> None:
+        """These limits hold from now on, where there were some at the start."""
+        if self._limits is not None and settings.rates is not None:
+            self._limits.use(settings.rates)
+
+    def before(self, handle: Handler, heads: ResponseHeads, request_log: RequestLog | None = None) -> Handler:
         """What handles requests in place of `handle`."""
         if self.meter is None:
             return handle
@@ -59,6 +66,7 @@ class Guarding:
             usage=self._usage,
             limits=self._limits,
             unlimited=rates.skip_paths if rates is not None else (),
+            request_log=request_log,
         ).handle
 
     def set_keys(self, keys: tuple[ApiKey, ...]) -> None:

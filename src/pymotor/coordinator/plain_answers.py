@@ -21,6 +21,9 @@ _TOLD = 4
 _SAFE = (b"GET", b"HEAD")
 
 
+_ANSWERED = frozenset((b"/v1/models", b"/health", b"/liveness", b"/startup", b"/readiness"))
+
+
 class PlainAnswers:
     """What is answered of one fleet without asking it."""
 
@@ -54,7 +57,7 @@ class PlainAnswers:
 
     def label(self, path: bytes) -> str:
         """The path as metrics name it."""
-        return path.decode("latin-1") if path in self._answers or path in SURFACES else "other"
+        return path_label(path)
 
     def routes(self, model: str) -> Routes:
         """The routes of a model. Raises `ApiError` (404, 503)."""
@@ -100,6 +103,11 @@ class PlainAnswers:
             "parent": None,
             "max_model_len": routes.max_model_len,
         }
+
+
+def path_label(path: bytes) -> str:
+    """A path as metrics name it: one that the gateway has, or `other`."""
+    return path.decode("latin-1") if path in _ANSWERED or path in SURFACES else "other"
 
 
 def retry_after(error: ApiError) -> bytes:

@@ -280,13 +280,16 @@ async def _admin(
 
 def _end_requests(stop: asyncio.Event, hurry: asyncio.Event, parent_pipe: int | None) -> AbstractContextManager[None]:
     """Set `stop` at SIGTERM, SIGINT or when the parent is gone, and `hurry` when a signal comes again."""
+    signalled = asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
+        if signalled.is_set():
             logger.warning("%s again: running requests are given up", number.name)
             hurry.set()
         else:
             logger.info("%s: running requests are finished, then the Coordinator ends", number.name)
+            # Not the same as `stop`: a parent that got the signal too may be gone before it comes here.
+            signalled.set()
             stop.set()
 
     def on_parent_gone() -> None:

@@ -129,7 +129,7 @@ class Worker:
             self.follow(self._finished)
         if self._tracing.tracer is not None:
             self.follow(self._tracing.tracer)
-        self._handle = guarding.before(self._gateway.handle, services.heads)
+        self._handle = guarding.before(self._gateway.handle, services.heads, self._request_log)
         self._explainer = Explainer(services, self._gateway.routes)
         self._rules = PairingRules(settings.deploy_mode, settings.callback_host)
         self._limits = Limits(**_client_limits(settings), once=guarding.once)
@@ -174,6 +174,7 @@ class Worker:
         self._metaserver.reply_seconds = settings.first_token_timeout
         self._limits.use(**_client_limits(settings))
         self._finished.use(settings.dashboard.requests_per_second)
+        self.guarding.use(settings)
 
     def set_fleet(self, update: FleetUpdate) -> None:
         """Route by a new snapshot."""
@@ -244,7 +245,7 @@ class Worker:
         if self._door is not None:
             self._door.close()
         for client in self._connections:
-            client.transport.abort()
+            client.break_off()
         self._metaserver.close()
         if self._placement is not None:
             await self._placement.close()
@@ -264,7 +265,13 @@ class Worker:
             self._door.stop()
         if self._server is not None:
             # The loop takes in one client a turn, and closes the socket before those that wait.
-            with listener.dup() as held:
+            try:
+                held = listener.dup()
+            except OSError as error:
+                logger.warning("clients that wait to be accepted are lost: %s", error)
+                self._server.close()
+                return
+            with held:
                 self._server.close()
                 waiting = accept_waiting(held)
             for client in waiting:

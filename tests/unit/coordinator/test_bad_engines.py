@@ -3,6 +3,7 @@ again."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import random
@@ -340,3 +341,30 @@ def test_any_reply_gives_a_defined_answer() -> None:
                 assert events_in(answer.body)[-1].data == "[DONE]", reply
 
     with_engine(script, asks)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_stream_that_the_gateway_cuts_does_not_look_whole(version: bytes) -> None:
+    """In HTTP/1.0 the end of the connection is the end of a stream, so that it takes a reset."""
+
+    async def script(connection: EngineConnection) -> None:
+        await connection.request()
+        await connection.say(BEGUN)
+        await connection.gone()
+
+    async def scenario() -> None:
+        async with ScriptedEngine(script) as engine, WorkerInProcess([engine.port]) as worker:
+            reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+            head = b"POST /v1/chat/completions HTTP/%b\r\nHost: g\r\nContent-Type: application/json\r\n" % version
+            writer.write(head + b"Content-Length: %d\r\n\r\n%b" % (len(ASKED[True]), ASKED[True]))
+            received = await reader.readuntil(EVENT)
+            assert received.startswith(b"HTTP/1.1 200")
+            await worker.worker.drain(0.0)
+            if version == b"1.0":
+                with pytest.raises(ConnectionResetError):
+                    await reader.read()
+            else:
+                assert not (await reader.read()).endswith(b"0\r\n\r\n")
+            writer.close()
+
+    uvloop.run(scenario())

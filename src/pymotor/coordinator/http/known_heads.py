@@ -1,8 +1,8 @@
 """Heads of requests that were read before: a client that keeps its connection sends the same one again and again.
 
-Hot path. A head is known by its bytes, but for the digits of its Content-Length, so that what llhttp made of it the
-first time is what it would make of it again. Only heads that end in nothing special are kept: HTTP/1.1, kept alive, no
-Transfer-Encoding, no Expect, no offer to switch protocols.
+Hot path. A head is known by its bytes, but for the digits of its Content-Length, so that what was made of it the first
+time is what would be made of it again. Only heads that end in nothing special are kept: HTTP/1.1, kept alive, no
+Transfer-Encoding, no Expect.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import socket
 import struct
+import sys
 import termios
 from collections.abc import Callable, Coroutine
 from time import monotonic
@@ -114,7 +115,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def unsent(self) -> bool:
         """Whether the client has not taken all that was written."""
-        return self.transport.get_write_buffer_size() > 0
+        return self._waiting() > 0
 
     # -- asyncio.Protocol
 
@@ -193,9 +194,7 @@ class ClientConnection(asyncio.Protocol):
             self._task = None
             self.on_writable = None
             if self.responding:
-                # A response that did not end must not look whole: the connection ends without its last chunk.
-                self.responding = False
-                self.transport.abort()
+                self.break_off()
             elif not request.keep_alive:
                 self.end()
             elif self._queue or self._refused is not None or self._reader.pending:
@@ -274,8 +273,16 @@ class ClientConnection(asyncio.Protocol):
             self.transport.write_eof()
         else:
             self.transport.close()
-        self._unsent = self.transport.get_write_buffer_size()
+        self._unsent = self._waiting()
         self.deadline = monotonic() + (self._limits.body_idle if self._unsent else _LINGER_SECONDS)
+
+    def break_off(self) -> None:
+        """End at once. A response that did not end must not look whole: without its last chunk it does not, but in
+        HTTP/1.0, where the end of the connection is the end of the stream, it takes a reset."""
+        if self.responding and not self._reader.latest.http_11:
+            self._drop_unsent()
+        self.responding = False
+        self.transport.abort()
 
     def check_deadline(self, now: float) -> None:
         """Close if the client has been too slow; called about once a second."""
@@ -301,8 +308,16 @@ class ClientConnection(asyncio.Protocol):
 
     def _takes(self) -> bool:
         """Whether the client has taken something of what waits for it since this was asked last."""
-        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        before, self._unsent = self._unsent, self._waiting()
         return self._unsent != before
+
+    def _waiting(self) -> int:
+        """Bytes that the client has yet to take and that an end at once would lose. Over TLS not all of them can be
+        seen, but none wait here while the kernel has nothing to send."""
+        waiting = self.transport.get_write_buffer_size()
+        if self.transport.get_extra_info("ssl_object") is not None:
+            waiting += self._of_kernel(termios.TIOCOUTQ)
+        return waiting
 
     def close_after_this(self) -> None:
         """Have the answer to the request in hand be the last, and say so; without effect where its head is out or
@@ -317,7 +332,11 @@ class ClientConnection(asyncio.Protocol):
 
     def _unread(self) -> bool:
         """Whether the client has sent what was not read yet."""
+        return self._of_kernel(termios.FIONREAD) > 0
+
+    def _of_kernel(self, figure: int) -> int:
+        """What the kernel says of the socket; 0 where that is closed."""
         connected = self.transport.get_extra_info("socket")
         if connected is None or connected.fileno() < 0:
-            return False
-        return any(fcntl.ioctl(connected.fileno(), termios.FIONREAD, bytes(4)))
+            return 0
+        return int.from_bytes(fcntl.ioctl(connected.fileno(), figure, bytes(4)), sys.byteorder)

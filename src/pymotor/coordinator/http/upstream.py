@@ -289,8 +289,9 @@ class UpstreamConnection(EventPassing):
             self.transport.abort()
 
     def pause(self) -> None:
-        """Stop reading: the client is slower than the engine. Its silence then is not the engine's."""
-        if not self.transport.is_closing():
+        """Stop reading: the client is slower than the engine. Its silence then is not the engine's. Without effect when
+        the reply is over."""
+        if self._receiver is not None and not self.transport.is_closing():
             self.paused = True
             self.transport.pause_reading()
 

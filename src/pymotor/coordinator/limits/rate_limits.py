@@ -23,6 +23,11 @@ class RateLimits:
         self._settings = settings
         self._window = settings.window
 
+    def use(self, settings: RateSettings) -> None:
+        """So much is allowed from now on, and refused in these words; the window stays. What a client has used of its
+        share stays used."""
+        self._settings = settings
+
     def take_request(self, key: ApiKey | None) -> None:
         """One request more. Raises `ApiError` where the key, or all together, have had enough."""
         settings = self._settings
