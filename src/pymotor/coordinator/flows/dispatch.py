@@ -37,7 +37,7 @@ async def _placed(context: Context, routes: Callable[[], Routes]) -> None:
     """As `dispatch`, where more than load decides or somebody wants to know how long that took."""
     services = context.services
     trail = context.trail
-    placing = None if trail is None else trail.begin_wait(PLACEMENT, context.started_at)
+    placing = None if trail is None else trail.begin_wait(PLACEMENT)
     if services.placement is not None:
         context.choice = await services.placement.choice(context.view, context.request.headers, routes)
     elif services.tokenizer is not None:

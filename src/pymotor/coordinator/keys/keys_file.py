@@ -54,8 +54,8 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class _Contents(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    keys: list[KeyRecord]
     version: int = 1
-    keys: list[KeyRecord] = []
 
 
 def read_keys(path: Path) -> list[KeyRecord]:
