@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -316,8 +317,7 @@ class Gateway:
         self._workers = workers
         self._controllers = ",".join(controllers)
         self._environment = dict(environment or {})
-        self._directory = engines.directory / f"{label}-{free_port()}"
-        self._directory.mkdir()
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{label}-", dir=engines.directory))
         self._user_config = json.loads((EXAMPLES / "infer_engines/sim/epd/user_config.json").read_text())
         self._user_config["motor_coordinator_config"] = dict(config or {})
         self.config_file = self._directory / "user_config.json"
