@@ -45,11 +45,11 @@ def port_of(url: str) -> int:
     return int(url.rsplit(":", 1)[1])
 
 
-def ask(url: str, path: str, *lines: str, method: str = "GET", address: str = "") -> RawReply:
-    """Ask from this machine, or as somebody at `address`."""
+def ask(url: str, path: str, *lines: str, method: str = "GET", address: str = "", host: str = "127.0.0.1") -> RawReply:
+    """Ask from this machine, or as somebody at `address`; `host` is what the gateway is called."""
     port = port_of(url)
     with Stranger(port, address) if address else RawConnection(port) as connection:
-        connection.send("\r\n".join([f"{method} {path} HTTP/1.1", "Host: gateway", *lines, "", ""]).encode())
+        connection.send("\r\n".join([f"{method} {path} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode())
         return connection.reply(head_only=method == "HEAD")
 
 
@@ -73,9 +73,17 @@ def test_strangers_find_probes_and_closed_doors(keyed: Gateway, keyless: Gateway
         assert [ask(gateway.management_url, path, address=address).status for path in PROBES] == [200] * 4
 
 
+@pytest.mark.parametrize("lines", [(), ("Sec-Fetch-Site: same-origin",)])
+def test_a_page_whose_name_leads_here_is_a_stranger(keyed: Gateway, keyless: Gateway, lines: tuple[str, ...]) -> None:
+    for gateway, refused in ((keyed, 401), (keyless, 403)):
+        for url, path in inside(gateway):
+            assert ask(url, path, *lines, host=f"rebound.example:{port_of(url)}").status == refused
+            assert ask(url, path, *lines, host=f"localhost:{port_of(url)}").status == 200
+
+
 @pytest.mark.parametrize("line", [
     RELAYED, "Forwarded: for=127.0.0.1", "X-Real-IP: 127.0.0.1", "Via: 1.1 somebody",
-    "Origin: https://elsewhere.example", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-origin",
+    "Origin: https://elsewhere.example", "Sec-Fetch-Site: cross-site",
 ])  # fmt: skip
 def test_who_only_seems_near_is_a_stranger(keyed: Gateway, keyless: Gateway, line: str) -> None:
     for url, path in inside(keyed):

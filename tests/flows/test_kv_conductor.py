@@ -251,7 +251,7 @@ def test_a_new_conductor_learns_what_the_old_one_knew(conductor: ConductorUnderT
         conductor.start()
         conductor.wait_applied(SOURCE, 2)
         with Asker(conductor.port) as asker:
-            assert asker.match(PROMPT) == {ENDPOINT: 4 * SIZE}
+            wait_until(lambda: asker.match(PROMPT) == {ENDPOINT: 4 * SIZE}, "what the engine replays counts again")
 
 
 # -- who is followed

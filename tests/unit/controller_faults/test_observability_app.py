@@ -18,7 +18,7 @@ CONGESTION = {"alarmId": "0xFC001005", "category": 3}
 
 def client(log: AlarmLog, *, leads: bool = True, token: ClusterToken | None = TOKEN) -> httpx.AsyncClient:
     app = observability_app(log, lambda: VIEW, variables={"sys_id": "7"}, leads=lambda: leads, token=token)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://controller")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1")
 
 
 def a_log() -> AlarmLog:
