@@ -15,8 +15,9 @@ from images import text_chat
 from processes import wait_until
 from raw_client import RawConnection, post
 
-INTERVAL = 1.0
-READING = {"scheduler_config": {"engine_load_interval": INTERVAL}}
+SHORT = {"scheduler_config": {"engine_load_interval": 1.0}}
+LONG = {"scheduler_config": {"engine_load_interval": 3.0}}
+"""So long that a busy machine does not make a reading old: it counts for nothing after three of them."""
 NAMES = ("union-0", "union-1")
 
 
@@ -43,19 +44,30 @@ def in_flight(gateway: Gateway) -> list[int]:
     return [loads[f"{name}/0"][1] for name in NAMES]
 
 
-def others(gateway: Gateway) -> list[bool]:
-    """Whether a Coordinator believes that each engine has requests of others."""
+def others_load(gateway: Gateway) -> list[float]:
+    """Tokens that a Coordinator charges each engine for requests of others."""
     return [
-        endpoint["others_load_tokens"] > 0
+        endpoint["others_load_tokens"]
         for instance in gateway.fleet()["instances"]
         for endpoint in instance["endpoints"]
     ]
 
 
+def others(gateway: Gateway) -> list[bool]:
+    """Whether a Coordinator believes that each engine has requests of others."""
+    return [load > 0 for load in others_load(gateway)]
+
+
+def priced_alike(gateway: Gateway) -> bool:
+    """Whether a reading since its own requests began charges the others' six as much as six of the own five."""
+    own = gateway.loads()[f"{NAMES[1]}/0"][0] / 5
+    return others_load(gateway) == [pytest.approx(6 * own, rel=0.01), 0]
+
+
 def test_a_gateway_sends_its_requests_where_another_sent_none(slow: Engines) -> None:
     with ExitStack() as opened:
         one = opened.enter_context(Gateway(slow, ["union-0"], label="one"))
-        both = opened.enter_context(Gateway(slow, NAMES, config=READING, label="both", workers=2))
+        both = opened.enter_context(Gateway(slow, NAMES, config=LONG, label="both", workers=2))
         clients = opened.enter_context(ExitStack())
         for _ in range(6):
             begin(one, clients)
@@ -66,6 +78,7 @@ def test_a_gateway_sends_its_requests_where_another_sent_none(slow: Engines) -> 
         # Its own requests are not taken for others'.
         seen = slow["union-1"].metric("vllm:num_requests_running")
         assert seen == 5
+        wait_until(lambda: priced_alike(both), "the others' requests are charged like its own")
         for _ in range(5):
             begin(both, clients)
         assert sorted(in_flight(both)) in ([2, 8], [3, 7], [1, 9]), "beyond that both engines get some"
@@ -78,7 +91,7 @@ def test_a_gateway_sends_its_requests_where_another_sent_none(slow: Engines) -> 
 def test_what_an_engine_said_long_ago_counts_for_nothing(slow: Engines) -> None:
     with ExitStack() as opened:
         one = opened.enter_context(Gateway(slow, ["union-0"], label="one"))
-        both = opened.enter_context(Gateway(slow, NAMES, config=READING, label="both"))
+        both = opened.enter_context(Gateway(slow, NAMES, config=SHORT, label="both"))
         clients = opened.enter_context(ExitStack())
         begin(one, clients)
         wait_until(lambda: others(both) == [True, False], "the other's request is seen")
