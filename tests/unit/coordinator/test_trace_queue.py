@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from pymotor.coordinator.tracing.exporting import QUEUED, TraceExport, traces_url
+from pymotor.coordinator.tracing.collector_client import NotTaken
+from pymotor.coordinator.tracing.exporting import QUEUED, TraceExport
+from pymotor.coordinator.tracing.partial_success import PartialSuccess
 from pymotor.coordinator.tracing.trace_context import TraceContext
 from pymotor.coordinator.tracing.tracer import FinishedRequest
 from pymotor.coordinator.trail import Trail
@@ -20,26 +21,37 @@ from pymotor.telemetry.metrics import Registry
 NAMES = ("exported", "export_failed", "queue_full", "ended")
 
 
-class Slow(SpanExporter):
-    """Takes spans, and lets nobody go before `going_on` is set."""
+class Slow:
+    """Takes spans, and lets nobody go before `going_on` is set; what it answers is in `answers`, nothing where that is
+    empty."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.going_on = threading.Event()
-        self.spans: list[ReadableSpan] = []
+        self.spans: list[Span] = []
+        self.answers: list[PartialSuccess | NotTaken] = []
+        self.closed = threading.Event()
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.spans += spans
+    def send(self, request: bytes) -> PartialSuccess | None:
+        for of_resource in ExportTraceServiceRequest.FromString(request).resource_spans:
+            for of_scope in of_resource.scope_spans:
+                self.spans += of_scope.spans
         self.asked.set()
         self.going_on.wait()
-        return SpanExportResult.SUCCESS
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, NotTaken):
+            raise answer
+        return answer
 
-    def shutdown(self) -> None:
+    def give_up(self) -> None:
         pass
+
+    def close(self) -> None:
+        self.closed.set()
 
 
 @pytest.fixture
-def exporter() -> Iterator[Slow]:
+def sender() -> Iterator[Slow]:
     slow = Slow()
     yield slow
     slow.going_on.set()
@@ -57,34 +69,34 @@ def outcomes(export: TraceExport) -> dict[str, float]:
     return {name: counter.child(name).value for name in NAMES if counter.child(name).value}
 
 
-def test_all_is_sent_at_the_end(exporter: Slow) -> None:
-    export = TraceExport(exporter, Resource({}), Registry(), "nowhere", delay=3600.0)
-    exporter.going_on.set()
+def test_all_is_sent_at_the_end(sender: Slow) -> None:
+    export = TraceExport(sender, {}, Registry(), "nowhere", delay=3600.0)
+    sender.going_on.set()
     for _ in range(300):
         export.put(finished())
     export.close()
-    assert len(exporter.spans) == 300
+    assert len(sender.spans) == 300
     assert outcomes(export) == {"exported": 300}
 
 
-def test_the_end_does_not_wait_for_a_collector_that_hangs(exporter: Slow) -> None:
-    export = TraceExport(exporter, Resource({}), Registry(), "nowhere", delay=0.0)
+def test_the_end_does_not_wait_for_a_collector_that_hangs(sender: Slow) -> None:
+    export = TraceExport(sender, {}, Registry(), "nowhere", delay=0.0)
     export.put(finished())
-    assert exporter.asked.wait(60)
+    assert sender.asked.wait(60)
     for _ in range(7):
         export.put(finished())
     export.close()
     assert outcomes(export) == {"ended": 8}
     # What it is told afterwards does not count twice.
-    exporter.going_on.set()
+    sender.going_on.set()
     export._thread.join(60)
     assert outcomes(export) == {"ended": 8}
-    assert len(exporter.spans) == 1
+    assert len(sender.spans) == 1
 
 
-def test_a_batch_that_cannot_be_sent_does_not_end_the_thread(exporter: Slow) -> None:
-    export = TraceExport(exporter, Resource({}), Registry(), "nowhere", delay=0.0)
-    exporter.going_on.set()
+def test_a_batch_that_cannot_be_sent_does_not_end_the_thread(sender: Slow) -> None:
+    export = TraceExport(sender, {}, Registry(), "nowhere", delay=0.0)
+    sender.going_on.set()
     broken = finished()
     export.put(broken._replace(trace=TraceContext(b"no digits", b"2" * 16, sampled=True)))
     ends = time.monotonic() + 60
@@ -96,25 +108,43 @@ def test_a_batch_that_cannot_be_sent_does_not_end_the_thread(exporter: Slow) -> 
     assert outcomes(export) == {"export_failed": 1, "exported": 1}
 
 
-def test_what_finds_no_room_is_dropped(exporter: Slow) -> None:
-    export = TraceExport(exporter, Resource({}), Registry(), "nowhere", delay=0.0)
+def test_what_finds_no_room_is_dropped(sender: Slow) -> None:
+    export = TraceExport(sender, {}, Registry(), "nowhere", delay=0.0)
     export.put(finished())
-    assert exporter.asked.wait(60)
+    assert sender.asked.wait(60)
     for _ in range(QUEUED + 5):
         export.put(finished())
     assert outcomes(export) == {"queue_full": 5}
-    exporter.going_on.set()
+    sender.going_on.set()
     export.close()
     assert outcomes(export) == {"queue_full": 5, "exported": QUEUED + 1}
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "url"),
-    [
-        ("http://collector:4318", "http://collector:4318/v1/traces"),
-        ("http://collector:4318/", "http://collector:4318/v1/traces"),
-        ("https://[::1]/otlp/v1/traces", "https://[::1]/otlp/v1/traces"),
-    ],
-)
-def test_the_path_may_be_left_out(endpoint: str, url: str) -> None:
-    assert traces_url(endpoint) == url
+def test_what_the_collector_does_is_told_once_each_time_it_changes(
+    sender: Slow, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender.going_on.set()
+    sender.answers = [
+        NotTaken("it answers 400"),
+        NotTaken("it answers 401"),
+        PartialSuccess(3, "too old"),
+        PartialSuccess(4, "too new"),
+        NotTaken("it answers 402"),
+    ]
+
+    with caplog.at_level("INFO"):
+        export = TraceExport(sender, {}, Registry(), "http://collector:4318", delay=0.0)
+        for _ in range(6):
+            sender.asked.clear()
+            export.put(finished())
+            assert sender.asked.wait(60)
+        export.close()
+    assert sender.closed.wait(60)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 5
+    assert "does not take traces (it answers 400)" in told[0]
+    assert "takes traces again" in told[1]
+    assert "has rejected 3 spans of a batch and says 'too old'" in told[2]
+    assert "does not take traces (it answers 402)" in told[3]
+    assert "takes traces again" in told[4]
+    assert outcomes(export) == {"exported": 3, "export_failed": 3}

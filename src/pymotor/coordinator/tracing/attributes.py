@@ -13,8 +13,7 @@ from pymotor.coordinator.api.errors import UNREADABLE
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.following import FollowedRequest
 from pymotor.coordinator.recovery.answer_so_far import AnswerSoFar
-
-Attributes = dict[str, str | int | float | bool | tuple[str, ...]]
+from pymotor.coordinator.tracing.otlp import Attributes
 
 PROVIDER = "pymotor"
 _LONGEST_TEXT = 256

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
-from pymotor.config import Problem, UserConfig
+from pymotor.config import ABSENT, Problem, UserConfig
+from pymotor.coordinator.tracing.collector_client import UnusableFile, tls_context
+from pymotor.coordinator.tracing.collector_settings import collector_settings
+from pymotor.coordinator.tracing.resource import ATTRIBUTES_VARIABLE, said_attributes
 
 _TRACER = "$.motor_coordinator_config.tracer_config"
 _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -45,4 +48,30 @@ def check_tracing(user: UserConfig, file: str, environment: Mapping[str, str]) -
             f"{_GRPC_PORT} is the port of OTLP over gRPC mostly, and traces are sent by {_SPOKEN}",
             value=endpoint,
             suggestion="see whether the collector takes that at 4318",
+        )
+    yield from _check_variables(endpoint, file, path, environment)
+
+
+def _check_variables(endpoint: str, file: str, path: str, environment: Mapping[str, str]) -> Iterator[Problem]:
+    settings, troubles = collector_settings(endpoint, environment)
+    for trouble in troubles:
+        value = ABSENT if trouble.value is None else trouble.value
+        yield Problem.warning(file, path, trouble.message, value=value, suggestion=trouble.suggestion)
+    broken = sum(one is None for one in said_attributes(environment))
+    if broken:
+        yield Problem.warning(
+            file,
+            path,
+            f"entries of {ATTRIBUTES_VARIABLE} are left out that are no attributes: {broken}",
+            suggestion="write name=value, with commas between and the values percent-encoded",
+        )
+    try:
+        tls_context(settings)
+    except UnusableFile as error:
+        yield Problem.error(
+            file,
+            path,
+            f"no trace can be sent: what OTEL_EXPORTER_OTLP_{error.kind} names cannot be used: {error.why}",
+            value=error.path,
+            suggestion=f"name a PEM file that is there, here or in OTEL_EXPORTER_OTLP_TRACES_{error.kind}",
         )

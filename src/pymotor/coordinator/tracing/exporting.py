@@ -9,31 +9,43 @@ import contextlib
 import logging
 import os
 import queue
-import socket
 import threading
-from collections.abc import Mapping
 from time import monotonic
-from urllib.parse import urlsplit
+from typing import Protocol
 
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-
-from pymotor.coordinator.tracing.spans import SpanMaker
+from pymotor.coordinator.tracing.collector_client import CollectorClient, NotTaken
+from pymotor.coordinator.tracing.collector_settings import collector_settings
+from pymotor.coordinator.tracing.otlp import Attributes, ExportRequests
+from pymotor.coordinator.tracing.partial_success import PartialSuccess
+from pymotor.coordinator.tracing.resource import resource
+from pymotor.coordinator.tracing.spans import encoded_spans
 from pymotor.coordinator.tracing.tracer import FinishedRequest
 from pymotor.telemetry.metrics import Counter, Registry
 
 logger = logging.getLogger(__name__)
 
-SERVICE = "pymotor-coordinator"
 QUEUED = 2048
 """Traces that may wait."""
 _AT_ONCE = 128
 DELAY = 1.0
 _DELAY_VARIABLE = "OTEL_BSP_SCHEDULE_DELAY"
 _END_SECONDS = 2.0
-_PATH = "/v1/traces"
-_EXPORTER_LOG = "opentelemetry.exporter"
+_SCOPE = "pymotor.coordinator"
+_LONGEST_MESSAGE = 300
+
+
+class Sender(Protocol):
+    """Who sends, in the export's thread."""
+
+    def send(self, request: bytes) -> PartialSuccess | None:
+        """Have an `ExportTraceServiceRequest` taken; returns what there is against it all the same. Raises
+        `NotTaken`."""
+
+    def give_up(self) -> None:
+        """Try nothing again from now on. From any thread."""
+
+    def close(self) -> None:
+        """End the connection."""
 
 
 def outcome_counter(registry: Registry) -> Counter:
@@ -49,17 +61,18 @@ class TraceExport:
     """Takes traces and has them sent; `close` it."""
 
     def __init__(
-        self, exporter: SpanExporter, resource: Resource, registry: Registry, where: str, delay: float = DELAY
+        self, sender: Sender, resource: Attributes, registry: Registry, where: str, delay: float = DELAY
     ) -> None:
         """`where` the traces go, as the log may say it; for `delay` seconds they are collected before they are sent
         together."""
         self._delay = delay
-        self._exporter = exporter
-        self._maker = SpanMaker(resource)
+        self._sender = sender
+        self._requests = ExportRequests(resource, _SCOPE)
         self._where = where
         self.outcomes = outcome_counter(registry)
         self._queue: queue.SimpleQueue[FinishedRequest | None] = queue.SimpleQueue()
         self._failing = False
+        self._complained = False
         self._taken = 0
         """Traces in the thread's hands."""
         self._over = False
@@ -81,7 +94,7 @@ class TraceExport:
         if self._thread.is_alive():
             self._over = True
             self._count("ended", self._taken + max(0, self._queue.qsize() - 1))
-        self._exporter.shutdown()
+            self._sender.give_up()
 
     def _count(self, outcome: str, traces: int) -> None:
         if traces:
@@ -100,6 +113,7 @@ class TraceExport:
                     logger.exception("%d traces cannot be made, for no reason foreseen", len(batch))
                     self._count("export_failed", len(batch))
             self._taken = 0
+        self._sender.close()
 
     def _batch(self) -> tuple[list[FinishedRequest], bool]:
         """What has come within a moment, and whether there will be more."""
@@ -117,45 +131,50 @@ class TraceExport:
         return batch, True
 
     def _send(self, batch: list[FinishedRequest]) -> None:
-        spans = [span for finished in batch for span in self._maker.spans(finished)]
-        sent = self._exporter.export(spans) is SpanExportResult.SUCCESS
+        request = self._requests.of([span for finished in batch for span in encoded_spans(finished)])
+        complaint: PartialSuccess | None = None
+        refusal = ""
+        try:
+            complaint = self._sender.send(request)
+        except NotTaken as why:
+            refusal = str(why)
         if self._over:
             # They were counted as dropped when nobody could wait for them any more.
             return
-        self._count("exported" if sent else "export_failed", len(batch))
-        if not sent and not self._failing:
-            logger.error(
-                "%s does not take traces; they are dropped, and counted in pymotor_traces_total, until it does. See "
-                "that tracer_config.endpoint names an OTLP receiver (http/protobuf)",
-                self._where,
-            )
-        if sent and self._failing:
+        self._count("export_failed" if refusal else "exported", len(batch))
+        if refusal:
+            self._tell_refusal(refusal)
+            return
+        if self._failing:
             logger.info("%s takes traces again", self._where)
-        self._failing = not sent
+        self._failing = False
+        self._tell_complaint(complaint)
+
+    def _tell_refusal(self, why: str) -> None:
+        if not self._failing:
+            logger.error(
+                "%s does not take traces (%s); they are dropped, and counted in pymotor_traces_total, until it does. "
+                "See that tracer_config.endpoint names an OTLP receiver (http/protobuf)",
+                self._where,
+                why,
+            )
+        self._failing = True
+
+    def _tell_complaint(self, complaint: PartialSuccess | None) -> None:
+        if complaint is not None and not self._complained:
+            self._complained = True
+            logger.warning(
+                "%s takes traces, but has rejected %d spans of a batch and says %r; this is told once",
+                self._where,
+                complaint.rejected,
+                complaint.message[:_LONGEST_MESSAGE],
+            )
 
 
 def otlp_export(endpoint: str, worker: int, registry: Registry) -> TraceExport:
     """An export to the collector at `endpoint`, a URL with or without the path. Certificates, headers, time-out and
-    compression are as the environment says by OpenTelemetry's variables."""
-    # It tells of each batch that fails, with what the collector said.
-    logging.getLogger(_EXPORTER_LOG).setLevel(logging.CRITICAL)
-    url = traces_url(endpoint)
-    parts = urlsplit(url)
-    where = f"{parts.scheme}://{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    compression are as the environment says by OpenTelemetry's variables; `checks` tells what is wrong with them."""
+    settings, _ = collector_settings(endpoint, os.environ)
     told = os.environ.get(_DELAY_VARIABLE, "")
     delay = int(told) / 1000 if told.isdecimal() else DELAY
-    return TraceExport(OTLPSpanExporter(endpoint=url), resource(worker, os.environ), registry, where, delay)
-
-
-def traces_url(endpoint: str) -> str:
-    """Where OTLP over HTTP takes traces: the path of the protocol where the URL has none."""
-    parts = urlsplit(endpoint)
-    return endpoint if parts.path.strip("/") else parts._replace(path=_PATH).geturl()
-
-
-def resource(worker: int, environment: Mapping[str, str]) -> Resource:
-    """Who speaks: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` go before what is set here."""
-    found = Resource.create({"service.instance.id": f"{socket.gethostname()}-worker-{worker}"})
-    if "OTEL_SERVICE_NAME" in environment or SERVICE_NAME in environment.get("OTEL_RESOURCE_ATTRIBUTES", ""):
-        return found
-    return found.merge(Resource({SERVICE_NAME: SERVICE}))
+    return TraceExport(CollectorClient(settings), resource(worker, os.environ), registry, settings.where, delay)

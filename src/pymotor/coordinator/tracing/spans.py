@@ -7,27 +7,44 @@ comes whole and nobody sees its first content, until decode was asked.
 
 from __future__ import annotations
 
+import os
+from binascii import unhexlify
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
-from opentelemetry.trace.status import Status, StatusCode
-
-from pymotor.coordinator.tracing.attributes import Attributes
+from pymotor.coordinator.tracing.otlp import (
+    CLIENT,
+    INTERNAL,
+    SERVER,
+    Attributes,
+    attribute,
+    event,
+    place_in_trace,
+    recurring_attribute,
+    span,
+)
 from pymotor.coordinator.tracing.tracer import FinishedRequest
 from pymotor.coordinator.trail import CANCELLED, PLACEMENT, Step
 
 HANDOFF = "handoff"
-_SCOPE = InstrumentationScope("pymotor.coordinator")
+_FIRST_CONTENT = "first_content"
 _PREFILL, _DECODE, _STORED = "prefill", "decode", "stored"
 _NANOSECONDS = 1_000_000_000
 _SERVER_FAILED = 500
 _SHORT = 0.001
 """Seconds from which placing a request is worth a span."""
+_PASSING = frozenset((
+    "gen_ai.response.time_to_first_chunk",
+    "gen_ai.usage.input_tokens",
+    "http.request.body.size",
+    "http.response.body.size",
+    "pymotor.answer_events",
+    "pymotor.engine_request_id",
+    "pymotor.leg_id",
+    "pymotor.request_id",
+))  # fmt: skip
+"""Attributes whose values hardly ever come again: remembering them would push out others."""
 
 
 class _Interval(NamedTuple):
@@ -38,75 +55,63 @@ class _Interval(NamedTuple):
     ended: float
     span_id: bytes
     attributes: Attributes
-    kind: SpanKind
+    kind: int
     error: str = ""
     content: float = 0.0
 
 
-class SpanMaker:
-    """Makes spans of one process."""
-
-    def __init__(self, resource: Resource) -> None:
-        self._resource = resource
-        self._ids = RandomIdGenerator()
-
-    def spans(self, finished: FinishedRequest) -> list[ReadableSpan]:
-        """The root first."""
-        trace = finished.trace
-        state = TraceState.from_header([trace.state.decode()]) if trace.state else TraceState()
-        trace_id = int(trace.trace_id, 16)
-        own = SpanContext(trace_id, int(trace.span_id, 16), False, TraceFlags(1), state)
-        caller = SpanContext(trace_id, int(trace.parent_id, 16), True, TraceFlags(1)) if trace.parent_id else None
-        spans = [self._root(finished, own, caller)]
-        if trace.sampled:
-            steps = [step for step in finished.trail.steps if step.began < finished.ended]
-            intervals = [_of_step(step, steps, finished) for step in _worth(steps)]
-            intervals += _handoffs(steps)
-            spans += [self._child(interval, own, finished) for interval in intervals]
-        return spans
-
-    def _root(self, finished: FinishedRequest, own: SpanContext, caller: SpanContext | None) -> ReadableSpan:
-        attributes = finished.attributes
-        wall = finished.trail.wall
-        failed = int(attributes["http.response.status_code"]) >= _SERVER_FAILED  # type: ignore[arg-type]
-        events = (
-            [Event("first_content", timestamp=_time(wall, finished.first_content))] if finished.first_content else []
+def encoded_spans(finished: FinishedRequest) -> list[bytes]:
+    """As OTLP has them, the root first. Raises `ValueError` for a trace whose ids are none."""
+    trace, wall = finished.trace, finished.trail.wall
+    trace_id, root_id = unhexlify(trace.trace_id), unhexlify(trace.span_id)
+    attributes = finished.attributes
+    status = attributes["http.response.status_code"]
+    root = span(
+        place_in_trace(trace_id, root_id, unhexlify(trace.parent_id), trace.state),
+        f"{attributes['http.request.method']} {attributes['http.route']}",
+        SERVER,
+        _time(wall, finished.began),
+        _time(wall, finished.ended),
+        _encoded(attributes),
+        _root_events(finished),
+        failed=isinstance(status, int) and status >= _SERVER_FAILED,
+        remote=bool(trace.parent_id),
+    )
+    if not trace.sampled:
+        return [root]
+    steps = [step for step in finished.trail.steps if step.began < finished.ended]
+    spans = [root]
+    for one in (*(_of_step(step, steps, finished) for step in _worth(steps)), *_handoffs(steps)):
+        span_id = unhexlify(one.span_id) if one.span_id else os.urandom(8)
+        spans.append(
+            span(
+                place_in_trace(trace_id, span_id, root_id, trace.state),
+                one.name,
+                one.kind,
+                _time(wall, one.began),
+                _time(wall, one.ended),
+                _encoded(one.attributes),
+                event(_FIRST_CONTENT, _time(wall, one.content)) if one.content else b"",
+                failed=bool(one.error),
+            )
         )
-        events += [
-            Event("carry_on", {"pymotor.endpoint": step.endpoint}, timestamp=_time(wall, step.began))
-            for step in _carried_on(finished.trail.steps)
-        ]
-        return ReadableSpan(
-            f"{attributes['http.request.method']} {attributes['http.route']}",
-            context=own,
-            parent=caller,
-            resource=self._resource,
-            attributes=attributes,
-            events=events,
-            kind=SpanKind.SERVER,
-            status=Status(StatusCode.ERROR) if failed else Status(),
-            start_time=_time(wall, finished.began),
-            end_time=_time(wall, finished.ended),
-            instrumentation_scope=_SCOPE,
-        )
+    return spans
 
-    def _child(self, interval: _Interval, root: SpanContext, finished: FinishedRequest) -> ReadableSpan:
-        wall = finished.trail.wall
-        span_id = int(interval.span_id, 16) if interval.span_id else self._ids.generate_span_id()
-        content = interval.content
-        return ReadableSpan(
-            interval.name,
-            context=SpanContext(root.trace_id, span_id, False, TraceFlags(1), root.trace_state),
-            parent=root,
-            resource=self._resource,
-            attributes=interval.attributes,
-            events=[Event("first_content", timestamp=_time(wall, content))] if content else [],
-            kind=interval.kind,
-            status=Status(StatusCode.ERROR) if interval.error else Status(),
-            start_time=_time(wall, interval.began),
-            end_time=_time(wall, interval.ended),
-            instrumentation_scope=_SCOPE,
-        )
+
+def _encoded(attributes: Attributes) -> bytes:
+    return b"".join([
+        attribute(name, value) if name in _PASSING else recurring_attribute(name, value)
+        for name, value in attributes.items()
+    ])  # fmt: skip
+
+
+def _root_events(finished: FinishedRequest) -> bytes:
+    wall = finished.trail.wall
+    first = finished.first_content
+    events = event(_FIRST_CONTENT, _time(wall, first)) if first else b""
+    for step in _carried_on(finished.trail.steps):
+        events += event("carry_on", _time(wall, step.began), {"pymotor.endpoint": step.endpoint})
+    return events
 
 
 def _worth(steps: Sequence[Step]) -> Iterator[Step]:
@@ -127,28 +132,30 @@ def _of_step(step: Step, steps: Sequence[Step], finished: FinishedRequest) -> _I
     if error:
         attributes["error.type"] = error
     if not step.endpoint:
-        return _Interval(step.leg, step.began, ended, b"", attributes, SpanKind.INTERNAL, error)
+        return _Interval(step.leg, step.began, ended, b"", attributes, INTERNAL, error)
     _add_call(attributes, step, str(finished.attributes["http.request.method"]))
     failures = _failures_before(step, steps)
     if failures:
         attributes["http.request.resend_count"] = failures
-    return _Interval(step.leg, step.began, ended, step.span_id, attributes, SpanKind.CLIENT, error, step.content)
+    return _Interval(step.leg, step.began, ended, step.span_id, attributes, CLIENT, error, step.content)
 
 
 def _add_call(attributes: Attributes, step: Step, method: str) -> None:
-    host, _, port = step.server.decode().rpartition(":")
-    attributes.update({
-        "http.request.method": method if step.leg == _STORED else "POST",
-        "server.address": host.strip("[]"),
-        "server.port": int(port),
-        "pymotor.endpoint": step.endpoint,
-        "pymotor.leg_id": step.leg_id.decode(),
-        "http.request.body.size": step.request_bytes,
-    })  # fmt: skip
+    attributes["http.request.method"] = method if step.leg == _STORED else "POST"
+    attributes["server.address"], attributes["server.port"] = _server(step.server)
+    attributes["pymotor.endpoint"] = step.endpoint
+    attributes["pymotor.leg_id"] = step.leg_id.decode()
+    attributes["http.request.body.size"] = step.request_bytes
     if step.status:
         attributes["http.response.status_code"] = step.status
     if step.answer_bytes:
         attributes["http.response.body.size"] = step.answer_bytes
+
+
+@lru_cache(maxsize=1024)
+def _server(server: bytes) -> tuple[str, int]:
+    host, _, port = server.decode().rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _failures_before(step: Step, steps: Sequence[Step]) -> int:
@@ -169,7 +176,7 @@ def _handoffs(steps: Sequence[Step]) -> Iterator[_Interval]:
                 "pymotor.endpoint": decode.endpoint,
                 "pymotor.leg_id": leg_id.decode(),
             }
-            yield _Interval(HANDOFF, prefill.ended, until, b"", attributes, SpanKind.INTERNAL)
+            yield _Interval(HANDOFF, prefill.ended, until, b"", attributes, INTERNAL)
 
 
 def _carried_on(steps: Sequence[Step]) -> Iterator[Step]:

@@ -8,7 +8,8 @@ from pymotor.coordinator.flows.services import RequestIds
 from pymotor.coordinator.following import FollowedRequest
 from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.settings import TracingSettings
-from pymotor.coordinator.tracing.attributes import Attributes, request_attributes
+from pymotor.coordinator.tracing.attributes import request_attributes
+from pymotor.coordinator.tracing.otlp import Attributes
 from pymotor.coordinator.tracing.sampling import Sampler
 from pymotor.coordinator.tracing.trace_context import TraceContext, remote_parent
 from pymotor.coordinator.trail import Trail
