@@ -16,17 +16,19 @@ _ABOVE_ALL = b"g"
 class Sampler:
     """Decides by the ratios of `tracer_config`."""
 
-    __slots__ = ("_root", "_sampled_parent", "_steps", "_unsampled_parent")
+    __slots__ = ("_sampled_parent", "_steps", "_unsampled_parent", "root_bound")
 
     def __init__(self, settings: TracingSettings) -> None:
-        self._root = _bound(settings.root_ratio)
+        self.root_bound = _bound(settings.root_ratio)
+        """Requests that come without a trace are traced when the lower half of their id, in hexadecimal digits, is
+        below this."""
         self._sampled_parent = _bound(settings.sampled_parent_ratio)
         self._unsampled_parent = _bound(settings.unsampled_parent_ratio)
         self._steps = _bound(settings.steps_ratio)
 
     def samples(self, trace_id: bytes, parent: RemoteParent | None) -> bool:
         """Whether a request is traced; `trace_id` in hexadecimal digits."""
-        bound = self._root
+        bound = self.root_bound
         if parent is not None:
             bound = self._sampled_parent if parent.sampled else self._unsampled_parent
         return trace_id[16:] < bound

@@ -38,8 +38,13 @@ class TraceContext:
 
     def header_lines(self, parent_id: bytes) -> bytes:
         """The lines of a head that tell an engine of the trace, with `parent_id` as the span that asks it."""
-        line = b"traceparent: 00-%b-%b-%b\r\n" % (self.trace_id, parent_id, b"01" if self.sampled else b"00")
-        return line + b"tracestate: %b\r\n" % self.state if self.state else line
+        return header_lines(self.trace_id, parent_id, self.state, sampled=self.sampled)
+
+
+def header_lines(trace_id: bytes, parent_id: bytes, state: bytes, *, sampled: bool) -> bytes:
+    """See `TraceContext`."""
+    line = b"traceparent: 00-%b-%b-%b\r\n" % (trace_id, parent_id, b"01" if sampled else b"00")
+    return line + b"tracestate: %b\r\n" % state if state else line
 
 
 class RemoteParent:
