@@ -7,6 +7,7 @@ happened. Nothing in here is the client's own: no text, no header, no key.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from time import monotonic, time
 from typing import TYPE_CHECKING, NamedTuple
@@ -168,18 +169,29 @@ class Trail:
 
     def chose(self, ledger: Ledger, group: Group, chosen: Target, excluded: AbstractSet[str]) -> None:
         """`chosen` is to get the next leg; to be told before it is charged with that."""
-        loads = ledger.loads(group.row_array) // TENTHS_PER_ACTIVE_TOKEN
+        loads, order = _by_load(ledger, group)
         candidates = []
-        for index in np.argsort(loads, kind="stable")[:_CANDIDATES]:
-            target = group.targets[int(index)]
+        for index in order:
+            target = group.targets[index]
             if target is not chosen:
                 barred = target.endpoint_id in excluded
-                candidates.append(Candidate(target.endpoint_id, int(loads[index]), chosen=False, excluded=barred))
+                candidates.append(Candidate(target.endpoint_id, loads[index], False, barred))
         own = ledger.load(chosen.row) // TENTHS_PER_ACTIVE_TOKEN
-        first = Candidate(chosen.endpoint_id, own, chosen=True, excluded=chosen.endpoint_id in excluded)
+        first = Candidate(chosen.endpoint_id, own, True, chosen.endpoint_id in excluded)
         self._why[chosen.endpoint_id] = (first, *candidates[: _CANDIDATES - 1])
 
     def _open_at(self, connection: UpstreamConnection | None) -> Step | None:
         if connection is None:
             return None
         return next((step for step in reversed(self.steps) if step.connection is connection), None)
+
+
+def _by_load(ledger: Ledger, group: Group) -> tuple[Sequence[int], Sequence[int]]:
+    """The load of each target of a group in tokens, and the places of those with the least, the least first."""
+    if len(group.rows) <= _CANDIDATES:
+        # Quicker than numpy for so few.
+        few = [ledger.load(row) // TENTHS_PER_ACTIVE_TOKEN for row in group.rows]
+        return few, sorted(range(len(few)), key=few.__getitem__)
+    loads = ledger.loads(group.row_index) // TENTHS_PER_ACTIVE_TOKEN
+    order: list[int] = np.argsort(loads, kind="stable")[:_CANDIDATES].tolist()
+    return loads.tolist(), order
