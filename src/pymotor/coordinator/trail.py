@@ -44,12 +44,37 @@ class Candidate(NamedTuple):
     """Whether it was not to be chosen: it had failed the request, or had no room."""
 
 
+class Choice(NamedTuple):
+    """How a target was chosen, kept as it was found: most of what is followed nobody ever looks at."""
+
+    endpoint_ids: Sequence[str]
+    loads: Sequence[int]
+    """Of each in tenths of a token."""
+    chosen: str
+    chosen_load: int
+    excluded: frozenset[str]
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The chosen one first, then by load; 16 at most."""
+        chosen, excluded = self.chosen, self.excluded
+        tokens = [load // TENTHS_PER_ACTIVE_TOKEN for load in self.loads]
+        others = [
+            Candidate(one, tokens[place], chosen=False, excluded=one in excluded)
+            for place in sorted(range(len(tokens)), key=tokens.__getitem__)
+            if (one := self.endpoint_ids[place]) != chosen
+        ]
+        own = self.chosen_load // TENTHS_PER_ACTIVE_TOKEN
+        first = Candidate(chosen, own, chosen=True, excluded=chosen in excluded)
+        return (first, *others[: _CANDIDATES - 1])
+
+
 class Step:
     """One leg of a request, or a wait."""
 
     __slots__ = (
         "answer_bytes",
         "began",
+        "choice",
         "connection",
         "content",
         "ended",
@@ -64,7 +89,6 @@ class Step:
         "server",
         "span_id",
         "status",
-        "why",
     )
 
     def __init__(self, leg: str, began: float) -> None:
@@ -94,10 +118,14 @@ class Step:
         """Empty: it did its part; else a word for why not, as `LegFailed.reason`."""
         self.item = ""
         """Of encode: which of the request's media items, counted from 0."""
-        self.why: tuple[Candidate, ...] | None = None
-        """Who could have been chosen, the chosen one first, then by load."""
+        self.choice: Choice | None = None
         self.connection: UpstreamConnection | None = None
         """Where the answer comes from while it does."""
+
+    @property
+    def why(self) -> tuple[Candidate, ...] | None:
+        """Who could have been chosen, the chosen one first, then by load."""
+        return None if self.choice is None else self.choice.candidates()
 
     def end(self, outcome: str = "") -> None:
         """It is over."""
@@ -110,7 +138,7 @@ class Step:
 class Trail:
     """All steps of one request."""
 
-    __slots__ = ("_why", "finish_reasons", "last_ended", "steps", "trace", "wall")
+    __slots__ = ("_choices", "finish_reasons", "last_ended", "steps", "trace", "wall")
 
     def __init__(self, trace: TraceContext | None = None) -> None:
         self.steps: list[Step] = []
@@ -122,7 +150,7 @@ class Trail:
         """Why the choices of a whole answer ended."""
         self.last_ended: Step | None = None
         """The leg that ended last."""
-        self._why: dict[str, tuple[Candidate, ...]] = {}
+        self._choices: dict[str, Choice] = {}
 
     def begin_leg(self, leg: str, target: Target, leg_id: bytes, span_id: bytes, request_bytes: int, item: str) -> Step:
         """A leg to `target` begins."""
@@ -134,7 +162,7 @@ class Trail:
         step.span_id = span_id
         step.request_bytes = request_bytes
         step.item = item
-        step.why = self._why.get(target.endpoint_id)
+        step.choice = self._choices.get(target.endpoint_id)
         self.steps.append(step)
         return step
 
@@ -169,29 +197,18 @@ class Trail:
 
     def chose(self, ledger: Ledger, group: Group, chosen: Target, excluded: AbstractSet[str]) -> None:
         """`chosen` is to get the next leg; to be told before it is charged with that."""
-        loads, order = _by_load(ledger, group)
-        candidates = []
-        for index in order:
-            target = group.targets[index]
-            if target is not chosen:
-                barred = target.endpoint_id in excluded
-                candidates.append(Candidate(target.endpoint_id, loads[index], False, barred))
-        own = ledger.load(chosen.row) // TENTHS_PER_ACTIVE_TOKEN
-        first = Candidate(chosen.endpoint_id, own, True, chosen.endpoint_id in excluded)
-        self._why[chosen.endpoint_id] = (first, *candidates[: _CANDIDATES - 1])
+        ids: Sequence[str] = group.endpoint_ids
+        if len(ids) <= _CANDIDATES:
+            # Quicker than numpy for so few.
+            loads = [ledger.load(row) for row in group.rows]
+        else:
+            every = ledger.loads(group.row_index)
+            least = np.argsort(every // TENTHS_PER_ACTIVE_TOKEN, kind="stable")[:_CANDIDATES]
+            ids, loads = [ids[place] for place in least.tolist()], every[least].tolist()
+        own, name = ledger.load(chosen.row), chosen.endpoint_id
+        self._choices[name] = Choice(ids, loads, name, own, frozenset(excluded))
 
     def _open_at(self, connection: UpstreamConnection | None) -> Step | None:
         if connection is None:
             return None
         return next((step for step in reversed(self.steps) if step.connection is connection), None)
-
-
-def _by_load(ledger: Ledger, group: Group) -> tuple[Sequence[int], Sequence[int]]:
-    """The load of each target of a group in tokens, and the places of those with the least, the least first."""
-    if len(group.rows) <= _CANDIDATES:
-        # Quicker than numpy for so few.
-        few = [ledger.load(row) // TENTHS_PER_ACTIVE_TOKEN for row in group.rows]
-        return few, sorted(range(len(few)), key=few.__getitem__)
-    loads = ledger.loads(group.row_index) // TENTHS_PER_ACTIVE_TOKEN
-    order: list[int] = np.argsort(loads, kind="stable")[:_CANDIDATES].tolist()
-    return loads.tolist(), order

@@ -153,10 +153,11 @@ class Held:
 class Group:
     """Endpoints that can stand in for each other, in fixed order."""
 
-    __slots__ = ("_places", "cursor", "row_array", "row_index", "rows", "targets")
+    __slots__ = ("_places", "cursor", "endpoint_ids", "row_array", "row_index", "rows", "targets")
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self.targets = tuple(targets)
+        self.endpoint_ids = tuple(target.endpoint_id for target in targets)
         self.rows = [target.row for target in targets]
         self.row_array = np.array(self.rows, dtype=np.intp)
         self.row_index: Rows = self.row_array
