@@ -137,6 +137,16 @@ def test_what_cannot_be_done_is_told_at_the_start(engines: Engines, endpoint: st
         pass
 
 
+def test_the_environment_is_looked_at_before_the_first_export(engines: Engines) -> None:
+    environment = {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem", "OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}
+    config = {"tracer_config": {"endpoint": "https://collector:4318"}}
+    refused = Gateway(engines, ["union-0"], config=config, environment=environment)
+    told = r"OTEL_EXPORTER_OTLP_CERTIFICATE names cannot be used: .*No such file"
+    with pytest.raises(RuntimeError, match=told), refused:
+        pass
+    assert "OTEL_EXPORTER_OTLP_TIMEOUT is no number of seconds" in refused.log()
+
+
 def test_another_protocol_is_told_and_not_spoken(engines: Engines, make_gateway: MakeGateway) -> None:
     with Collector() as collector:
         asked = {**OFTEN, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}

@@ -150,6 +150,12 @@ def test_certificates_that_cannot_be_used(tmp_path: Path, name: str, content: st
     assert told(tmp_path, environment, "http://collector") == []
 
 
+def test_authorities_of_the_machine_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
+    ((severity, message),) = told(tmp_path, {})
+    assert (severity, "what SSL_CERT_FILE names cannot be used" in message) == ("error", True)
+
+
 @pytest.mark.skipif(certificates.OPENSSL is None, reason="there is no openssl here")
 def test_a_key_that_needs_a_password_is_not_asked_for(tmp_path: Path) -> None:
     authority = certificates.make_ca(tmp_path / "ca")

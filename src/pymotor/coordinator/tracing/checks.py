@@ -71,7 +71,7 @@ def _check_variables(endpoint: str, file: str, path: str, environment: Mapping[s
         yield Problem.error(
             file,
             path,
-            f"no trace can be sent: what OTEL_EXPORTER_OTLP_{error.kind} names cannot be used: {error.why}",
-            value=error.path,
-            suggestion=f"name a PEM file that is there, here or in OTEL_EXPORTER_OTLP_TRACES_{error.kind}",
+            f"no trace can be sent: what {error.variable} names cannot be used: {error.why}",
+            value=error.path or ABSENT,
+            suggestion="name a PEM file that this user may read; a client's certificate goes with its key",
         )

@@ -38,10 +38,10 @@ class NotTaken(Exception):
 class UnusableFile(Exception):
     """A certificate or key cannot be used."""
 
-    def __init__(self, kind: str, path: str, why: str) -> None:
-        """`kind`: how its variable ends."""
-        super().__init__(f"{path}: {why}")
-        self.kind = kind
+    def __init__(self, variable: str, path: str, why: str) -> None:
+        """`variable`: which names it, `path` empty where that is not known."""
+        super().__init__(f"{path or variable}: {why}")
+        self.variable = variable
         self.path = path
         self.why = why
 
@@ -68,18 +68,18 @@ def tls_context(settings: CollectorSettings) -> ssl.SSLContext:
     if not settings.url.startswith("https:"):
         # Reading all authorities costs more than everything else here; this one trusts nobody.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusted, shown = settings.certificate, settings.client_certificate
     try:
-        context = httpx.create_ssl_context()
-        if settings.certificate:
-            context = ssl.create_default_context(cafile=settings.certificate)
+        context = ssl.create_default_context(cafile=trusted) if trusted else httpx.create_ssl_context()
     except OSError as error:
-        raise UnusableFile("CERTIFICATE", settings.certificate, _why(error)) from error
-    if settings.client_certificate:
+        variable = "OTEL_EXPORTER_OTLP_CERTIFICATE" if trusted else "SSL_CERT_FILE"
+        raise UnusableFile(variable, trusted, _why(error)) from error
+    if shown:
         try:
             # A key with a password would ask for it at the terminal.
-            context.load_cert_chain(settings.client_certificate, settings.client_key or None, password="")
+            context.load_cert_chain(shown, settings.client_key or None, password="")
         except OSError as error:
-            raise UnusableFile("CLIENT_CERTIFICATE", settings.client_certificate, _why(error)) from error
+            raise UnusableFile("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", shown, _why(error)) from error
     return context
 
 
