@@ -18,7 +18,7 @@ from pymotor.kv_conductor.block_sizes import BlockSizes
 from pymotor.kv_conductor.holder_sets import HolderSet, HolderSets, distinct
 from pymotor.kv_conductor.key_table import Keys, KeyTable, Rows
 from pymotor.kv_conductor.told_keys import ToldKeys
-from pymotor.kv_conductor.told_runs import Run, ToldRuns
+from pymotor.kv_conductor.told_runs import Reached, Run, ToldRuns
 
 MOST_HOLDERS = 8192
 _FIRST = 256
@@ -167,9 +167,9 @@ class Beginnings(Protocol):
     def next_first(self, key: int, place: int) -> int:
         """The key of the block after the first `place` blocks, which have `key`; there is one."""
 
-    def along(self, run: Run, first_key: int, place: int) -> tuple[int, int] | None:
-        """How many blocks from `place` on, whose first has this key, are those of the run or a part of it, and the
-        key that they lead to. The prompt is `plain`."""
+    def along(self, run: Run, first_key: int, place: int) -> Reached | None:
+        """How far the prompt, whose block after the first `place` has this key, goes along the run; None: not as far
+        as its first part. The prompt is `plain`."""
 
     def after(self, key: int, place: int, count: int) -> int:
         """The key of the first `count` blocks; `key` is that of the first `place`."""
@@ -215,12 +215,20 @@ def _along_runs(
     place, blocks = 0, 1
     while holders and (run := index.runs.following(key)) is not None:
         reached = prompt.along(run, key, place)
-        if reached is None or index.holders_of(reached[1]) != holders:
+        if reached is None or index.holders_of(reached.key) != holders:
             break
-        place += reached[0]
+        begun, place = place, place + reached.blocks
         if place == prompt.count:
-            return place, reached[1], holders
-        key = prompt.next_first(reached[1], place)
+            return place, reached.key, holders
+        if reached.leaves_within:
+            ends = begun + reached.leaves_within
+            by_length = prompt.by_length(reached.key, place, ends)
+            end_key = by_length(ends)
+            end_holders = index.holders_of(end_key)
+            if end_holders != holders:
+                _within(index, by_length, (place, holders), (ends, end_holders), changes)
+            return ends, end_key, end_holders
+        key = prompt.next_first(reached.key, place)
         first_holders = index.holders_of(key)
         if first_holders != holders:
             changes.append((place, holders))

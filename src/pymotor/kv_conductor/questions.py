@@ -8,12 +8,13 @@ from collections.abc import Callable, Hashable, Mapping
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from pymotor.fleet.prefix_queries import PrefixQuery
 from pymotor.kv_conductor.key_table import Keys
 from pymotor.kv_conductor.media_items import WrittenPrompt
 from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, MOST_TOKENS, PromptKeys, media_extra, most_blocks
-from pymotor.kv_conductor.told_runs import PART_NUMBERS, Run, tokens_digest
+from pymotor.kv_conductor.told_runs import PART_NUMBERS, Reached, Run
 
 _TOKENS = np.dtype("<u4")
 _SURELY = MOST_TOKENS // LONGEST_BLOCK
@@ -54,17 +55,28 @@ class Beginnings:
         block = array("I", self._tokens[4 * place * size : 4 * (place + 1) * size])
         return self._keys.next_key(key, place, block)
 
-    def along(self, run: Run, first_key: int, place: int) -> tuple[int, int] | None:
-        """How many blocks from `place` on, whose first has this key, are those of the run or a part of it, and the
-        key that they lead to. The prompt has no media."""
+    def along(self, run: Run, first_key: int, place: int) -> Reached | None:
+        """How far the prompt, whose block after the first `place` has this key, goes along the run; None: not as far
+        as its first part. The prompt has no media."""
         size = 4 * self.block_size
         left = self.count - place
         tokens = memoryview(self._tokens)[place * size :]
-        for part in range(0, len(run), PART_NUMBERS):
-            blocks = run[part]
-            if blocks <= left and tokens_digest(first_key, tokens[: blocks * size]) == run[part + 1]:
-                return blocks, run[part + 2]
-        return None
+        digest_of = xxhash.xxh3_64_intdigest
+        parts = len(run) // PART_NUMBERS
+        # Most questions go along the whole run; of the others the longest part is looked for by halves.
+        shared, part, differs = -1, parts - 1, parts
+        while part > shared:
+            blocks, digest, _ = run[part * PART_NUMBERS : (part + 1) * PART_NUMBERS]
+            if blocks <= left and digest_of(tokens[: blocks * size], first_key) == digest:
+                shared = part
+            else:
+                differs = part
+            part = (shared + differs) // 2
+        if shared < 0:
+            return None
+        leaves_within = 0 if differs == parts else min(left, run[differs * PART_NUMBERS])
+        blocks = run[shared * PART_NUMBERS]
+        return Reached(blocks, run[shared * PART_NUMBERS + 2], leaves_within if leaves_within > blocks else 0)
 
     def by_length(self, key: int, place: int, count: int) -> Callable[[int], int]:
         """Likewise for all beginnings that are longer than `place` blocks, at least 1, up to `count`: what makes the
@@ -90,9 +102,10 @@ class Beginnings:
 
 
 class AskedQuestions:
-    """The last questions, for who says later where the prompt went. Bounded in number and in bytes of tokens."""
+    """The last questions, for who says later where the prompt went. Bounded in number and in bytes of tokens: so few
+    that their memory stays in the processor's cache."""
 
-    def __init__(self, most: int = 8192, most_bytes: int = 64 << 20) -> None:
+    def __init__(self, most: int = 8192, most_bytes: int = 16 << 20) -> None:
         self._questions: OrderedDict[tuple[Hashable, int], PrefixQuery] = OrderedDict()
         self._most = most
         self._most_bytes = most_bytes

@@ -1,30 +1,42 @@
 """Where runs of blocks lead that were told in one event: from the key of the first to those of later ones.
 
-A question whose tokens are those of a run goes on at its end, or at one of its quarters, for one digest of the bytes,
-without a key in between. What is kept depends on tokens alone, so it is never out of date, and any of it may be
-forgotten: who holds a block only the index says.
+A question whose tokens are those of a run goes on at its end for one digest of the bytes, without a key in between,
+and one that leaves the run goes on close before that place for a few. What is kept depends on tokens alone, so it is
+never out of date, and any of it may be forgotten: who holds a block only the index says.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import xxhash
 
 from pymotor.kv_conductor.key_table import Keys
 
 Run: TypeAlias = "array[int]"
-"""For the whole and each shorter part, three numbers: blocks, digest of their tokens, key of so many."""
+"""For parts from its beginning on, ascending, the whole last, three numbers: blocks, digest of their tokens (XXH3, the
+seed is the key of the first block), key of so many."""
 PART_NUMBERS = 3
-_PARTS = 4
+_PARTS = 16
 _LEAST_AT_ONCE = 16
 """Blocks from which a run that begins a prompt is worth its look-up."""
 _LEAST_LATER = 64
 """Likewise for any other, for which one more key has to be made."""
-_RUN_BYTES = 330
+_RUN_BYTES = 620
 """About; of one run with its place."""
+
+
+class Reached(NamedTuple):
+    """How far a prompt goes along a run."""
+
+    blocks: int
+    """Of the longest part that it has."""
+    key: int
+    """Of the prompt up to there."""
+    leaves_within: int
+    """It is another prompt, or over, within so many blocks of the run's beginning; 0: it has the run, or ends there."""
 
 
 class ToldRuns:
@@ -50,9 +62,13 @@ class ToldRuns:
             return
         first_key, size = keys.item(0), len(tokens) // count
         run = array("Q")
-        for part in range(_PARTS, 0, -1):
+        digest = xxhash.xxh3_64(seed=first_key)
+        before = 0
+        for part in range(1, _PARTS + 1):
             blocks = count * part // _PARTS
-            run.extend((blocks, tokens_digest(first_key, tokens[: blocks * size]), keys.item(blocks - 1)))
+            digest.update(tokens[before * size : blocks * size])
+            run.extend((blocks, digest.intdigest(), keys.item(blocks - 1)))
+            before = blocks
         runs = self._runs
         runs[first_key] = run
         if len(runs) > self._most:
@@ -64,8 +80,3 @@ class ToldRuns:
         if run is not None:
             self._runs.move_to_end(first_key)
         return run
-
-
-def tokens_digest(first_key: int, tokens: memoryview) -> int:
-    """Of the tokens of a run's part whose first block has this key."""
-    return int(xxhash.xxh3_64_intdigest(tokens, first_key))
