@@ -10,7 +10,6 @@ import logging
 import os
 import queue
 import threading
-from time import monotonic
 from typing import Protocol
 
 from pymotor.coordinator.tracing.collector_client import CollectorClient, NotTaken
@@ -71,6 +70,10 @@ class TraceExport:
         self._where = where
         self.outcomes = outcome_counter(registry)
         self._queue: queue.SimpleQueue[FinishedRequest | None] = queue.SimpleQueue()
+        self._hurry = threading.Event()
+        """A batch is full, or the end has come. A thread that waits for this, and not for the queue, is not woken for
+        each trace."""
+        self._ending = False
         self._failing = False
         self._complained = False
         self._taken = 0
@@ -82,14 +85,19 @@ class TraceExport:
 
     def put(self, finished: FinishedRequest) -> None:
         """See `Exporting`."""
-        if self._queue.qsize() < QUEUED:
-            self._queue.put(finished)
-        else:
+        waiting = self._queue.qsize()
+        if waiting >= QUEUED:
             self._count("queue_full", 1)
+            return
+        self._queue.put(finished)
+        if waiting >= _AT_ONCE:
+            self._hurry.set()
 
     def close(self) -> None:
         """Send what waits, for two seconds at most."""
         self._queue.put(None)
+        self._ending = True
+        self._hurry.set()
         self._thread.join(_END_SECONDS)
         if self._thread.is_alive():
             self._over = True
@@ -120,14 +128,18 @@ class TraceExport:
         first = self._queue.get()
         if first is None:
             return [], False
+        self._hurry.wait(self._delay)
         batch = [first]
-        ends = monotonic() + self._delay
         with contextlib.suppress(queue.Empty):
             while len(batch) < _AT_ONCE:
-                found = self._queue.get(timeout=max(0.0, ends - monotonic()))
+                found = self._queue.get_nowait()
                 if found is None:
                     return batch, False
                 batch.append(found)
+        if self._queue.qsize() < _AT_ONCE:
+            self._hurry.clear()
+            if self._ending:
+                self._hurry.set()
         return batch, True
 
     def _send(self, batch: list[FinishedRequest]) -> None:
