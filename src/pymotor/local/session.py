@@ -18,6 +18,7 @@ import httpx
 from msgspec.structs import replace
 
 from pymotor.config import load_config
+from pymotor.config.live import ConfigState
 from pymotor.control_plane import ClusterToken
 from pymotor.control_plane.tls import ClientTLS
 from pymotor.control_plane.tls_transport import RenewedTransport
@@ -114,7 +115,9 @@ class Session:
         for warning in plan.warnings:
             self._show(Note(warning, severity="warning"))
         self._write_first_state(plan)
-        following = asyncio.create_task(hand_on_changes(self._request, loaded, self._directory.config_file, self._show))
+        following = asyncio.create_task(
+            hand_on_changes(self._request, loaded, self._directory.config_file, self._show, self._write_configuration)
+        )
         try:
             return await self._live(plan, ClusterToken(secret), StoreCare.for_fleet(plan, user, self._show))
         finally:
@@ -229,7 +232,17 @@ class Session:
         except OSError as error:
             if not self._was_ready:
                 raise
-            self._show(Note(f"`pymotor status` cannot be told: {error}", severity="warning"))
+            self._note_untold(error)
+
+    def _write_configuration(self, configuration: ConfigState) -> None:
+        assert self._state is not None
+        try:
+            self._write_state(self._state.phase, configuration=configuration)
+        except OSError as error:
+            self._note_untold(error)
+
+    def _note_untold(self, error: OSError) -> None:
+        self._show(Note(f"`pymotor status` cannot be told: {error}", severity="warning"))
 
     def _show(self, event: Event) -> None:
         if self._log is not None:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from pymotor.config.live import ConfigState
 from pymotor.control_plane import ClusterToken
 from pymotor.control_plane.asking import Trust
 from pymotor.control_plane.plane import PlaneTLS
@@ -68,6 +69,8 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     config: str = ""
     """The user_config.json that was asked for."""
+    configuration: ConfigState | None = None
+    """What of that file is in force, what waits for a restart, what was refused; None: nobody has looked yet."""
     engine: str | None = None
     """The `--engine` that was asked for."""
     management_tls: PlaneTLS | None = None
