@@ -26,7 +26,9 @@ VERBS: dict[str, Verb] = {
     "down": Verb("pymotor.local.down", "stop a fleet that `pymotor up` started"),
     "status": Verb("pymotor.local.status", "show instances, endpoints, states and load of a local fleet"),
     "logs": Verb("pymotor.local.logs", "show or follow the logs of a local fleet"),
-    "validate": Verb("pymotor.engines.validate_command", "check user_config.json and env.json; print every problem"),
+    "validate": Verb(
+        "pymotor.coordinator.validate_command", "check user_config.json and env.json; print every problem"
+    ),
     "schema": Verb("pymotor.config.schema_command", "print the JSON schema of user_config.json or env.json"),
     "deploy": Verb("pymotor.deployer.command", "deploy a fleet on Kubernetes, scale it, update its configuration"),
     "coordinator": Verb("pymotor.coordinator.command", "run the gateway: requests in, answers out"),
