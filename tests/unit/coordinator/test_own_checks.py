@@ -67,7 +67,7 @@ def keys_file(content: str, mode: int = 0o600) -> Callable[[Path], None]:
     [
         (keys_file("{"), "keys.json cannot be understood"),
         (keys_file('{"version": 1, "keys": []}', 0o644), "run: chmod 600"),
-        (Path.mkdir, "keys.json cannot be read: Is a directory"),
+        (Path.mkdir, "keys.json is a directory; name a file in it"),
     ],
     ids=["broken", "open to everybody", "a directory"],
 )
