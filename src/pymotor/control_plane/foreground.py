@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 logger = logging.getLogger(__name__)
+
+
+def discard_output() -> None:
+    """What is still in the buffer of standard output, and what comes, goes nowhere: not even Python's exit fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    finally:
+        os.close(nowhere)
 
 
 def announce(program: str, what: str) -> None:
@@ -13,6 +23,7 @@ def announce(program: str, what: str) -> None:
     try:
         print(f"pymotor {program} ready{what}", flush=True)
     except OSError as error:
+        discard_output()
         logger.warning("standard output is closed, so nobody was told that %s is ready%s: %s", program, what, error)
 
 
