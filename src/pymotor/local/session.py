@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import httpx
 from msgspec.structs import replace
@@ -28,6 +28,7 @@ from pymotor.engines.port_claims import PortClaims
 from pymotor.local.console import Console, LogConsole
 from pymotor.local.events import Answered, Event, Failed, Note, Ready, Stopped, Stopping
 from pymotor.local.fleet import LocalFleet
+from pymotor.local.full_disk import with_cause
 from pymotor.local.greeting import KEY_VARIABLE, curl_command, first_request
 from pymotor.local.live_config import hand_on_changes
 from pymotor.local.plan import FleetPlan, claim_fleet_ports, fleet_ports, plan_fleet
@@ -82,7 +83,7 @@ class Session:
                 try:
                     return await self._run(held)
                 except (FleetError, OSError) as error:
-                    self._show(Failed(str(error)))
+                    self._show(Failed(with_cause(str(error), self._directory.path)))
                     return 1
         finally:
             ticking.cancel()
@@ -102,7 +103,8 @@ class Session:
         claim_fleet_ports(ports, claims)
         self._directory.clear()
         held.callback(shutil.rmtree, self._directory.embeddings, ignore_errors=True)
-        log = held.enter_context(self._directory.log_file(UP).open("a", encoding="utf-8"))
+        log = self._directory.log_file(UP).open("a", encoding="utf-8")
+        held.callback(_close, log)
         self._log = LogConsole(log)
         held.callback(setattr, self, "_log", None)
         content = user.model_dump_json(by_alias=True, exclude_unset=True, indent=2)
@@ -139,7 +141,7 @@ class Session:
             elif not self._was_ready:
                 failure = f"stopped before it was ready ({self._end_reason})"
         except (EngineStartError, FleetError, OSError) as error:
-            failure = str(error)
+            failure = with_cause(str(error), self._directory.path)
         finally:
             for task in (serving, ending):
                 task.cancel()
@@ -183,7 +185,10 @@ class Session:
         self._show(Stopping(reason))
         began = time.monotonic()
         await fleet.stop(self._hurry)
-        self._write_state(Phase.FAILED if failure else Phase.STOPPED, reason=failure or self._end_reason)
+        try:
+            self._write_state(Phase.FAILED if failure else Phase.STOPPED, reason=failure or self._end_reason)
+        except OSError as error:
+            self._note_untold(error)
         self._show(Stopped(time.monotonic() - began))
         if failure:
             self._show(Failed(failure))
@@ -286,6 +291,12 @@ async def ask(url: str, request: dict[str, Any], key: str = "", tls: ClientTLS |
         raise FleetError(f"the first request got no answer that can be read: {error!r}") from error
     timing = response.headers.get("server-timing", "")
     return Answered(str(text), timing, time.monotonic() - began)
+
+
+def _close(log: TextIO) -> None:
+    """Where its disk is full, what it could not write is lost, and closing it says so once more."""
+    with contextlib.suppress(OSError):
+        log.close()
 
 
 def _asked_by(number: signal.Signals) -> str:
