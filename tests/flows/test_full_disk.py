@@ -26,6 +26,30 @@ def unshare(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     pytest.skip("file systems cannot be mounted here")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("words", [(), ("--detach",)], ids=["in the foreground", "detached"])
+def test_an_up_whose_output_finds_no_room_ends_and_says_so(
+    shell: Shell, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    config = write_config(tmp_path / "config", e=0)
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "pymotor", "up", "--config_dir", str(config), "--port", str(shell.port), *words],
+            env=shell.environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=SECONDS,
+        )
+    assert ended.returncode == 1
+    (line,) = [line for line in ended.stderr.splitlines() if "cannot be written" in line]
+    assert line.startswith("pymotor up: ")
+    assert "No space left on device" in line
+    assert "Traceback" not in ended.stderr
+    assert shell.processes() == []
+
+
 @pytest.mark.parametrize("kilobytes", [16, 32], ids=lambda size: f"{size} KiB")
 def test_a_full_disk_is_told_instead_of_waited_for(
     shell: Shell, tmp_path: Path, unshare: tuple[str, ...], kilobytes: int

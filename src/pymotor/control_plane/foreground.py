@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -16,6 +17,15 @@ def discard_output() -> None:
         os.dup2(nowhere, sys.stdout.fileno())
     finally:
         os.close(nowhere)
+
+
+def lost_output(program: str, error: OSError) -> None:
+    """Standard output failed: nothing more is written there, and standard error has a line, unless it was the reader
+    that went away."""
+    discard_output()
+    if not isinstance(error, BrokenPipeError):
+        with contextlib.suppress(OSError):
+            failed(program, f"standard output cannot be written: {error.strerror}; write it to another place")
 
 
 def announce(program: str, what: str) -> None:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from pymotor.config import load_config
 from pymotor.config.live import ConfigState
 from pymotor.control_plane import ClusterToken
-from pymotor.control_plane.foreground import discard_output
+from pymotor.control_plane.foreground import lost_output
 from pymotor.control_plane.tls import ClientTLS
 from pymotor.control_plane.tls_transport import RenewedTransport
 from pymotor.engines import EngineStartError
@@ -261,7 +261,7 @@ class Session:
                 self._console.show(event)
             except OSError as error:
                 self._console = None
-                discard_output()
+                lost_output(UP, error)
                 self.end(f"nobody can read what it says ({error.strerror})")
 
     async def _tick(self) -> None:
