@@ -7,8 +7,8 @@ Only the module of the verb that was typed is imported, so that `pymotor --help`
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,7 +26,9 @@ VERBS: dict[str, Verb] = {
     "down": Verb("pymotor.local.down", "stop a fleet that `pymotor up` started"),
     "status": Verb("pymotor.local.status", "show instances, endpoints, states and load of a local fleet"),
     "logs": Verb("pymotor.local.logs", "show or follow the logs of a local fleet"),
-    "validate": Verb("pymotor.engines.validate_command", "check user_config.json and env.json; print every problem"),
+    "validate": Verb(
+        "pymotor.coordinator.validate_command", "check user_config.json and env.json; print every problem"
+    ),
     "schema": Verb("pymotor.config.schema_command", "print the JSON schema of user_config.json or env.json"),
     "deploy": Verb("pymotor.deployer.command", "deploy a fleet on Kubernetes, scale it, update its configuration"),
     "coordinator": Verb("pymotor.coordinator.command", "run the gateway: requests in, answers out"),
@@ -55,14 +57,67 @@ VERBS: dict[str, Verb] = {
     ),
 }
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAMES_ANYWHERE = ("instances",)
 """Verbs whose second word may follow an option, as in `instances drain --wait decode-0`: argparse before Python 3.13
 takes optional words only where they stand together."""
 
 
+class _OutputError(Exception):
+    """Standard output takes no more."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns its exit status (0 good, 1 failed, 2 wrong usage)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(words)
+        finally:
+            _flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing is left to say.
+        _discard_output()
+        return 141
+    except _OutputError as error:
+        return _no_room(words, f"standard output cannot be written: {error}")
+    except OSError as error:
+        # What is longer than a buffer fails where it is printed, and nothing is left that could be flushed.
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        return _no_room(words, f"something cannot be written: {error.strerror}")
+
+
+def _flush() -> None:
+    """What stayed in the buffer would fail at Python's exit, which has words and a status of its own. Raises
+    `BrokenPipeError`, `_OutputError`."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _OutputError(error.strerror) from error
+
+
+def _no_room(words: Sequence[str], why: str) -> int:
+    _discard_output()
+    name = " ".join(["pymotor", *words[:1]])
+    print(f"{name}: {why}; make room, or write it to another place", file=sys.stderr)
+    return 1
+
+
+def _discard_output() -> None:
+    from pymotor.control_plane.foreground import discard_output
+
+    discard_output()
+
+
+def _run(words: Sequence[str]) -> int:
+    """Raises `SystemExit` for wrong usage, and whatever writing to standard output raises."""
     chosen = words[0] if words and words[0] in VERBS else None
     parser = argparse.ArgumentParser(
         prog="pymotor",
@@ -91,12 +146,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.verb is None:
         parser.print_help()
         return 2
-    try:
-        status: int = importlib.import_module(VERBS[arguments.verb].module).run(arguments)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    status: int = importlib.import_module(VERBS[arguments.verb].module).run(arguments)
     return status

@@ -258,6 +258,15 @@ def test_operators_restart_all_scale_and_read_what_happened(start: Start) -> Non
         assert sorted(node.ended for node in nodes) == [False, True]
         more = pymotor("scale", "--role", "union", "--to", "3", url=controller.url)
         assert "2 nodes have to be started" in more.stdout
+        assert "warning" not in more.stderr
+        refused = pymotor("scale", "--role", "union", "--to", "0", url=controller.url)
+        assert refused.returncode == 1
+        assert "with 0 instances union serves nothing: requests are answered by" in refused.stderr
+        assert "Now 1 serve; nothing was changed. If it is meant, add --force" in refused.stderr
+        assert [one["target"] for one in controller.get("/scale")["roles"]] == [3]
+        nobody = pymotor("scale", "--role", "union", "--to", "0", "--force", url=controller.url)
+        assert (nobody.returncode, "warning: with 0 instances" in nobody.stderr) == (0, True)
+        assert [one["target"] for one in controller.get("/scale")["roles"]] == [0]
     told = pymotor("events", url=controller.url)
     assert told.returncode == 0
     assert "union-1: one" not in told.stdout

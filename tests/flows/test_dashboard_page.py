@@ -149,6 +149,32 @@ def test_dark_and_light_by_the_system_and_by_choice(shown: Gateway, tmp_path: Pa
         assert complaints == []
 
 
+def axis(page: Page, title: str) -> list[str]:
+    """The figures beside a chart, from top to bottom."""
+    chart = page.locator(f"figure.chart:has(h3:text-is('{title}')) svg")
+    return chart.locator("text[text-anchor=end]").all_text_contents()[:3][::-1]
+
+
+def test_the_figures_beside_a_chart_differ_from_each_other(engines: Engines, window: BrowserContext) -> None:
+    """Also where nothing has happened yet."""
+    with Gateway(engines, ["union-0"], label="page-idle", workers=1) as gateway:
+        page, complaints = opened(window, gateway.management_url)
+        page.wait_for_selector("#charts figure svg text")
+        until(page, "document.querySelectorAll('#charts text.nothing').length === 1")
+        assert axis(page, "Requests") == ["1", "0.5", "0"]
+        assert axis(page, "Legs in flight and queue") == ["2", "1", "0"]
+        assert axis(page, "Time to first token") == ["", "", ""]
+        words = page.locator("figure.chart:has(h3:text-is('Time to first token')) text.nothing").text_content()
+        assert words == "nothing measured yet"
+        asked(gateway, "the first")
+        until(page, "document.querySelectorAll('#charts text.nothing').length === 0")
+        for title in ("Requests", "Time to first token", "Tokens written", "Legs in flight and queue"):
+            figures = axis(page, title)
+            assert len(set(figures)) == 3, (title, figures)
+            assert figures[-1] == "0"
+        assert complaints == []
+
+
 @pytest.mark.parametrize("width", [360, 768, 1920])
 def test_nothing_is_wider_than_the_window(shown: Gateway, tmp_path: Path, width: int) -> None:
     asked(shown, f"wide-{width}")

@@ -194,8 +194,17 @@ def test_up_hands_on_what_its_processes_take_up(shell: Shell, tmp_path: Path) ->
     file.change("motor_engine_decode_config.engine_config", max_num_seqs=3)
     told = "needs a restart of this part: $.motor_engine_decode_config.engine_config.max_num_seqs"
     wait_for(lambda: told in shell.run("logs", "up").stdout, "what waits for the next up is told")
+    key = "$.motor_engine_decode_config.engine_config.max_num_seqs"
+    wait_for(lambda: shell.status()["configuration"]["needs_restart"] == [key], "`status` has it too")
+    assert re.search(rf"waits for a restart of the fleet .*:\n    {re.escape(key)}\n", shell.run("status").stdout)
     file.path.write_text("{")
     wait_for(lambda: "is not in force" in shell.run("logs", "up").stdout, "a broken file is told")
+    wait_for(lambda: shell.status()["configuration"]["error"] is not None, "`status` tells it too")
+    text = shell.run("status").stdout
+    told = rf"refused, .* until {re.escape(str(file.path))} is mended:\n    .*user_config.json: \$: line 1"
+    assert re.search(told, text)
     assert status() == 400
     file.change("motor_coordinator_config.request_limit", max_media_items=2)
     wait_for(lambda: status() == 200, "and mended")
+    wait_for(lambda: shell.status()["configuration"]["error"] is None, "which `status` has as well")
+    assert "refused" not in shell.run("status").stdout

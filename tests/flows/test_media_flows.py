@@ -7,11 +7,14 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import plain_http
 import pytest
 from answers import CHAT, Asked, ask_all, ask_one, assert_equal_answers
 from fleet_under_test import PLAIN, Engines, Gateway, Role
 from images import data_url, image_part, vision_chat
 from processes import wait_until
+
+from pymotor.operate.explain_command import lines_of
 
 MakeGateway = Callable[..., Gateway]
 CONNECTORS = {"store": "ECExampleConnector", "pull": "ECCPUConnector", "push": "ECMooncakeConnector"}
@@ -147,6 +150,36 @@ def test_a_chat_that_sends_its_image_again(engines: Engines, make_gateway: MakeG
             {"role": "user", "content": f"And then, {turn}?"},
         ]
     assert encode_legs(gateway) == (1 if dialect == "store" else 4)
+
+
+def test_explain_has_the_encoder_of_each_item(engines: Engines, make_gateway: MakeGateway, dialect: str) -> None:
+    gateway = make_gateway(engines, *EPD, config={"inference_workers_config": {"num_workers": 1}})
+    first = next(seeds)
+    body = vision_chat(first, first + 1, first)
+
+    def explained() -> dict[str, Any]:
+        asked = plain_http.post(f"{gateway.management_url}/explain", json={"path": CHAT, "body": body}, timeout=60)
+        found: dict[str, Any] = asked.raise_for_status().json()
+        return found
+
+    before = explained()
+    legs = [leg for leg in before["legs"] if leg["role"] == "encode"]
+    assert [(leg["item"], leg["by"]) for leg in legs] == [(0, "item"), (1, "item")], "equal items are one"
+    assert [leg["role"] for leg in before["legs"]] == ["encode", "encode", "prefill", "decode"]
+    chosen = [one["endpoint"] for leg in legs for one in leg["endpoints"] if one["chosen"]]
+    for leg in legs:
+        assert {one["endpoint"].partition("/")[0] for one in leg["endpoints"]} == {"encode-0", "encode-1"}
+        assert sorted(one["place"] for one in leg["endpoints"]) == [1, 2]
+        assert all(one["chosen"] == (one["place"] == 1) or one.get("excluded") for one in leg["endpoints"])
+    assert "encode, media item 1, by item, no load above" in "\n".join(lines_of(before))
+    answer = ask_one(gateway.url, body)
+    encoders = sorted(name for leg, name in answer.legs if leg == "encode")
+    assert encoders == sorted(endpoint.partition("/")[0] for endpoint in chosen)
+    after = explained()["legs"][:2]
+    assert [leg["by"] for leg in after] == ["store" if dialect == "store" else "item"] * 2
+    if dialect == "store":
+        assert [leg["note"].partition(" ")[0] for leg in after] == [one.partition("/")[0] for one in chosen]
+        assert "it is not encoded again" in "\n".join(lines_of(explained()))
 
 
 def test_an_encoder_that_fails_once(engines: Engines, make_gateway: MakeGateway) -> None:

@@ -137,7 +137,7 @@ def test_wishes_that_change_before_they_are_fulfilled(shell: Shell, tmp_path: Pa
     """Nodes that come too late end; what is there at last is what was wanted at last."""
     assert shell.up(write_config(tmp_path / "config", e=0)).returncode == 0
     for to in (4, 1, 3, 0):
-        assert shell.run("scale", "--role", "decode", "--to", str(to)).returncode == 0
+        assert shell.run("scale", "--role", "decode", "--to", str(to), "--force").returncode == 0
     scale(shell, "decode", 2)
 
     def settled() -> bool:

@@ -129,7 +129,7 @@ def serial_shown(port: int, authority: Authority, shown: Certificate) -> str:
     ("spoil", "words"),
     [
         (lambda own: own.key_file.chmod(0o644), "open to every user"),
-        (lambda own: own.key_file.write_text("nonsense"), "is not the key of"),
+        (lambda own: own.key_file.write_text("nonsense"), "holds no private key in PEM form"),
         (lambda own: own.cert_file.unlink(), "cert_file"),
     ],
     ids=["a key for everybody", "no key", "no certificate"],

@@ -195,25 +195,34 @@ class LiveConfig:
 
 
 async def follow(
-    config: LiveConfig, apply: Callable[[UserConfig], Awaitable[None]], interval: float = LOOK_SECONDS
+    config: LiveConfig,
+    apply: Callable[[UserConfig], Awaitable[None]],
+    interval: float = LOOK_SECONDS,
+    changed: Callable[[ConfigState], None] | None = None,
 ) -> None:
     """Look every `interval` seconds until cancelled, and have `apply` take up what has changed. It is called with the
-    whole configuration to run with from now on, and may raise `NotAppliedError`."""
+    whole configuration to run with from now on, and may raise `NotAppliedError`. `changed` hears of each new state."""
     while True:
         await asyncio.sleep(interval)
+        before = config.state
         change = await asyncio.to_thread(config.look)
-        if change is None:
-            continue
-        try:
-            if change.needed:
-                await apply(change.user)
-        except NotAppliedError as error:
-            config.not_taken(str(error))
-        except Exception as error:  # a part that runs well must not end for a configuration that it cannot take up
-            logger.exception("the new configuration could not be taken up")
-            config.not_taken(f"a mistake of PyMotor, see the log: {error!r}; restart the part to take it up")
-        else:
-            config.taken(change)
+        if change is not None:
+            await _take_up(config, change, apply)
+        if changed is not None and config.state is not before:
+            changed(config.state)
+
+
+async def _take_up(config: LiveConfig, change: ConfigChange, apply: Callable[[UserConfig], Awaitable[None]]) -> None:
+    try:
+        if change.needed:
+            await apply(change.user)
+    except NotAppliedError as error:
+        config.not_taken(str(error))
+    except Exception as error:  # a part that runs well must not end for a configuration that it cannot take up
+        logger.exception("the new configuration could not be taken up")
+        config.not_taken(f"a mistake of PyMotor, see the log: {error!r}; restart the part to take it up")
+    else:
+        config.taken(change)
 
 
 def copy_keys(keys: Iterable[LiveKey], source: dict[str, Any], target: dict[str, Any]) -> None:

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 
 logger = logging.getLogger(__name__)
+
+
+def discard_output() -> None:
+    """What is still in the buffer of standard output, and what comes, goes nowhere: not even Python's exit fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    finally:
+        os.close(nowhere)
+
+
+def lost_output(program: str, error: OSError) -> None:
+    """Standard output failed: nothing more is written there, and standard error has a line, unless it was the reader
+    that went away."""
+    discard_output()
+    if not isinstance(error, BrokenPipeError):
+        with contextlib.suppress(OSError):
+            failed(program, f"standard output cannot be written: {error.strerror}; write it to another place")
 
 
 def announce(program: str, what: str) -> None:
@@ -13,6 +33,7 @@ def announce(program: str, what: str) -> None:
     try:
         print(f"pymotor {program} ready{what}", flush=True)
     except OSError as error:
+        discard_output()
         logger.warning("standard output is closed, so nobody was told that %s is ready%s: %s", program, what, error)
 
 

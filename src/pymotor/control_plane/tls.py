@@ -18,6 +18,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
+from pymotor.control_plane.pem import why_no_pem
+
 logger = logging.getLogger(__name__)
 
 _LARGEST = 1 << 20
@@ -254,6 +256,9 @@ def _load_own(context: ssl.SSLContext, files: TLSFiles) -> None:
     try:
         context.load_cert_chain(files.cert_file, files.key_file, password=answer)
     except (OSError, ValueError) as error:
+        no_pem = why_no_pem(files.cert_file, files.key_file)
+        if no_pem:
+            raise TLSError(no_pem) from error
         raise TLSError(
             f"key_file {files.key_file} is not the key of cert_file {files.cert_file}, or passwd_file does not hold "
             f"its password: {_words(error)}"

@@ -23,16 +23,13 @@ from pymotor.control_plane.ports import PortError, http_url
 from pymotor.control_plane.tls import TLSError
 from pymotor.coordinator.fleet_source import FileFleetSource, FleetSource
 from pymotor.coordinator.fleet_watch import ControllerFleetSource
-from pymotor.coordinator.forwarding_checks import check_forwarding
 from pymotor.coordinator.keys.key_source import KeySource
 from pymotor.coordinator.keys.keys_file import KeysFileError
 from pymotor.coordinator.live_settings import LiveSettings, SettingsWatch
-from pymotor.coordinator.log_checks import check_request_log
-from pymotor.coordinator.not_served import not_served
+from pymotor.coordinator.own_checks import check_files, check_settings
 from pymotor.coordinator.pairing import is_wildcard
 from pymotor.coordinator.settings import Settings, settings_from, worker_count
 from pymotor.coordinator.supervisor import CoordinatorOptions, supervise
-from pymotor.coordinator.tracing.checks import check_tracing
 from pymotor.coordinator.worker_pool import WorkerStartError
 from pymotor.telemetry.logs import LEVELS, configure_logging
 
@@ -132,7 +129,8 @@ def run(arguments: argparse.Namespace, worker_module: str = WORKER_MODULE) -> in
     loaded = load_config(arguments.user_config_path, arguments.env_config_path, strict=False)
     problems = list(loaded.problems)
     if loaded.user is not None:
-        problems += _own_problems(loaded.user, str(arguments.user_config_path))
+        file = str(arguments.user_config_path)
+        problems += [*_own_problems(loaded.user, file), *check_files(loaded.user, file)]
     for problem in problems:
         print(problem, file=sys.stderr)
     if loaded.user is None or any(problem.severity == "error" for problem in problems):
@@ -157,13 +155,9 @@ def run(arguments: argparse.Namespace, worker_module: str = WORKER_MODULE) -> in
 
 
 def _own_problems(user: UserConfig, file: str) -> list[Problem]:
-    """What the Coordinator itself has to say against it."""
-    return [
-        *not_served(user, file),
-        *check_forwarding(user, file, os.environ),
-        *check_tracing(user, file, os.environ),
-        *check_request_log(user, file),
-    ]
+    """What the Coordinator itself has to say against it. Not its keys and certificates: those are followed by who uses
+    them."""
+    return check_settings(user, file, os.environ)
 
 
 def _live_settings(arguments: argparse.Namespace, user: UserConfig) -> LiveSettings:

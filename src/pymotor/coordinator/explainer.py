@@ -14,6 +14,7 @@ from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.paths import SURFACES
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.control import ExplainReply, ExplainRequest
+from pymotor.coordinator.explained_items import explain_items
 from pymotor.coordinator.flows.services import Services
 from pymotor.coordinator.flows.ways import is_several
 from pymotor.coordinator.routing import Routes
@@ -64,9 +65,9 @@ class Explainer:
         services = self._services
         view = surface.read(surface, request.body, services.settings.trust_client_fields)
         routes = self._routes(view)
+        headers = {name.encode(): value.encode() for name, value in request.headers.items()}
         choice = None
         if services.placement is not None:
-            headers = {name.encode(): value.encode() for name, value in request.headers.items()}
             choice = await services.placement.choice(view, headers, routes, kept=False)
         elif services.tokenizer is not None:
             await services.tokenizer.count(view)
@@ -76,7 +77,9 @@ class Explainer:
             else Choice(services.ledger, services.policy, view.prompt_tokens, "load")
         )
         choice = choice or by_load
-        return msgspec.json.encode(explain_now(choice, _groups(view, routes(), choice, by_load)))
+        now = routes()
+        items = explain_items(services, view, now, headers.get(b"authorization", b""))
+        return msgspec.json.encode(explain_now(choice, _groups(view, now, choice, by_load), items))
 
 
 def _groups(view: RequestView, routes: Routes, choice: Choice, by_load: Choice) -> Iterable[tuple[Group, Choice]]:

@@ -38,6 +38,7 @@ from pymotor.coordinator.http.server import ClientConnection
 from pymotor.coordinator.http.tls_door import HANDSHAKES, TLSDoor
 from pymotor.coordinator.http.upstream_pool import SharedState
 from pymotor.coordinator.instruments import Instruments
+from pymotor.coordinator.late_callbacks import LateCallbacks
 from pymotor.coordinator.limits.rate_limits import RateLimits
 from pymotor.coordinator.metaserver import Metaserver
 from pymotor.coordinator.operators import OperatorLine
@@ -116,6 +117,7 @@ class Worker:
         self._gateway = Gateway(
             services, self._metaserver, self.operators, request_log=self._request_log, meter=guarding.meter
         )
+        self._late = LateCallbacks(loop, self._metaserver, self._gateway.refusal)
         self._tracing = Tracing(
             settings.tracing,
             start.column,
@@ -164,6 +166,8 @@ class Worker:
 
     def _connection(self) -> ClientConnection:
         self.instruments.connections.add()
+        if self._late.only:
+            return self._late.connection(self._limits)
         return ClientConnection(self._loop, self._handle, self._gateway.refusal, self._limits, self._connections)
 
     def set_settings(self, settings: Settings) -> None:
@@ -213,7 +217,7 @@ class Worker:
             now = monotonic()
             for connection in list(self._upstream.busy):
                 connection.check_deadline(now)
-            for client in self._connections:
+            for client in (*self._connections, *self._late.connections):
                 client.check_deadline(now)
             self._targets.close_expired(now)
             self._metaserver.check_deadlines(now)
@@ -239,12 +243,15 @@ class Worker:
         for client in self._connections:
             client.close_after_this()
         listener, self._listener = self._listener, None
+        if listener is not None and self._serving_callbacks and self._start.settings.callbacks_at_inference_port:
+            await self._late.hear(self._connections, min(grace, _CONNECTING_SECONDS), ends)
         if listener is not None:
-            await self._stop_listening(listener, min(grace, _CONNECTING_SECONDS))
+            await self._stop_listening(listener, min(max(0.0, ends - monotonic()), _CONNECTING_SECONDS))
         await drain(self._connections, self._greets, ends)
+        await drain(self._late.connections, lambda: False, ends)
         if self._door is not None:
             self._door.close()
-        for client in self._connections:
+        for client in (*self._connections, *self._late.connections):
             client.break_off()
         self._metaserver.close()
         if self._placement is not None:

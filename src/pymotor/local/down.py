@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Stop the fleet that is meant; returns the exit status."""
-    home = state_home()
     try:
+        home = state_home()
         fleets = all_fleets(home) if arguments.all else [choose_fleet(home, arguments.fleet, arguments.port)]
         stopped = [fleet.name for fleet in fleets if fleet is not None and stop(fleet)]
     except FleetError as error:

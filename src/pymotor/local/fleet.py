@@ -18,6 +18,7 @@ from pymotor.engines.kept_servers import all_or_none
 from pymotor.fleet import ENDED_ON_PURPOSE, EndpointState, InstanceState, Role
 from pymotor.local.controller_view import ControllerView, SeenFleet
 from pymotor.local.events import Event, ProcessChanged, ProcessState
+from pymotor.local.full_disk import unless_full
 from pymotor.local.giving_up import GivingUp
 from pymotor.local.health_watch import HEALTH_TIMEOUT, HealthWatch
 from pymotor.local.local_nodes import LocalNodes
@@ -58,6 +59,7 @@ class LocalFleet:
         """`start_deadline`: seconds that each process may take to become ready. `began`: `time.monotonic()` from
         which seconds are counted in what is shown. To be made within the event loop."""
         self._plan = plan
+        self._directory = directory
         self._show = show
         self._began = began
         management = plan.ports.management_tls
@@ -91,7 +93,10 @@ class LocalFleet:
 
         Raises `EngineStartError` or `FleetError` as soon as one process fails. The caller stops the rest.
         """
-        await all_or_none([kept.start() for kept in self._everybody] + [self._wait_active()])
+        await all_or_none(
+            [kept.start() for kept in self._everybody]
+            + [unless_full(self._directory.path, asyncio.create_task(self._wait_active()))]
+        )
         await self._wait_serving()
 
     async def watch(self) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pymotor.config import LiveConfig, LoadedConfig, NotAppliedError, Part, UserConfig, follow
-from pymotor.config.live import copy_keys, written
+from pymotor.config.live import ConfigState, copy_keys, written
 from pymotor.config.live_keys import taken_by
 from pymotor.local.events import Event, Note
 from pymotor.local.request import UpRequest
@@ -22,8 +22,15 @@ from pymotor.local.state import write_atomically
 _SEVERITIES = {logging.WARNING: "warning", logging.ERROR: "error"}
 
 
-async def hand_on_changes(request: UpRequest, loaded: LoadedConfig, copy: Path, show: Callable[[Event], None]) -> None:
-    """Until cancelled. `loaded`: the files of `request` as they were at the start; `copy`: what the processes read."""
+async def hand_on_changes(
+    request: UpRequest,
+    loaded: LoadedConfig,
+    copy: Path,
+    show: Callable[[Event], None],
+    changed: Callable[[ConfigState], None],
+) -> None:
+    """Until cancelled. `loaded`: the files of `request` as they were at the start; `copy`: what the processes read;
+    `changed` hears which configuration is in force, at once and whenever that changes."""
 
     def tell(level: int, words: str) -> None:
         show(Note(words, severity=_SEVERITIES.get(level, "info")))
@@ -31,7 +38,9 @@ async def hand_on_changes(request: UpRequest, loaded: LoadedConfig, copy: Path, 
     async def apply(user: UserConfig) -> None:
         await asyncio.to_thread(_rewrite, copy, user)
 
-    await follow(LiveConfig(request.user_config_path, request.env_config_path, loaded, Part.UP, tell=tell), apply)
+    config = LiveConfig(request.user_config_path, request.env_config_path, loaded, Part.UP, tell=tell)
+    changed(config.state)
+    await follow(config, apply, changed=changed)
 
 
 def _rewrite(copy: Path, user: UserConfig) -> None:

@@ -43,15 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"pymotor logs: {error}", file=sys.stderr)
         return 1
     width = max(len(file.stem) for file in files) if len(files) > 1 else 0
-    try:
-        if arguments.follow:
-            _follow(fleet, arguments.process, width, arguments.lines)
-        else:
-            for file in files:
-                for line in last_lines(file, arguments.lines):
-                    print(_labelled(file, line, width))
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader had enough; Python would complain when it flushes
+    if arguments.follow:
+        _follow(fleet, arguments.process, width, arguments.lines)
+    else:
+        for file in files:
+            for line in last_lines(file, arguments.lines):
+                print(_labelled(file, line, width))
     return 0
 
 

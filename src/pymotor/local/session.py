@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import httpx
 from msgspec.structs import replace
 
 from pymotor.config import load_config
+from pymotor.config.live import ConfigState
 from pymotor.control_plane import ClusterToken
+from pymotor.control_plane.foreground import lost_output
 from pymotor.control_plane.tls import ClientTLS
 from pymotor.control_plane.tls_transport import RenewedTransport
 from pymotor.engines import EngineStartError
@@ -26,6 +28,7 @@ from pymotor.engines.port_claims import PortClaims
 from pymotor.local.console import Console, LogConsole
 from pymotor.local.events import Answered, Event, Failed, Note, Ready, Stopped, Stopping
 from pymotor.local.fleet import LocalFleet
+from pymotor.local.full_disk import with_cause
 from pymotor.local.greeting import KEY_VARIABLE, curl_command, first_request
 from pymotor.local.live_config import hand_on_changes
 from pymotor.local.plan import FleetPlan, claim_fleet_ports, fleet_ports, plan_fleet
@@ -80,7 +83,7 @@ class Session:
                 try:
                     return await self._run(held)
                 except (FleetError, OSError) as error:
-                    self._show(Failed(str(error)))
+                    self._show(Failed(with_cause(str(error), self._directory.path)))
                     return 1
         finally:
             ticking.cancel()
@@ -100,7 +103,8 @@ class Session:
         claim_fleet_ports(ports, claims)
         self._directory.clear()
         held.callback(shutil.rmtree, self._directory.embeddings, ignore_errors=True)
-        log = held.enter_context(self._directory.log_file(UP).open("a", encoding="utf-8"))
+        log = self._directory.log_file(UP).open("a", encoding="utf-8")
+        held.callback(_close, log)
         self._log = LogConsole(log)
         held.callback(setattr, self, "_log", None)
         content = user.model_dump_json(by_alias=True, exclude_unset=True, indent=2)
@@ -114,7 +118,9 @@ class Session:
         for warning in plan.warnings:
             self._show(Note(warning, severity="warning"))
         self._write_first_state(plan)
-        following = asyncio.create_task(hand_on_changes(self._request, loaded, self._directory.config_file, self._show))
+        following = asyncio.create_task(
+            hand_on_changes(self._request, loaded, self._directory.config_file, self._show, self._write_configuration)
+        )
         try:
             return await self._live(plan, ClusterToken(secret), StoreCare.for_fleet(plan, user, self._show))
         finally:
@@ -135,7 +141,7 @@ class Session:
             elif not self._was_ready:
                 failure = f"stopped before it was ready ({self._end_reason})"
         except (EngineStartError, FleetError, OSError) as error:
-            failure = str(error)
+            failure = with_cause(str(error), self._directory.path)
         finally:
             for task in (serving, ending):
                 task.cancel()
@@ -179,7 +185,10 @@ class Session:
         self._show(Stopping(reason))
         began = time.monotonic()
         await fleet.stop(self._hurry)
-        self._write_state(Phase.FAILED if failure else Phase.STOPPED, reason=failure or self._end_reason)
+        try:
+            self._write_state(Phase.FAILED if failure else Phase.STOPPED, reason=failure or self._end_reason)
+        except OSError as error:
+            self._note_untold(error)
         self._show(Stopped(time.monotonic() - began))
         if failure:
             self._show(Failed(failure))
@@ -229,7 +238,17 @@ class Session:
         except OSError as error:
             if not self._was_ready:
                 raise
-            self._show(Note(f"`pymotor status` cannot be told: {error}", severity="warning"))
+            self._note_untold(error)
+
+    def _write_configuration(self, configuration: ConfigState) -> None:
+        assert self._state is not None
+        try:
+            self._write_state(self._state.phase, configuration=configuration)
+        except OSError as error:
+            self._note_untold(error)
+
+    def _note_untold(self, error: OSError) -> None:
+        self._show(Note(f"`pymotor status` cannot be told: {error}", severity="warning"))
 
     def _show(self, event: Event) -> None:
         if self._log is not None:
@@ -242,6 +261,7 @@ class Session:
                 self._console.show(event)
             except OSError as error:
                 self._console = None
+                lost_output(UP, error)
                 self.end(f"nobody can read what it says ({error.strerror})")
 
     async def _tick(self) -> None:
@@ -271,6 +291,12 @@ async def ask(url: str, request: dict[str, Any], key: str = "", tls: ClientTLS |
         raise FleetError(f"the first request got no answer that can be read: {error!r}") from error
     timing = response.headers.get("server-timing", "")
     return Answered(str(text), timing, time.monotonic() - began)
+
+
+def _close(log: TextIO) -> None:
+    """Where its disk is full, what it could not write is lost, and closing it says so once more."""
+    with contextlib.suppress(OSError):
+        log.close()
 
 
 def _asked_by(number: signal.Signals) -> str:

@@ -21,14 +21,21 @@ import tempfile
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
+from pymotor.config.live import ConfigState
 from pymotor.control_plane import ClusterToken
 from pymotor.control_plane.asking import Trust
 from pymotor.control_plane.plane import PlaneTLS
 from pymotor.local.processes import ProcessIdentity, is_alive
 
+HOME_VARIABLE = "PYMOTOR_HOME"
+_REMEDY = (
+    f"set {HOME_VARIABLE} to the whole path of a directory that this user may write, or unset it for the default,"
+    " ~/.local/state/pymotor"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -68,6 +75,8 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     config: str = ""
     """The user_config.json that was asked for."""
+    configuration: ConfigState | None = None
+    """What of that file is in force, what waits for a restart, what was refused; None: nobody has looked yet."""
     engine: str | None = None
     """The `--engine` that was asked for."""
     management_tls: PlaneTLS | None = None
@@ -117,10 +126,9 @@ class FleetDirectory:
     def locked(self) -> Iterator[None]:
         """Own the directory; made when it is missing. The kernel gives the lock back when the owner dies.
 
-        Raises `FleetError` when another `pymotor up` owns it.
+        Raises `FleetError` when another `pymotor up` owns it, or it cannot be written.
         """
-        make_private(self.path)
-        with open(self.path / "lock", "wb") as lock:
+        with self._own_file("lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -129,6 +137,17 @@ class FleetDirectory:
                     "start this one with another --port or --name."
                 ) from None
             yield
+
+    def _own_file(self, name: str) -> BinaryIO:
+        """A file of the directory, which is made; open for writing. Raises `FleetError`."""
+        try:
+            make_private(self.path)
+            return open(self.path / name, "wb")
+        except OSError as error:
+            where = error.filename or self.path
+            raise FleetError(
+                f"{where} cannot be written: {error.strerror}. Fleets keep their state in {self.path.parent}; {_REMEDY}"
+            ) from error
 
     def clear(self) -> None:
         """Make it ready for a new fleet: the last one's logs are kept in `logs.previous`, the rest goes."""
@@ -168,19 +187,40 @@ class FleetDirectory:
 
 
 def state_home() -> Path:
-    """`$PYMOTOR_HOME`, or `pymotor` in the user's state directory (XDG base directory specification)."""
-    stated = os.environ.get("PYMOTOR_HOME")
+    """`$PYMOTOR_HOME`, or `pymotor` in the user's state directory (XDG base directory specification).
+
+    Raises `FleetError` for a variable that names no directory.
+    """
+    stated = os.environ.get(HOME_VARIABLE)
     if stated:
-        return Path(stated).expanduser().absolute()
+        return _stated_home(stated)
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "pymotor"
 
 
+def _stated_home(stated: str) -> Path:
+    try:
+        home = Path(stated).expanduser()
+        is_other = home.exists() and not home.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise FleetError(f"{HOME_VARIABLE} is {stated!r}, which cannot be looked at ({error}); {_REMEDY}") from error
+    if not home.is_absolute():
+        raise FleetError(
+            f"{HOME_VARIABLE} is {stated!r}, a relative path: a fleet would be found from one directory only; {_REMEDY}"
+        )
+    if is_other:
+        raise FleetError(f"{HOME_VARIABLE} is {stated!r}, which is no directory; {_REMEDY}")
+    return home
+
+
 def all_fleets(home: Path) -> list[FleetDirectory]:
-    """Every fleet that left a state on this machine, by name."""
-    if not home.is_dir():
-        return []
-    names = sorted(entry.name for entry in home.iterdir() if (entry / "state.json").exists())
+    """Every fleet that left a state on this machine, by name. Raises `FleetError` where that cannot be seen."""
+    try:
+        if not home.is_dir():
+            return []
+        names = sorted(entry.name for entry in home.iterdir() if (entry / "state.json").exists())
+    except OSError as error:
+        raise FleetError(f"the fleets in {home} cannot be listed: {error.strerror}; {_REMEDY}") from error
     return [FleetDirectory(home, name) for name in names if _NAME.fullmatch(name)]
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import msgspec
 
+from pymotor.config.live import ConfigState
 from pymotor.control_plane import TokenError
 from pymotor.control_plane.asking import Trust, verb_client
 from pymotor.control_plane.tls import TLSError
@@ -86,6 +88,7 @@ def as_json(status: FleetStatus) -> dict[str, Any]:
         "conductor_url": state.conductor_url,
         "models": list(state.models),
         "config": state.config,
+        "configuration": msgspec.to_builtins(state.configuration),
         "engine": state.engine,
         "started_at": state.started_at,
         "supervisor": {"pid": state.supervisor.pid},
@@ -106,6 +109,7 @@ def as_text(status: FleetStatus) -> str:
         f"fleet {state.name}: {words}, {state.url}, model {', '.join(state.models)}",
         f"  up for {_duration(time.time() - state.started_at)} (pid {state.supervisor.pid}), {state.config}",
     ]
+    lines += _configuration_lines(state.configuration)
     lines += _control_lines(state, status.fleet)
     lines += _conductor_lines(state, status.sources)
     if status.report is None:
@@ -113,6 +117,21 @@ def as_text(status: FleetStatus) -> str:
     lines += [f"  missing: {lack}" for lack in status.report.get("missing", [])]
     lines += [f"  degraded: {lack}" for lack in status.report.get("degraded", [])]
     return "\n".join([*lines, *_table(status, status.report)])
+
+
+def _configuration_lines(configuration: ConfigState | None) -> list[str]:
+    """What of the configuration's files is not in force."""
+    if configuration is None:
+        return []
+    lines = []
+    if configuration.needs_restart:
+        lines.append("  waits for a restart of the fleet (`pymotor down`, then `pymotor up`):")
+        lines += [f"    {key}" for key in configuration.needs_restart]
+    if configuration.error is not None:
+        told = configuration.error.message.splitlines()
+        lines.append(f"  refused, {configuration.revision[:12]} stays in force until {configuration.file} is mended:")
+        lines += [f"    {line}" for line in told]
+    return lines
 
 
 def _control_lines(state: FleetState, fleet: dict[str, Any] | None) -> list[str]:

@@ -108,12 +108,6 @@ async def _run_session(arguments: argparse.Namespace) -> int:
     except FleetError as error:
         console.show(Failed(str(error)))
         return 1
-    except OSError as error:
-        where = error.filename or state_home()
-        console.show(
-            Failed(f"{where}: {error.strerror}; PYMOTOR_HOME is where fleets keep their state, now {state_home()}")
-        )
-        return 1
     if arguments.background:
         streams = BackgroundStreams(session.end)
         streams.watch()

@@ -22,6 +22,7 @@ from pymotor.operate.target import certificates_for
 _SECONDS = 15.0
 _COLUMNS = (
     ("endpoint", "endpoint"),
+    ("place", "place"),
     ("load", "load"),
     ("match_device", "device"),
     ("match_any", "any tier"),
@@ -132,8 +133,10 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     lines += [found["note"]] if found.get("note") else []
     for leg in found["legs"]:
         bound = f", no load above {leg['highest_load']:g}" if leg["highest_load"] is not None else ""
-        lines += ["", f"{leg['role']}, by {leg['by']}{bound}"]
-        lines += _table(leg["endpoints"])
+        item = f", media item {leg['item']}" if leg.get("item") is not None else ""
+        lines += ["", f"{leg['role']}{item}, by {leg['by']}{bound}"]
+        lines += [leg["note"]] if leg.get("note") else []
+        lines += _table(leg["endpoints"]) if leg["endpoints"] else []
     return lines
 
 

@@ -15,6 +15,14 @@ from pymotor.operate.target import TargetError, add_controller_options, controll
 
 DONE, FAILED, USAGE = 0, 1, 2
 _POLL_SECONDS = 0.3
+_WITHOUT = {
+    Role.ENCODE.value: "media are encoded by the engines behind where they can, and refused where they cannot or "
+    "encode_config.fallback is fail",
+    Role.PREFILL.value: "requests are answered by union instances, or by decode alone where it can; else they get 503",
+    Role.DECODE.value: "requests are answered by union instances, or by prefill alone where it can; else they get 503",
+    Role.UNION.value: "requests are answered by prefill and decode instances; without both they get 503",
+}
+"""What comes of it when a role has nobody."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_controller_options(parser)
     parser.add_argument("--role", choices=[role.value for role in Role], help="with --to; without both: show")
     parser.add_argument("--to", type=int, metavar="N", help="how many instances of the role are wanted")
+    parser.add_argument("--force", action="store_true", help="with --to 0: also where the role serves now")
     parser.add_argument("--wait", action="store_true", help="return when so many are active and no more are there")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--timeout", type=seconds, default=1800.0, metavar="SECONDS", help="of --wait (%(default)g)")
@@ -48,6 +57,8 @@ def _scale(client: ControllerClient, arguments: argparse.Namespace) -> int:
     if arguments.role is None:
         _show(client.get("/scale")["roles"], arguments.json)
         return DONE
+    if arguments.to == 0:
+        _warn_of_nobody(client.get("/scale")["roles"], arguments.role, arguments.force)
     roles = client.post("/scale", role=arguments.role, to=arguments.to)["roles"]
     ends = time.monotonic() + arguments.timeout
     said = ""
@@ -67,6 +78,15 @@ def _scale(client: ControllerClient, arguments: argparse.Namespace) -> int:
     if arguments.json:
         _show(roles, True)
     return DONE
+
+
+def _warn_of_nobody(roles: list[dict[str, Any]], name: str, force: bool) -> None:
+    """Raises `ControllerCallError` where instances of the role serve, unless `force`."""
+    active = next((role["active"] for role in roles if role["role"] == name), 0)
+    follows = f"with 0 instances {name} serves nothing: {_WITHOUT[name]}"
+    if active and not force:
+        raise ControllerCallError(f"{follows}. Now {active} serve; nothing was changed. If it is meant, add --force")
+    print(f"pymotor scale: warning: {follows}", file=sys.stderr)
 
 
 def _show(roles: list[dict[str, Any]], as_json: bool) -> None:

@@ -133,6 +133,22 @@ def test_a_key_of_another_certificate_is_refused(authority, tmp_path):
         ServerTLS(mixed, mutual=True)
 
 
+@pytest.mark.parametrize("content", [b"nonsense", b"", b"0\x82\x01\n\xff", b"-----BEGIN PRIVATE KEY-----\n!\n"])
+@pytest.mark.parametrize("which", ["cert_file", "key_file"])
+def test_the_file_that_is_no_pem_is_named(authority, tmp_path, which, content):
+    made = make_certificate(authority, tmp_path)
+    getattr(made, which).write_bytes(content)
+    with pytest.raises(TLSError, match=rf"^{which} {getattr(made, which)} holds no (certificate|private key) in PEM"):
+        ServerTLS(files(authority, made), mutual=True)
+
+
+def test_a_certificate_taken_for_a_key_is_told(authority, tmp_path):
+    made = make_certificate(authority, tmp_path)
+    made.cert_file.chmod(0o600)
+    with pytest.raises(TLSError, match=rf"^key_file {made.cert_file} holds no private key"):
+        ServerTLS(TLSFiles(str(authority.ca_file), str(made.cert_file), str(made.cert_file)), mutual=True)
+
+
 def test_a_key_that_everybody_may_read_is_refused(authority, tmp_path):
     made = make_certificate(authority, tmp_path)
     made.key_file.chmod(0o644)

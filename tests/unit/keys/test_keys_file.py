@@ -140,3 +140,37 @@ def test_a_key_keeps_its_place(file: Path, capsys: pytest.CaptureFixture[str]) -
     after = {key.id: key.place for key in source.read()}
     assert all(after.get(key_id, place) == place for key_id, place in before.items())
     assert 3 in after.values(), "the place of a key that is gone is nobody else's"
+
+
+def test_several_scopes_with_commas_or_by_repeating(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = api_key(capsys, file, "create", "--name", "a", "--scope", "inference,read", "--scope", "read, admin")
+    assert made["scopes"] == ["inference", "read", "admin"]
+    with pytest.raises(SystemExit) as ended:
+        main(["api-key", "create", "--keys-file", str(file), "--name", "b", "--scope", "inference,write"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "'write' is no scope: inference, read, admin; several are written inference,read" in told
+
+
+@pytest.mark.parametrize("written", ["90", "0d", "90m", "soon"])
+def test_a_length_without_a_unit_is_told_the_units(
+    file: Path, capsys: pytest.CaptureFixture[str], written: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["api-key", "create", "--keys-file", str(file), "--name", "a", "--expires", written])
+    assert ended.value.code == 2
+    assert "h for hours, d for days or w for weeks (12h, 90d, 4w)" in capsys.readouterr().err
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("words", [("create", "--name", "a"), ("list",), ("revoke", "a")])
+def test_a_directory_is_no_keys_file_and_nothing_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    directory = tmp_path / "keys"
+    directory.mkdir()
+    assert main(["api-key", words[0], "--keys-file", str(directory), *words[1:]]) == 1
+    assert f"{directory} is a directory; name a file in it, such as {directory}/keys.json" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == [directory]
+    assert main(["api-key", "create", "--keys-file", str(directory / "no" / "keys.json"), "--name", "a"]) == 1
+    assert "name a file in a directory that is there" in capsys.readouterr().err

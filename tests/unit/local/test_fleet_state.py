@@ -182,3 +182,44 @@ def test_a_port_has_one_holder_though_its_file_comes_and_goes(tmp_path: Path) ->
         assert sum(threads.map(claim_again_and_again, range(4))) > 0
     assert max(most) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+READERS = (["status"], ["down"], ["logs"], ["scale"], ["instances"], ["events"], ["explain"], ["top", "--once"])
+EXAMPLE = Path(__file__).parents[3] / "examples" / "infer_engines" / "sim" / "epd"
+UP = ["up", "--config_dir", str(EXAMPLE)]
+
+
+def told(home: str, words: list[str]) -> str:
+    """What a verb that fails says with this PYMOTOR_HOME."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "pymotor", *words],
+        env={**os.environ, "PYMOTOR_HOME": home},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
+@pytest.mark.parametrize("words", [*READERS, UP, [*UP, "--detach"]], ids=" ".join)
+def test_a_home_that_is_none_is_told_with_its_variable_and_what_to_do(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "file").touch()
+    remedy = "set PYMOTOR_HOME to the whole path of a directory that this user may write, or unset it"
+    said = told(str(tmp_path / "file"), words)
+    assert f"PYMOTOR_HOME is '{tmp_path}/file', which is no directory; {remedy}" in said
+    said = told("fleets", words)
+    assert (
+        f"PYMOTOR_HOME is 'fleets', a relative path: a fleet would be found from one directory only; {remedy}" in said
+    )
+
+
+@pytest.mark.parametrize("under", ["/sys/pymotor", "file/below"])
+def test_a_home_that_cannot_be_written_is_told_by_up(tmp_path: Path, under: str) -> None:
+    (tmp_path / "file").touch()
+    home = str(tmp_path / under)
+    said = told(home, UP)
+    assert " cannot be written: " in said
+    assert f"Fleets keep their state in {home}; set PYMOTOR_HOME to the whole path of a directory" in said

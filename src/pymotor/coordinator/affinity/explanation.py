@@ -12,6 +12,7 @@ from pymotor.coordinator.scheduling.kv_affinity import highest_load, prefill_cos
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
 from pymotor.coordinator.scheduling.target import Group
 
+ABOVE_BOUND = "its load is above the bound"
 _NOBODY: frozenset[str] = frozenset()
 
 
@@ -31,19 +32,25 @@ class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """What would be left to compute."""
     score: float | None = None
     """What `unified` minimises; None where something else decides."""
+    place: int | None = None
+    """In the order of encoders that a media item has by its hash, 1 first: the first within the bound gets it."""
     excluded: str = ""
     """Why it could not be chosen; empty: it could."""
 
 
-class LegFigures(msgspec.Struct, frozen=True, kw_only=True):
+class LegFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One leg's choice."""
 
     role: str
     by: str
-    """`affinity`, `load`, `locality` (prefill's host) or `key`."""
+    """`affinity`, `load`, `locality` (prefill's host) or `key`; of an item `item`, or `store`: nobody gets it."""
     highest_load: float | None
-    """Above which no endpoint gets the prompt; None: no bound decided."""
+    """Above which no endpoint gets the prompt, or the item; None: no bound decided."""
     endpoints: list[EndpointFigures]
+    item: int | None = None
+    """Which of the request's media items it is for, counted from 0; None: it is for none."""
+    note: str = ""
+    """What the figures do not say, for people; empty: nothing."""
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,9 +74,11 @@ def explain(choice: Choice) -> Explanation:
     return _explanation(choice, choice.decisions)
 
 
-def explain_now(choice: Choice, groups: Iterable[tuple[Group, Choice]]) -> Explanation:
+def explain_now(
+    choice: Choice, groups: Iterable[tuple[Group, Choice]], items: Sequence[LegFigures] = ()
+) -> Explanation:
     """What would be decided now for a request of this choice, for each group of endpoints that it could go to by whom
-    decides there; nothing is sent."""
+    decides there, after the legs of its media `items`; nothing is sent."""
     decisions: list[Decision] = []
     for group, decides in groups:
         decision = decides.look(group, _NOBODY)
@@ -77,7 +86,8 @@ def explain_now(choice: Choice, groups: Iterable[tuple[Group, Choice]]) -> Expla
             decisions.append(decision)
             if isinstance(decides, AffinityChoice):
                 decides.prefilled_at(decision.chosen)
-    return _explanation(choice, decisions)
+    found = _explanation(choice, decisions)
+    return msgspec.structs.replace(found, legs=[*items, *found.legs])
 
 
 def _explanation(choice: Choice, decisions: Sequence[Decision]) -> Explanation:
@@ -126,7 +136,7 @@ def _endpoint(choice: Choice, decision: Decision, index: int, highest: float) ->
         excluded=(
             "avoided: it failed this request, is full or has no room"
             if target.endpoint_id in decision.avoid
-            else "its load is above the bound"
+            else ABOVE_BOUND
             if load > highest
             else ""
         ),

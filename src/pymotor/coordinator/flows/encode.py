@@ -17,6 +17,7 @@ from time import monotonic
 
 from pymotor.coordinator.api.errors import ApiError, ServiceUnavailable
 from pymotor.coordinator.api.media import MediaItem, check_source
+from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode_leg import ENCODE, EncodeLegs
 from pymotor.coordinator.flows.encoded_media import PROCESSOR_FIELDS, EncodedMedia, RequestEncodings
@@ -26,6 +27,7 @@ from pymotor.coordinator.http.exchange import NO_CONNECTION
 from pymotor.coordinator.routing import Encoders
 from pymotor.coordinator.scheduling.encodings import Encoding, ItemKey
 from pymotor.coordinator.scheduling.target import Target
+from pymotor.coordinator.settings import Settings
 from pymotor.fleet import ECDialect
 
 _AT_ONCE = 64
@@ -55,7 +57,7 @@ async def encode_media(context: Context, encoders: Encoders | None, consumers: S
     if state is None:
         state = context.encoded = RequestEncodings()
     dialect = _dialect(encoders)
-    distinct, place = _distinct(view.media)
+    distinct, place = distinct_media(view.media)
     if dialect is ECDialect.STORE:
         results = state.in_store = await _encode(context, encoders, distinct, state.in_store, reader)
     elif reader is None:
@@ -98,10 +100,10 @@ def _without_encoders(context: Context, reader: Target) -> None:
     services = context.services
     if context.settings.encode_fallback == "fail":
         raise ServiceUnavailable("no encoder is up to encode the request's media")
-    services.instruments.media_items.child("inline").add(len(_distinct(context.view.media)[0]))
+    services.instruments.media_items.child("inline").add(len(distinct_media(context.view.media)[0]))
 
 
-def _distinct(media: Sequence[MediaItem]) -> tuple[list[MediaItem], list[int]]:
+def distinct_media(media: Sequence[MediaItem]) -> tuple[list[MediaItem], list[int]]:
     """The items that differ, and for each item which of these it equals."""
     distinct: list[MediaItem] = []
     place: list[int] = []
@@ -183,9 +185,9 @@ async def _encoding_of(context: Context, encoders: Encoders, item: MediaItem, re
         encoding = await EncodeLegs(context, encoders, item, _push_address(reader)).run()
         outcomes.child("encoded").add()
         return encoding
-    key = _key(context, encoders, item, reader)
+    key = item_key(context.view, _authorization(context), encoders, item, reader)
     encodings = services.encodings
-    reusable = dialect is ECDialect.STORE and _in_request(item) and context.settings.forward_media != "never"
+    reusable = may_be_in_store(encoders, item, context.settings)
     if context.encoded is not None:
         context.encoded.keys.add(key)
     known = encodings.known(key, item.part) if reusable else None
@@ -216,19 +218,27 @@ async def _encoding_of(context: Context, encoders: Encoders, item: MediaItem, re
         return encoding
 
 
+def may_be_in_store(encoders: Encoders, item: MediaItem, settings: Settings) -> bool:
+    """Whether an item that was encoded a moment ago is not encoded again."""
+    return _dialect(encoders) is ECDialect.STORE and _in_request(item) and settings.forward_media != "never"
+
+
 def _in_request(item: MediaItem) -> bool:
     """Whether the item itself is in the request, and not only where it can be had."""
     return item.url is None or item.url.startswith(b"data:")
 
 
-def _key(context: Context, encoders: Encoders, item: MediaItem, reader: Target | None) -> ItemKey:
+def item_key(
+    view: RequestView, authorization: bytes, encoders: Encoders, item: MediaItem, reader: Target | None = None
+) -> ItemKey:
+    """What an encoding of the item serves; `authorization`: what the encoder lets the client in by, if it is told."""
     transfer = encoders.group.targets[0].instance.ec
     store = transfer.store if transfer is not None else None
-    fields = context.view.fields
+    fields = view.fields
     return ItemKey(
         scope=store or (reader.endpoint_id if reader is not None else ""),
         model=bytes(fields["model"]),
-        options=(*(bytes(fields.get(name, b"")) for name in PROCESSOR_FIELDS), _authorization(context)),
+        options=(*(bytes(fields.get(name, b"")) for name in PROCESSOR_FIELDS), authorization),
         kind=item.kind,
         digest=item.key,
     )

@@ -26,6 +26,7 @@ output, and nobody can find it again. A Coordinator that runs takes up changes w
 
   pymotor api-key create --keys-file keys.json --name alice --expires 90d
   pymotor api-key create --keys-file keys.json --name prometheus --scope read
+  pymotor api-key create --keys-file keys.json --name carol --scope inference,read
   pymotor api-key list --keys-file keys.json
   pymotor api-key revoke --keys-file keys.json alice
 
@@ -42,10 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--name", type=_name, required=True, help="what lists and metrics call it")
     create.add_argument(
         "--scope",
-        type=_scope,
-        action="append",
-        metavar="SCOPE",
-        help="inference (default), read (management and metrics, GET) or admin (everything there); may be repeated",
+        type=_scopes,
+        action="extend",
+        metavar="SCOPE[,SCOPE]",
+        help="inference (default), read (management and metrics, GET) or admin (everything there); several with commas,"
+        " or by repeating the option",
     )
     create.add_argument(
         "--expires", type=_moment, metavar="WHEN", help="90d, 12h, 4w, or a time like 2027-01-31T00:00:00Z"
@@ -130,12 +132,16 @@ def _shown(key: KeyRecord) -> dict[str, Any]:
     return {**fields, **limits, "state": key.state(now())}
 
 
-def _scope(text: str) -> Scope:
-    try:
-        return Scope(text)
-    except ValueError as error:
-        allowed = ", ".join(scope.value for scope in Scope)
-        raise argparse.ArgumentTypeError(f"{text!r} is no scope: {allowed}") from error
+def _scopes(text: str) -> list[Scope]:
+    """One, or several with commas."""
+    names = [name.strip() for name in text.split(",")]
+    allowed = [scope.value for scope in Scope]
+    for name in names:
+        if name not in allowed:
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is no scope: {', '.join(allowed)}; several are written inference,read"
+            )
+    return [Scope(name) for name in names]
 
 
 def _name(text: str) -> str:
@@ -153,7 +159,8 @@ def _moment(text: str) -> datetime:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a length like 90d nor a time like 2027-01-31T00:00:00Z"
+            f"{text!r} is neither a length with its unit, h for hours, d for days or w for weeks (12h, 90d, 4w), nor a"
+            " time like 2027-01-31T00:00:00Z"
         ) from error
     if moment.tzinfo is None:
         raise argparse.ArgumentTypeError(f"{text} has no offset from UTC; add Z")

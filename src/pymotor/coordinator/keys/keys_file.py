@@ -64,9 +64,13 @@ def read_keys(path: Path) -> list[KeyRecord]:
         with path.open("rb") as file:
             _check_owner(path, os.fstat(file.fileno()))
             data = file.read(_LARGEST_FILE + 1)
+    except FileNotFoundError as error:
+        hint = "make one with `pymotor api-key create`"
+        raise KeysFileError(f"the keys file {path} cannot be read: {error.strerror}; {hint}") from error
+    except IsADirectoryError as error:
+        raise KeysFileError(_no_directory(path)) from error
     except OSError as error:
-        hint = "; make one with `pymotor api-key create`" if isinstance(error, FileNotFoundError) else ""
-        raise KeysFileError(f"the keys file {path} cannot be read: {error.strerror}{hint}") from error
+        raise KeysFileError(f"the keys file {path} cannot be read: {error.strerror}") from error
     if len(data) > _LARGEST_FILE:
         raise KeysFileError(f"the keys file {path} is larger than {_LARGEST_FILE} bytes")
     try:
@@ -83,11 +87,16 @@ def changing_keys(path: Path) -> Iterator[list[KeyRecord]]:
 
     A file that is not there yet has no keys. Raises `KeysFileError`.
     """
+    if path.is_dir():
+        raise KeysFileError(_no_directory(path))
     lock = path.with_name(f"{path.name}.lock")
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise KeysFileError(f"{lock} cannot be opened: {error.strerror}") from error
+        raise KeysFileError(
+            f"the keys file {path} cannot be written, since {lock} beside it cannot: {error.strerror}; name a file in "
+            "a directory that is there and that this user may write"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         keys = read_keys(path) if path.exists() else []
@@ -115,6 +124,10 @@ def _write(path: Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise KeysFileError(f"the keys file {path} cannot be written: {error.strerror}") from error
+
+
+def _no_directory(path: Path) -> str:
+    return f"the keys file {path} is a directory; name a file in it, such as {path / 'keys.json'}"
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

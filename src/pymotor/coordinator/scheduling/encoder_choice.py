@@ -8,16 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pymotor.coordinator.scheduling.ledger import Ledger
-from pymotor.coordinator.scheduling.rendezvous import first_within_bound, hashes_of, rank_values
+from pymotor.coordinator.scheduling.rendezvous import first_within_bound, hashes_of, load_bound, rank_values
 
 
 class NoEncoderLeft(LookupError):
     """All endpoints are excluded."""
+
+
+class EncoderLook(NamedTuple):
+    """Whom an item would go to, and by which figures, each for the endpoints in their order."""
+
+    chosen: int
+    loads: npt.NDArray[np.int64]
+    """In tenths of a token."""
+    places: npt.NDArray[np.intp]
+    """In the item's own order of endpoints, 0 first; of those that are passed over too."""
+    highest_load: int
+    """Above which none gets the item."""
 
 
 class EncoderChoice:
@@ -62,6 +75,25 @@ class EncoderChoice:
             raise NoEncoderLeft("no encoder endpoint is left to choose from")
         best = first_within_bound(scores, loads, load)
         return best if kept is None else int(kept[best])
+
+    def look(
+        self,
+        item_key: int,
+        load: int,
+        excluded: AbstractSet[str],
+        avoided: AbstractSet[str],
+        more: npt.NDArray[np.int64],
+    ) -> EncoderLook:
+        """Whom `choose` would choose if the endpoints had `more` load than they have. Raises `NoEncoderLeft`."""
+        loads = self._ledger.loads(self._rows) + more
+        scores = rank_values(self._hashes, item_key)
+        kept = self._kept(excluded, avoided)
+        if not len(kept):
+            raise NoEncoderLeft("no encoder endpoint is left to choose from")
+        chosen = int(kept[first_within_bound(scores[kept], loads[kept], load)])
+        places = np.empty(len(scores), dtype=np.intp)
+        places[np.argsort(scores)[::-1]] = np.arange(len(scores))
+        return EncoderLook(chosen, loads, places, load_bound(loads[kept], load) - 1)
 
     def _kept(self, excluded: AbstractSet[str], avoided: AbstractSet[str]) -> npt.NDArray[np.intp]:
         """The indices that may be chosen."""

@@ -15,7 +15,16 @@ const MARKS = [-900, -600, -300, 0];
  * @typedef {{time: number, requests_per_second: number, failed_per_second: number, first_token_p50: number | null,
  *   first_token_p95: number | null, tokens_per_second: number | null, queued: number, in_flight: number}} Point
  * @typedef {(point: Point) => number | null} Read
+ * @typedef {{least: number, whole: boolean, said: (value: number) => string}} Scale where it ends at least, whether it
+ *   and its half are whole numbers, and its figures in words
  */
+
+/** @type {Scale} */
+const RATES = { least: 0, whole: false, said: (value) => (value < 10 ? String(Number(value.toPrecision(2))) : count(value)) };
+/** @type {Scale} */
+const TIMES = { least: 0, whole: false, said: seconds };
+/** @type {Scale} */
+const COUNTS = { least: 2, whole: true, said: count };
 
 /** @type {Chart[]} */
 const charts = [];
@@ -23,10 +32,11 @@ const charts = [];
 let points = [];
 
 class Chart {
-  /** @param {string} title @param {string} unit @param {(value: number | null) => string} said @param {[string, Read][]} lines */
-  constructor(title, unit, said, lines) {
+  /** @param {string} title @param {string} unit @param {(value: number | null) => string} said @param {Scale} scale @param {[string, Read][]} lines */
+  constructor(title, unit, said, scale, lines) {
     this.title = title;
     this.said = said;
+    this.scale = scale;
     this.lines = lines;
     this.values = lines.map(() => make("b", { text: "–" }));
     this.legend = make("p", { class: "legend" });
@@ -60,8 +70,8 @@ class Chart {
     if (!this.width) return;
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
     const now = points.at(-1)?.time ?? 0;
-    const all = points.flatMap((point) => this.lines.map(([, read]) => read(point) ?? 0));
-    const top = ceiling(Math.max(0, ...all));
+    const known = points.flatMap((point) => this.lines.map(([, read]) => read(point))).filter((value) => value !== null);
+    const top = ceiling(Math.max(this.scale.least, ...known), this.scale.whole);
     /** @param {number} time */
     const x = (time) => LEFT + ((time - now + KEPT) / KEPT) * (this.width - LEFT - 4);
     /** @param {number} value */
@@ -70,7 +80,7 @@ class Chart {
     for (const part of [0, 0.5, 1]) {
       this.svg.append(drawn("line", { class: "grid", x1: LEFT, x2: this.width - 4, y1: y(part * top), y2: y(part * top) }));
       const label = drawn("text", { x: LEFT - 6, y: y(part * top) + 4, "text-anchor": "end" });
-      label.textContent = part || top > 0 ? (part ? this.said(part * top) : "0") : "";
+      label.textContent = known.length ? (part ? this.scale.said(part * top) : "0") : "";
       this.svg.append(label);
     }
     MARKS.forEach((mark, index) => {
@@ -79,6 +89,12 @@ class Chart {
       label.textContent = mark ? `${mark / 60} min` : "now";
       this.svg.append(label);
     });
+    if (!known.length) {
+      const middle = (LEFT + this.width) / 2;
+      const words = drawn("text", { class: "nothing", x: middle, y: y(top / 2) - 6, "text-anchor": "middle" });
+      words.textContent = "nothing measured yet";
+      this.svg.append(words);
+    }
     this.lines.forEach(([, read], index) => {
       const path = pathOf(points, read, x, y);
       if (!index && path) this.svg.append(drawn("path", { class: "under", d: under(path, y(0)) }));
@@ -141,21 +157,22 @@ function under(path, ground) {
     .join("");
 }
 
-/** The next round number. @param {number} value */
-function ceiling(value) {
+/** The next round number. @param {number} value @param {boolean} whole whether its half is to be a whole number */
+function ceiling(value, whole) {
   if (value <= 0) return 1;
   const unit = 10 ** Math.floor(Math.log10(value));
-  const found = [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((factor) => factor * unit >= value * 0.999);
+  const fits = [1, 1.5, 2, 3, 4, 5, 6, 8, 10].filter((factor) => !whole || (factor * unit) % 2 === 0);
+  const found = fits.find((factor) => factor * unit >= value * 0.999);
   return (found ?? 10) * unit;
 }
 
 /** @param {HTMLElement} place */
 export function buildCharts(place) {
   charts.push(
-    new Chart("Requests", "per second", rate, [["all", (point) => point.requests_per_second], ["failed", (point) => point.failed_per_second]]),
-    new Chart("Time to first token", "", seconds, [["p50", (point) => point.first_token_p50], ["p95", (point) => point.first_token_p95]]),
-    new Chart("Tokens written", "per second", count, [["engines", (point) => point.tokens_per_second]]),
-    new Chart("Legs in flight and queue", "", count, [["in flight", (point) => point.in_flight], ["queue", (point) => point.queued]]),
+    new Chart("Requests", "per second", rate, RATES, [["all", (point) => point.requests_per_second], ["failed", (point) => point.failed_per_second]]),
+    new Chart("Time to first token", "", seconds, TIMES, [["p50", (point) => point.first_token_p50], ["p95", (point) => point.first_token_p95]]),
+    new Chart("Tokens written", "per second", count, COUNTS, [["engines", (point) => point.tokens_per_second]]),
+    new Chart("Legs in flight and queue", "", count, COUNTS, [["in flight", (point) => point.in_flight], ["queue", (point) => point.queued]]),
   );
   place.append(...charts.map((chart) => chart.element));
 }

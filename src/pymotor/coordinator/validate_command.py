@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from pymotor.config import Problem, load_config
+from pymotor.coordinator.own_checks import check_for_elsewhere
 from pymotor.engines.checks import check_engines
 
 USER_CONFIG, ENV_CONFIG = "user_config.json", "env.json"
@@ -37,7 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(user_path, env_path)
     problems = list(config.problems)
     if config.user is not None:
-        problems = _merged(problems, check_engines(config.user, str(user_path)))
+        file = str(user_path)
+        problems = _merged(problems, check_engines(config.user, file))
+        environment = {**os.environ, **config.env.variables("coordinator")}
+        problems = _merged(problems, check_for_elsewhere(config.user, file, environment))
     ordered = sorted(problems, key=lambda problem: problem.severity != "error")
     counts: Counter[str] = Counter(problem.severity for problem in problems)
     if arguments.json:

@@ -1,0 +1,126 @@
+"""What a Coordinator has to say against a configuration: `pymotor validate` says the same, in the same words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certificates import OPENSSL, make_ca, make_certificate
+
+Config = dict[str, Any]
+SECTION = "motor_coordinator_config"
+
+
+@pytest.fixture
+def config() -> Config:
+    """One union engine; nothing is wrong with it."""
+    return {
+        "motor_deploy_config": {"hybrid_instances_num": 1, "hardware_type": "cpu"},
+        "motor_engine_union_config": {"engine_type": "sim", "engine_config": {"model": "tiny"}},
+    }
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pymotor", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def validated(directory: Path, config: Config) -> dict[str, dict[str, str]]:
+    """What `validate` says, by path."""
+    (directory / "user_config.json").write_text(json.dumps(config))
+    said = json.loads(run("validate", "--config_dir", directory, "--json").stdout)
+    return {problem["path"]: problem for problem in said["problems"]}
+
+
+def said_at_start(directory: Path) -> str:
+    """What a Coordinator says that does not start."""
+    file = directory / "user_config.json"
+    started = run("coordinator", "--user_config_path", file, "--fleet", directory / "fleet.json", "--port", 0)
+    assert started.returncode == 1, started.stderr
+    return started.stderr
+
+
+def told_by_both(directory: Path, config: Config, path: str) -> str:
+    """The error that both tell of `path`."""
+    problem = validated(directory, config)[path]
+    assert problem["severity"] == "error"
+    assert f"error: {problem['file']}: {path}: {problem['message']}\n" in said_at_start(directory)
+    return problem["message"]
+
+
+def keys_file(content: str, mode: int = 0o600) -> Callable[[Path], None]:
+    def make(file: Path) -> None:
+        file.write_text(content)
+        file.chmod(mode)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (keys_file("{"), "keys.json cannot be understood"),
+        (keys_file('{"version": 1, "keys": []}', 0o644), "run: chmod 600"),
+        (Path.mkdir, "keys.json is a directory; name a file in it"),
+    ],
+    ids=["broken", "open to everybody", "a directory"],
+)
+def test_a_keys_file_that_cannot_be_used(tmp_path: Path, config: Config, make: Any, words: str) -> None:
+    make(tmp_path / "keys.json")
+    config[SECTION] = {"api_key_config": {"enable_api_key": True, "keys_file": "keys.json"}}
+    assert words in told_by_both(tmp_path, config, f"$.{SECTION}.api_key_config.keys_file")
+    config[SECTION]["api_key_config"]["enable_api_key"] = False
+    assert f"$.{SECTION}.api_key_config.keys_file" not in validated(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [("collector:4318", "it is no http or https URL"), ("http://collector:none", "it is no URL")],
+)
+def test_an_endpoint_of_traces_that_is_none(tmp_path: Path, config: Config, endpoint: str, words: str) -> None:
+    config[SECTION] = {"tracer_config": {"endpoint": endpoint}}
+    assert words in told_by_both(tmp_path, config, f"$.{SECTION}.tracer_config.endpoint")
+
+
+@pytest.mark.skipif(OPENSSL is None, reason="the openssl command is not installed")
+@pytest.mark.parametrize("plane", ["infer_tls_config", "mgmt_tls_config", "observability_tls_config"])
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("cert_file", "holds no certificate in PEM form"), ("key_file", "is not the key of cert_file")],
+    ids=["garbage", "another key"],
+)
+def test_certificates_that_cannot_be_used(tmp_path: Path, config: Config, plane: str, key: str, words: str) -> None:
+    authority = make_ca(tmp_path / "ca")
+    own, other = (make_certificate(authority, tmp_path, stem) for stem in ("own", "other"))
+    named = {"ca_file": "ca/ca.crt", "cert_file": own.cert_file.name, "key_file": own.key_file.name}
+    if key == "cert_file":
+        own.cert_file.write_text("garbage")
+    else:
+        named[key] = other.key_file.name
+    config["motor_deploy_config"]["tls_config"] = {plane: {"enable_tls": True, **named}}
+    told = told_by_both(tmp_path, config, f"$.motor_deploy_config.tls_config.{plane}")
+    assert told.startswith(f"{key} {tmp_path}")
+    assert words in told
+
+
+def test_what_this_machine_lacks_is_a_warning_of_validate(tmp_path: Path, config: Config) -> None:
+    config[SECTION] = {
+        "api_key_config": {"enable_api_key": True, "keys_file": "/etc/nowhere/keys.json"},
+        "http_config": {"engine_api_key_env": "NO_SUCH_VARIABLE"},
+        "scheduler_config": {"tokenizer_path": "/nowhere"},
+    }
+    tls = {name: f"/etc/nowhere/{name}" for name in ("ca_file", "cert_file", "key_file")}
+    config["motor_deploy_config"]["tls_config"] = {"mgmt_tls_config": {"enable_tls": True, **tls}}
+    told = validated(tmp_path, config)
+    assert {problem["severity"] for problem in told.values()} == {"warning"}
+    for path in ("api_key_config.keys_file", "http_config.engine_api_key_env", "scheduler_config.tokenizer_path"):
+        assert told[f"$.{SECTION}.{path}"]["message"].endswith("see that it is there where the Coordinator runs")
+    assert said_at_start(tmp_path).count("error: ") == 4
+    (tmp_path / "env.json").write_text('{"motor_coordinator_env": {"NO_SUCH_VARIABLE": "sk-secret"}}')
+    assert f"$.{SECTION}.http_config.engine_api_key_env" not in validated(tmp_path, config)
