@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -98,25 +98,20 @@ class ScriptedCollector:
         self._server.server_close()
 
 
-MakeClient = Callable[[CollectorSettings], CollectorClient]
+class MakeClient(Protocol):
+    def __call__(self, settings: CollectorSettings, tries: int = TRIES) -> CollectorClient: ...
 
 
 @pytest.fixture
 def client() -> Iterator[MakeClient]:
     with ExitStack() as closing:
 
-        def make(settings: CollectorSettings) -> CollectorClient:
-            made = CollectorClient(settings)
+        def make(settings: CollectorSettings, tries: int = TRIES) -> CollectorClient:
+            made = CollectorClient(settings, tries)
             closing.callback(made.close)
             return made
 
         yield make
-
-
-def impatient(made: CollectorClient) -> CollectorClient:
-    """The same, but it waits for no further try."""
-    made.give_up()
-    return made
 
 
 def settings(url: str, **environment: str) -> CollectorSettings:
@@ -240,7 +235,7 @@ def test_a_connection_that_was_closed_meanwhile(client: MakeClient) -> None:
 
 def test_nobody_listens(client: MakeClient) -> None:
     with pytest.raises(NotTaken, match="refused"):
-        impatient(client(settings(f"http://127.0.0.1:{free_port()}"))).send(REQUEST)
+        client(settings(f"http://127.0.0.1:{free_port()}"), 1).send(REQUEST)
 
 
 def test_silence(client: MakeClient) -> None:
@@ -364,9 +359,9 @@ def test_tls_with_certificates_of_both(client: MakeClient, tmp_path: Path) -> No
         assert client(settings(collector.url, **trusted, **joined)).send(REQUEST) is None
         assert len(collector.asked) == 2
         with pytest.raises(NotTaken):
-            impatient(client(settings(collector.url, **trusted))).send(REQUEST)
+            client(settings(collector.url, **trusted), 1).send(REQUEST)
         with pytest.raises(NotTaken, match="CERTIFICATE_VERIFY_FAILED"):
-            impatient(client(settings(collector.url, **named))).send(REQUEST)
+            client(settings(collector.url, **named), 1).send(REQUEST)
         assert len(collector.asked) == 2
 
 
@@ -377,7 +372,7 @@ def test_certificates_are_read_again(client: MakeClient, tmp_path: Path) -> None
     shown = certificates.make_certificate(authority, tmp_path, "collector")
     trusted = tmp_path / "trusted.pem"
     with ScriptedCollector(tls=door(shown)) as collector:
-        sending = impatient(client(settings(collector.url, OTEL_EXPORTER_OTLP_CERTIFICATE=str(trusted))))
+        sending = client(settings(collector.url, OTEL_EXPORTER_OTLP_CERTIFICATE=str(trusted)), 1)
         with pytest.raises(NotTaken, match=r"trusted\.pem.*No such file"):
             sending.send(REQUEST)
         trusted.write_bytes(other.ca_file.read_bytes())

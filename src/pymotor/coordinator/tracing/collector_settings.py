@@ -26,7 +26,7 @@ _FOR_ALL = "OTEL_EXPORTER_OTLP_"
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ENCODED_VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_PROXIES = ("http", "https")
+PROXY_SCHEMES = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class _Said:
         proxy = proxy_for(url, self._environment)
         try:
             parts = urlsplit(proxy)
-            usable = not proxy or (parts.scheme in _PROXIES and bool(parts.hostname) and parts.port != 0)
+            usable = not proxy or (parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0)
         except ValueError:
             usable = False
         if not usable:
