@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace, worker_module: str = WORKER_MODULE) -> in
     problems = list(loaded.problems)
     if loaded.user is not None:
         file = str(arguments.user_config_path)
-        problems += [*_own_problems(loaded.user, file), *check_files(loaded.user, file)]
+        problems += [*_own_problems(loaded.user, file), *check_files(loaded.user, file, os.environ)]
     for problem in problems:
         print(problem, file=sys.stderr)
     if loaded.user is None or any(problem.severity == "error" for problem in problems):

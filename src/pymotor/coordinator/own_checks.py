@@ -18,7 +18,7 @@ from pymotor.coordinator.forwarding_checks import check_forwarding
 from pymotor.coordinator.keys.keys_file import KeysFileError, read_keys
 from pymotor.coordinator.log_checks import check_request_log
 from pymotor.coordinator.not_served import not_served
-from pymotor.coordinator.tracing.checks import check_tracing
+from pymotor.coordinator.tracing.checks import TRACES_TO, check_tracing, check_tracing_files
 
 PLANES = ("infer_tls_config", "mgmt_tls_config", "observability_tls_config")
 """Those that a Coordinator speaks."""
@@ -38,8 +38,9 @@ def check_settings(user: UserConfig, file: str, environment: Mapping[str, str]) 
     ]
 
 
-def check_files(user: UserConfig, file: str) -> Iterator[Problem]:
-    """Keys and certificates, read as the Coordinator reads them; relative names begin where `file` is."""
+def check_files(user: UserConfig, file: str, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Keys and certificates, read as the Coordinator reads them; relative names begin where `file` is, those of
+    `environment` where the process does."""
     keys = user.motor_coordinator_config.api_key_config
     if keys.enable_api_key and keys.keys_file:
         try:
@@ -55,6 +56,7 @@ def check_files(user: UserConfig, file: str) -> Iterator[Problem]:
             certificates.client()
         except TLSError as error:
             yield Problem.error(file, f"{_TLS}.{plane}", str(error))
+    yield from check_tracing_files(user, file, environment)
 
 
 def check_for_elsewhere(user: UserConfig, file: str, environment: Mapping[str, str]) -> list[Problem]:
@@ -65,8 +67,10 @@ def check_for_elsewhere(user: UserConfig, file: str, environment: Mapping[str, s
         for one in check_settings(user, file, environment)
     ]
     keys = user.motor_coordinator_config.api_key_config
-    for one in check_files(user, file):
-        if one.path == _KEYS_FILE:
+    for one in check_files(user, file, environment):
+        if one.path == TRACES_TO:
+            problems.append(one if isinstance(one.value, str) and Path(one.value).exists() else _doubtful(one))
+        elif one.path == _KEYS_FILE:
             problems.append(one if (directory / keys.keys_file).exists() else _doubtful(one))
         elif _all_there(_block(user, one.path.rpartition(".")[2]), directory):
             problems.append(one)

@@ -13,6 +13,7 @@ from pymotor.control_plane.plane import PlaneTLS
 from pymotor.control_plane.tls import ClientTLS, ServerTLS, TLSFiles, tls_files
 from pymotor.coordinator.affinity.settings import AffinitySettings, affinity_settings
 from pymotor.coordinator.limits.rate_settings import RateSettings
+from pymotor.coordinator.tracing.switched_off import endpoint_in_use
 
 if TYPE_CHECKING:
     # Workers read settings, never the configuration: they do without pydantic.
@@ -299,9 +300,8 @@ def _request_log(logs: CoordinatorLoggingConfig) -> RequestLogSettings:
 
 
 def _tracing(config: TracerConfig, environment: Mapping[str, str]) -> TracingSettings:
-    disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     return TracingSettings(
-        endpoint="" if disabled else config.endpoint,
+        endpoint=endpoint_in_use(config.endpoint, environment),
         root_ratio=config.root_sampling_rate,
         sampled_parent_ratio=config.remote_parent_sampled,
         unsampled_parent_ratio=config.remote_parent_not_sampled,

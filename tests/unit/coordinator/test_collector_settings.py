@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 import certificates
-from pymotor.config import load_config
-from pymotor.coordinator.tracing.checks import check_tracing
-from pymotor.coordinator.tracing.collector_settings import SECONDS, CollectorSettings, collector_settings, traces_url
+from pymotor.config import Problem, UserConfig, load_config
+from pymotor.coordinator.own_checks import check_files, check_for_elsewhere, check_settings
+from pymotor.coordinator.tracing.checks import TRACES_TO, check_tracing, check_tracing_files
+from pymotor.coordinator.tracing.collector_settings import (
+    DELAY,
+    SECONDS,
+    CollectorSettings,
+    collector_settings,
+    traces_url,
+)
 from pymotor.coordinator.tracing.proxies import proxy_for
 from pymotor.coordinator.tracing.resource import resource
 
@@ -30,7 +38,11 @@ def told(directory: Path, environment: dict[str, str], endpoint: str = "https://
     path.write_text(json.dumps(config))
     loaded = load_config(path, None)
     assert loaded.user is not None
-    problems = list(check_tracing(loaded.user, "user_config.json", environment))
+    file = "user_config.json"
+    problems = [
+        *check_tracing(loaded.user, file, environment),
+        *check_tracing_files(loaded.user, file, environment),
+    ]
     assert not any(SECRET in str(problem) for problem in problems)
     return [(problem.severity, problem.message) for problem in problems]
 
@@ -52,6 +64,7 @@ def test_nothing_is_said() -> None:
     assert (found.seconds, found.compression, found.headers, found.proxy) == (SECONDS, "none", (), "")
     assert found.where == "http://collector:4318"
     assert read({}, "https://collector/x").where == "https://collector:443"
+    assert read({}, "http://[::1]:4318").where == "http://[::1]:4318"
 
 
 def test_what_is_for_traces_goes_before_what_is_for_all() -> None:
@@ -148,6 +161,113 @@ def test_certificates_that_cannot_be_used(tmp_path: Path, name: str, content: st
     assert f"OTEL_EXPORTER_OTLP_{name} names cannot be used" in message
     # Nobody reads them where there is no TLS.
     assert told(tmp_path, environment, "http://collector") == []
+    for_traces = {f"OTEL_EXPORTER_OTLP_TRACES_{name}": str(path)}
+    ((_, message),) = told(tmp_path, for_traces)
+    assert f"OTEL_EXPORTER_OTLP_TRACES_{name} names cannot be used" in message
+
+
+def test_a_key_without_its_certificate(tmp_path: Path) -> None:
+    ((severity, message),) = told(tmp_path, {"OTEL_EXPORTER_OTLP_CLIENT_KEY": "key.pem"})
+    assert severity == "warning"
+    assert message.startswith("OTEL_EXPORTER_OTLP_CLIENT_KEY is set and no certificate")
+
+
+def asked_where(endpoint: str = "https://collector:4318") -> UserConfig:
+    return UserConfig.model_validate({"motor_coordinator_config": {"tracer_config": {"endpoint": endpoint}}})
+
+
+def of_tracing(problems: Iterable[Problem]) -> list[Problem]:
+    return [one for one in problems if one.path == TRACES_TO]
+
+
+def test_a_file_that_another_machine_may_have_is_a_warning_before_and_an_error_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    environment = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(path)}
+    user = asked_where()
+    (before,) = of_tracing(check_for_elsewhere(user, "f.json", environment))
+    (start,) = of_tracing(check_files(user, "f.json", environment))
+    assert (before.severity, start.severity) == ("warning", "error")
+    assert before.value == str(path)
+    path.write_text("no certificate")
+    (before,) = of_tracing(check_for_elsewhere(user, "f.json", environment))
+    assert before.severity == "error"
+
+
+def test_files_are_no_matter_of_live_changes(tmp_path: Path) -> None:
+    environment = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "ca.pem")}
+    assert of_tracing(check_settings(asked_where(), "f.json", environment)) == []
+
+
+def test_nothing_is_checked_where_tracing_is_turned_off(tmp_path: Path) -> None:
+    environment = {
+        "OTEL_SDK_DISABLED": " TRUE",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "soon",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "ca.pem"),
+    }
+    assert told(tmp_path, environment) == []
+    assert told(tmp_path, environment, "no URL") == []
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        f"http://user:{SECRET}@collector:4317",
+        f"http://user:{SECRET}@collector:port",
+        f"http://user:x/{SECRET}@collector",
+        f"ftp://user:{SECRET}@collector",
+        f"user:{SECRET}@collector:4317",
+        f"http://collector:4317/?key={SECRET}",
+        f"http://[::1/?key={SECRET}",
+    ],
+)
+def test_passwords_are_not_told(tmp_path: Path, endpoint: str) -> None:
+    # See `told`.
+    ((_, message),) = told(tmp_path, {}, endpoint)
+    assert SECRET not in message
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://col..lector:4318",
+        f"http://{'a' * 300}:4318",
+        "http://xn--ü:4318",
+        "http://collector:4318/\x7f",
+        "http://[v1.a]:4318",
+    ],
+)
+def test_urls_that_nobody_can_ask(tmp_path: Path, endpoint: str) -> None:
+    ((severity, message),) = told(tmp_path, {}, endpoint)
+    assert severity == "error"
+    assert message.startswith("it is no URL")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://collector.ns.svc.:4318", "http://my_collector", "http://ü.de", "http://[::1]"]
+)
+def test_urls_that_can_be_asked(tmp_path: Path, endpoint: str) -> None:
+    assert told(tmp_path, {}, endpoint) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["content-length", "Transfer-Encoding", "host", "connection", "content-encoding", "content-type"],
+)
+def test_headers_that_are_not_the_environments(tmp_path: Path, name: str) -> None:
+    environment = {"OTEL_EXPORTER_OTLP_HEADERS": f"good=1,{name}=5"}
+    assert read(environment).headers == ((b"good", b"1"),)
+    ((severity, message),) = told(tmp_path, environment)
+    assert (severity, name.lower() in message) == ("warning", True)
+
+
+def test_the_time_between_exports(tmp_path: Path) -> None:
+    assert read({}).delay == DELAY
+    assert read({"OTEL_BSP_SCHEDULE_DELAY": " 50"}).delay == 0.05
+    for value in ("-1", "soon", "3600001", "9" * 5000, "٣"):
+        environment = {"OTEL_BSP_SCHEDULE_DELAY": value}
+        assert read(environment).delay == DELAY
+        ((severity, message),) = told(tmp_path, environment)
+        assert (severity, "OTEL_BSP_SCHEDULE_DELAY" in message) == ("warning", True)
 
 
 def test_authorities_of_the_machine_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +283,10 @@ def test_a_key_that_needs_a_password_is_not_asked_for(tmp_path: Path) -> None:
     other = certificates.make_certificate(authority, tmp_path, "other")
     shown = {"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(locked.cert_file)}
     for key in (locked.key_file, other.key_file):
-        ((severity, _),) = told(tmp_path, {**shown, "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(key)})
+        named = {**shown, "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY": str(key)}
+        ((severity, message),) = told(tmp_path, named)
         assert severity == "error"
+        assert "what OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY names cannot be used" in message
     good = {
         "OTEL_EXPORTER_OTLP_CERTIFICATE": str(authority.ca_file),
         "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(other.cert_file),
@@ -212,6 +334,8 @@ def test_proxies(url: str, environment: dict[str, str], proxy: str) -> None:
         ("http://[fd00::1]:4318", "[fd00::1]:4318", True),
         ("http://[fd00::1]:4318", "10.0.0.0/8", False),
         ("http://collector:4318", "", False),
+        ("http://collector:4318", "collector:04318", True),
+        ("http://collector:4318", "c:,collector:" + "9" * 5000, False),
     ],
 )
 def test_whom_no_proxy_is_for(url: str, exempt: str, direct: bool) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import random
-import ssl
 import threading
 import zlib
 from datetime import timezone
@@ -25,6 +24,7 @@ import httpx
 from pymotor.coordinator.tracing.bounded_network import BoundedNetwork
 from pymotor.coordinator.tracing.collector_settings import PROXY_SCHEMES, CollectorSettings
 from pymotor.coordinator.tracing.partial_success import PartialSuccess, partial_success
+from pymotor.coordinator.tracing.tls_files import UnusableFile, tls_context
 
 TRIES = 6
 _PASSING = frozenset((429, 502, 503, 504))
@@ -53,17 +53,6 @@ class NotTaken(Exception):
     """A collector has not taken what it was sent; the message says why, and nothing secret."""
 
 
-class UnusableFile(Exception):
-    """A certificate or key cannot be used."""
-
-    def __init__(self, variable: str, path: str, why: str) -> None:
-        """`variable`: which names it, `path` empty where that is not known."""
-        super().__init__(f"{path or variable}: {why}")
-        self.variable = variable
-        self.path = path
-        self.why = why
-
-
 class _Response:
     """What a collector has answered."""
 
@@ -79,26 +68,6 @@ def pymotor_version() -> str:
         return version("pymotor")
     except PackageNotFoundError:
         return "unknown"
-
-
-def tls_context(settings: CollectorSettings) -> ssl.SSLContext:
-    """Whom to trust and what to show, read from the files now. Raises `UnusableFile`."""
-    if not settings.url.startswith("https:"):
-        # Reading all authorities costs more than everything else here; this one trusts nobody.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusted, shown = settings.certificate, settings.client_certificate
-    try:
-        context = ssl.create_default_context(cafile=trusted) if trusted else httpx.create_ssl_context()
-    except OSError as error:
-        variable = "OTEL_EXPORTER_OTLP_CERTIFICATE" if trusted else "SSL_CERT_FILE"
-        raise UnusableFile(variable, trusted, _why(error)) from error
-    if shown:
-        try:
-            # A key with a password would ask for it at the terminal.
-            context.load_cert_chain(shown, settings.client_key or None, password="")
-        except OSError as error:
-            raise UnusableFile("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", shown, _why(error)) from error
-    return context
 
 
 class CollectorClient:
@@ -255,7 +224,7 @@ def _retry_after(headers: httpx.Headers) -> float | None:
 def _why(error: Exception) -> str:
     if isinstance(error, httpcore.TimeoutException):
         return "it does not answer in time"
-    if isinstance(error, (httpcore.NetworkError, OSError)):
+    if isinstance(error, httpcore.NetworkError):
         return str(error) or type(error).__name__
     # Others quote what was sent.
     return type(error).__name__

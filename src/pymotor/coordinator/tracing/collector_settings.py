@@ -12,12 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import httpx
 
 from pymotor.coordinator.tracing.proxies import proxy_for
 
 TRACES_PATH = "/v1/traces"
 SECONDS = 10.0
+DELAY = 1.0
+_DELAY_VARIABLE = "OTEL_BSP_SCHEDULE_DELAY"
+_MILLISECONDS = re.compile(r"[0-9]{1,9}")
+_LONGEST_DELAY = 3_600_000
+_LONGEST_SHOWN = 50
 _LONGEST_SECONDS = 86_400.0
 _PROBABLY_MILLISECONDS = 1000.0
 COMPRESSIONS = ("none", "gzip", "deflate")
@@ -25,8 +32,26 @@ _FOR_TRACES = "OTEL_EXPORTER_OTLP_TRACES_"
 _FOR_ALL = "OTEL_EXPORTER_OTLP_"
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ENCODED_VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")
+_OWN_HEADERS = frozenset((
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+))  # fmt: skip
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 PROXY_SCHEMES = ("http", "https")
+
+
+class NamedFile(NamedTuple):
+    """A file, and the variable that names it; the path is empty where none does."""
+
+    variable: str = ""
+    path: str = ""
+
+
+_NO_FILE = NamedFile()
 
 
 @dataclass(frozen=True)
@@ -43,13 +68,15 @@ class CollectorSettings:
     """For one export with all its tries."""
     compression: str = COMPRESSIONS[0]
     """One of `COMPRESSIONS`."""
-    certificate: str = ""
-    """Path of who is trusted; empty: those whom the machine or `SSL_CERT_FILE` names."""
-    client_certificate: str = ""
-    client_key: str = ""
-    """Path; empty: it is in the same file as the certificate."""
+    certificate: NamedFile = _NO_FILE
+    """Who is trusted; without: those whom the machine or `SSL_CERT_FILE` names."""
+    client_certificate: NamedFile = _NO_FILE
+    client_key: NamedFile = _NO_FILE
+    """Without: it is in the same file as the certificate."""
     proxy: str = field(default="", repr=False)
     """URL; empty: none."""
+    delay: float = DELAY
+    """Seconds for which traces are collected before they are sent together."""
 
 
 class Trouble(NamedTuple):
@@ -68,6 +95,16 @@ def traces_url(endpoint: str) -> str:
     return endpoint if parts.path.strip("/") else parts._replace(path=TRACES_PATH).geturl()
 
 
+def can_be_asked(url: str) -> bool:
+    """Whether a request can go to this http or https URL, if somebody is there."""
+    try:
+        # The system's resolver is given no name with labels that are empty or too long.
+        httpx.URL(url).raw_host.decode("ascii").encode("idna")
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+    return True
+
+
 def collector_settings(endpoint: str, environment: Mapping[str, str]) -> tuple[CollectorSettings, list[Trouble]]:
     """For the collector at `endpoint`, an http or https URL; and what is wrong with the environment."""
     said = _Said(environment)
@@ -77,19 +114,25 @@ def collector_settings(endpoint: str, environment: Mapping[str, str]) -> tuple[C
     if parts.username or parts.password:
         known = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
         headers[b"authorization"] = b"Basic " + base64.b64encode(known.encode())
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     settings = CollectorSettings(
         url,
-        f"{parts.scheme}://{parts.hostname}:{port}",
+        _where(parts),
         tuple(headers.items()),
         said.seconds(),
         said.compression(),
-        said.of("CERTIFICATE")[1],
-        said.of("CLIENT_CERTIFICATE")[1],
-        said.of("CLIENT_KEY")[1],
+        said.file("CERTIFICATE"),
+        said.file("CLIENT_CERTIFICATE"),
+        said.key(),
         said.proxy(url),
+        said.delay(),
     )
     return settings, said.troubles
+
+
+def _where(parts: SplitResult) -> str:
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host = parts.hostname or ""
+    return f"{parts.scheme}://[{host}]:{port}" if ":" in host else f"{parts.scheme}://{host}:{port}"
 
 
 class _Said:
@@ -106,6 +149,30 @@ class _Said:
             if value:
                 return prefix + name, value
         return _FOR_ALL + name, ""
+
+    def file(self, name: str) -> NamedFile:
+        """A file, without looking whether it is there."""
+        return NamedFile(*self.of(name))
+
+    def key(self) -> NamedFile:
+        """That of the client's certificate."""
+        found = self.file("CLIENT_KEY")
+        if found.path and not self.of("CLIENT_CERTIFICATE")[1]:
+            message = f"{found.variable} is set and no certificate that it belongs to: none is shown to the collector"
+            suggestion = f"set {found.variable.replace('_KEY', '_CERTIFICATE')} too"
+            self.troubles.append(Trouble(found.variable, message, found.path, suggestion))
+        return found
+
+    def delay(self) -> float:
+        """Seconds between two exports."""
+        value = self._environment.get(_DELAY_VARIABLE, "").strip()
+        if not value:
+            return DELAY
+        if _MILLISECONDS.fullmatch(value) and int(value) <= _LONGEST_DELAY:
+            return int(value) / 1000
+        message = f"{_DELAY_VARIABLE} is no number of milliseconds up to {_LONGEST_DELAY}; {DELAY * 1000:g} it is"
+        self.troubles.append(Trouble(_DELAY_VARIABLE, message, value[:_LONGEST_SHOWN], "set it to such as 1000"))
+        return DELAY
 
     def seconds(self) -> float:
         """The time of an export."""
@@ -148,6 +215,10 @@ class _Said:
             if not is_one or not _HEADER_NAME.fullmatch(name) or _CONTROL.search(text):
                 message = f"entry {number} of {variable} is no header; it is left out"
                 self.troubles.append(Trouble(variable, message, None, "write name=value, the value percent-encoded"))
+                continue
+            if name in _OWN_HEADERS:
+                message = f"entry {number} of {variable} is {name}, which the way of sending decides; it is left out"
+                self.troubles.append(Trouble(variable, message, None, "take it out"))
                 continue
             found[name.encode()] = text.encode("utf-8", "surrogateescape")
         return found

@@ -13,7 +13,7 @@ import threading
 from typing import Protocol
 
 from pymotor.coordinator.tracing.collector_client import CollectorClient, NotTaken
-from pymotor.coordinator.tracing.collector_settings import collector_settings
+from pymotor.coordinator.tracing.collector_settings import DELAY, collector_settings
 from pymotor.coordinator.tracing.otlp import Attributes, ExportRequests
 from pymotor.coordinator.tracing.partial_success import PartialSuccess
 from pymotor.coordinator.tracing.resource import resource
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 QUEUED = 2048
 """Traces that may wait."""
 _AT_ONCE = 128
-DELAY = 1.0
-_DELAY_VARIABLE = "OTEL_BSP_SCHEDULE_DELAY"
 _END_SECONDS = 2.0
 _SCOPE = "pymotor.coordinator"
 _LONGEST_MESSAGE = 300
@@ -187,6 +185,5 @@ def otlp_export(endpoint: str, worker: int, registry: Registry) -> TraceExport:
     """An export to the collector at `endpoint`, a URL with or without the path. Certificates, headers, time-out and
     compression are as the environment says by OpenTelemetry's variables; `checks` tells what is wrong with them."""
     settings, _ = collector_settings(endpoint, os.environ)
-    told = os.environ.get(_DELAY_VARIABLE, "")
-    delay = int(told) / 1000 if told.isdecimal() else DELAY
-    return TraceExport(CollectorClient(settings), resource(worker, os.environ), registry, settings.where, delay)
+    sender = CollectorClient(settings)
+    return TraceExport(sender, resource(worker, os.environ), registry, settings.where, settings.delay)

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
+
+_PORT = re.compile(r"[0-9]+")
 
 
 def proxy_for(url: str, environment: Mapping[str, str]) -> str:
@@ -35,8 +38,9 @@ def _names(entry: str, host: str, port: int) -> bool:
         # One of both is a name.
         pass
     name, _, stated = entry.rpartition(":")
-    if name and stated.isdecimal():
-        if int(stated) != port:
+    if name and _PORT.fullmatch(stated):
+        # As text: a number may have more digits than can be read.
+        if stated.lstrip("0") != str(port):
             return False
         entry = name.strip("[]")
     domain = entry.lstrip(".")
