@@ -29,7 +29,7 @@ class Slow:
         self.asked = threading.Event()
         self.going_on = threading.Event()
         self.spans: list[Span] = []
-        self.answers: list[PartialSuccess | NotTaken] = []
+        self.answers: list[PartialSuccess | BaseException] = []
         self.closed = threading.Event()
 
     def send(self, request: bytes) -> PartialSuccess | None:
@@ -39,7 +39,7 @@ class Slow:
         self.asked.set()
         self.going_on.wait()
         answer = self.answers.pop(0) if self.answers else None
-        if isinstance(answer, NotTaken):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
@@ -94,18 +94,62 @@ def test_the_end_does_not_wait_for_a_collector_that_hangs(sender: Slow) -> None:
     assert len(sender.spans) == 1
 
 
-def test_a_batch_that_cannot_be_sent_does_not_end_the_thread(sender: Slow) -> None:
+def test_a_trace_that_cannot_be_encoded_takes_no_other_with_it(sender: Slow, caplog: pytest.LogCaptureFixture) -> None:
+    export = TraceExport(sender, {}, Registry(), "nowhere", delay=3600.0)
+    sender.going_on.set()
+    broken = finished()._replace(trace=TraceContext(b"no digits", b"2" * 16, sampled=True))
+    for one in (finished(), broken, finished(), broken._replace(attributes={})):
+        export.put(one)
+    export.close()
+    assert sender.closed.wait(60)
+    assert len(sender.spans) == 2
+    assert outcomes(export) == {"export_failed": 2, "exported": 2}
+    assert [record.getMessage() for record in caplog.records] == [
+        "a trace cannot be made into spans, it is dropped; this is told once"
+    ]
+
+
+def test_a_batch_of_nothing_that_can_be_encoded_is_not_sent(sender: Slow) -> None:
+    export = TraceExport(sender, {}, Registry(), "nowhere", delay=3600.0)
+    sender.going_on.set()
+    export.put(finished()._replace(attributes={}))
+    export.close()
+    assert sender.closed.wait(60)
+    assert not sender.asked.is_set()
+    assert outcomes(export) == {"export_failed": 1}
+
+
+def test_a_mistake_in_sending_does_not_end_the_thread(sender: Slow) -> None:
     export = TraceExport(sender, {}, Registry(), "nowhere", delay=0.0)
     sender.going_on.set()
-    broken = finished()
-    export.put(broken._replace(trace=TraceContext(b"no digits", b"2" * 16, sampled=True)))
-    ends = time.monotonic() + 60
-    while outcomes(export) != {"export_failed": 1}:
-        assert time.monotonic() < ends
-        time.sleep(0.01)
+    sender.answers = [KeyError("a mistake")]
+    export.put(finished())
+    assert sender.asked.wait(60)
+    sender.asked.clear()
     export.put(finished())
     export.close()
+    assert sender.closed.wait(60)
     assert outcomes(export) == {"export_failed": 1, "exported": 1}
+
+
+@pytest.mark.parametrize("delay", [1e300, float("inf")])
+def test_a_delay_that_no_clock_has_does_not_end_the_thread(sender: Slow, delay: float) -> None:
+    export = TraceExport(sender, {}, Registry(), "nowhere", delay=delay)
+    sender.going_on.set()
+    export.put(finished())
+    export.close()
+    assert sender.closed.wait(60)
+    assert outcomes(export) == {"exported": 1}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_connection_ends_however_the_thread_does(sender: Slow) -> None:
+    export = TraceExport(sender, {}, Registry(), "nowhere", delay=0.0)
+    sender.going_on.set()
+    sender.answers = [SystemExit()]
+    export.put(finished())
+    export._thread.join(60)
+    assert sender.closed.is_set()
 
 
 def test_what_finds_no_room_is_dropped(sender: Slow) -> None:

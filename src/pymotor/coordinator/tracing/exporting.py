@@ -62,7 +62,7 @@ class TraceExport:
     ) -> None:
         """`where` the traces go, as the log may say it; for `delay` seconds they are collected before they are sent
         together."""
-        self._delay = delay
+        self._delay = min(delay, threading.TIMEOUT_MAX)
         self._sender = sender
         self._requests = ExportRequests(resource, _SCOPE)
         self._where = where
@@ -74,6 +74,7 @@ class TraceExport:
         self._ending = False
         self._failing = False
         self._complained = False
+        self._told_unencodable = False
         self._taken = 0
         """Traces in the thread's hands."""
         self._over = False
@@ -108,18 +109,24 @@ class TraceExport:
 
     def _send_all(self) -> None:
         more = True
-        while more:
-            batch, more = self._batch()
-            self._taken = len(batch)
-            if batch and not self._over:
-                try:
-                    self._send(batch)
-                except Exception:
-                    # The next batch may be better, and without the thread there would be none.
-                    logger.exception("%d traces cannot be made, for no reason foreseen", len(batch))
-                    self._count("export_failed", len(batch))
-            self._taken = 0
-        self._sender.close()
+        try:
+            while more:
+                batch, more = self._batch()
+                self._taken = len(batch)
+                if batch and not self._over:
+                    self._send_or_tell(batch)
+                self._taken = 0
+        finally:
+            self._sender.close()
+
+    def _send_or_tell(self, batch: list[FinishedRequest]) -> None:
+        try:
+            self._send(batch)
+        except Exception:
+            # The next batch may be better, and without the thread there would be none.
+            logger.exception("%d traces cannot be sent, for no reason foreseen", self._taken)
+            if not self._over:
+                self._count("export_failed", self._taken)
 
     def _batch(self) -> tuple[list[FinishedRequest], bool]:
         """What has come within a moment, and whether there will be more."""
@@ -141,7 +148,10 @@ class TraceExport:
         return batch, True
 
     def _send(self, batch: list[FinishedRequest]) -> None:
-        request = self._requests.of([span for finished in batch for span in encoded_spans(finished)])
+        spans = [span for finished in batch for span in self._encoded(finished)]
+        if not spans:
+            return
+        request = self._requests.of(spans)
         complaint: PartialSuccess | None = None
         refusal = ""
         try:
@@ -151,7 +161,7 @@ class TraceExport:
         if self._over:
             # They were counted as dropped when nobody could wait for them any more.
             return
-        self._count("export_failed" if refusal else "exported", len(batch))
+        self._count("export_failed" if refusal else "exported", self._taken)
         if refusal:
             self._tell_refusal(refusal)
             return
@@ -159,6 +169,20 @@ class TraceExport:
             logger.info("%s takes traces again", self._where)
         self._failing = False
         self._tell_complaint(complaint)
+
+    def _encoded(self, finished: FinishedRequest) -> list[bytes]:
+        """Its spans. A trace that has none is counted as failed, and is in nobody's hands any more."""
+        try:
+            return encoded_spans(finished)
+        except Exception:
+            # Whatever is wrong with one trace is nothing of the others.
+            if not self._told_unencodable:
+                self._told_unencodable = True
+                logger.exception("a trace cannot be made into spans, it is dropped; this is told once")
+        if not self._over:
+            self._taken -= 1
+            self._count("export_failed", 1)
+        return []
 
     def _tell_refusal(self, why: str) -> None:
         if not self._failing:
