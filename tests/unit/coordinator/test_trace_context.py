@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+import pymotor.coordinator.tracing.tracer
 from pymotor.coordinator.http.client_request import ClientRequest
 from pymotor.coordinator.settings import TracingSettings
 from pymotor.coordinator.tracing.sampling import Sampler
@@ -98,36 +99,6 @@ def parent(sampled: bool) -> RemoteParent:
     return RemoteParent(TRACE, SPAN, sampled=sampled, state=b"")
 
 
-def sampled_of(ratio: float) -> list[bytes]:
-    sampler = Sampler(TracingSettings(root_ratio=ratio))
-    ids = [uuid.UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128).hex.encode() for number in range(2000)]
-    return [trace_id for trace_id in ids if sampler.samples(trace_id, None)]
-
-
-def test_ratios_are_kept_and_larger_ones_hold_what_smaller_ones_do() -> None:
-    assert len(sampled_of(1.0)) == 2000
-    assert sampled_of(0.0) == []
-    tenth, half = sampled_of(0.1), sampled_of(0.5)
-    assert 120 < len(tenth) < 280
-    assert 900 < len(half) < 1100
-    assert set(tenth) < set(half)
-
-
-def test_the_lower_half_of_the_id_decides() -> None:
-    sampler = Sampler(TracingSettings(root_ratio=0.5))
-    assert sampler.samples(b"f" * 16 + b"7fffffffffffffff", None)
-    assert not sampler.samples(b"0" * 16 + b"8000000000000000", None)
-
-
-@pytest.mark.parametrize("caller_sampled", [False, True])
-def test_each_kind_of_caller_has_its_ratio(caller_sampled: bool) -> None:
-    only = TracingSettings(root_ratio=0, sampled_parent_ratio=caller_sampled, unsampled_parent_ratio=not caller_sampled)
-    sampler = Sampler(only)
-    assert sampler.samples(TRACE, parent(caller_sampled))
-    assert not sampler.samples(TRACE, parent(not caller_sampled))
-    assert not sampler.samples(TRACE, None)
-
-
 class Nobody:
     def put(self, finished: FinishedRequest) -> None:
         raise AssertionError("nothing is over")
@@ -137,6 +108,42 @@ def request(**headers: bytes) -> ClientRequest:
     made = ClientRequest()
     made.headers = {name.encode(): value for name, value in headers.items()}
     return made
+
+
+def is_traced(settings: TracingSettings, trace_id: bytes, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a request that comes without a trace is, when this is the next id."""
+    monkeypatch.setattr(pymotor.coordinator.tracing.tracer, "new_ids", lambda: [(trace_id[:16], trace_id[16:])])
+    trail, _ = Tracer(settings, Nobody()).begin(request())
+    return trail is not None
+
+
+def sampled_of(ratio: float, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    ids = [uuid.UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128).hex.encode() for number in range(2000)]
+    return [one for one in ids if is_traced(TracingSettings(root_ratio=ratio), one, monkeypatch)]
+
+
+def test_ratios_are_kept_and_larger_ones_hold_what_smaller_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(sampled_of(1.0, monkeypatch)) == 2000
+    assert sampled_of(0.0, monkeypatch) == []
+    tenth, half = sampled_of(0.1, monkeypatch), sampled_of(0.5, monkeypatch)
+    assert 120 < len(tenth) < 280
+    assert 900 < len(half) < 1100
+    assert set(tenth) < set(half)
+
+
+def test_the_lower_half_of_the_id_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = TracingSettings(root_ratio=0.5)
+    assert is_traced(half, b"f" * 16 + b"7fffffffffffffff", monkeypatch)
+    assert not is_traced(half, b"0" * 16 + b"8000000000000000", monkeypatch)
+
+
+@pytest.mark.parametrize("caller_sampled", [False, True])
+def test_each_kind_of_caller_has_its_ratio(caller_sampled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = TracingSettings(root_ratio=0, sampled_parent_ratio=caller_sampled, unsampled_parent_ratio=not caller_sampled)
+    sampler = Sampler(only)
+    assert sampler.samples(parent(caller_sampled))
+    assert not sampler.samples(parent(not caller_sampled))
+    assert not is_traced(only, TRACE, monkeypatch)
 
 
 def test_ratios_can_change() -> None:

@@ -10,7 +10,7 @@ from pymotor.telemetry.metrics import Registry
 
 
 class Tracing:
-    """`close` it. Where tracing is off nothing of OpenTelemetry is loaded."""
+    """`close` it. Where tracing is off nothing that exports is loaded."""
 
     def __init__(self, settings: TracingSettings, worker: int, registry: Registry, *, scheme: str) -> None:
         """`worker` is its number, `scheme` what clients speak: http or https."""

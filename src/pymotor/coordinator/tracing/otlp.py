@@ -29,7 +29,7 @@ _SPAN_ATTRIBUTE = b"\x4a"
 _SPAN_EVENT = b"\x5a"
 _EVENT_ATTRIBUTE = b"\x1a"
 _RESOURCE_ATTRIBUTE = b"\x0a"
-_STATUS_OK, _STATUS_ERROR = b"\x7a\x00", b"\x7a\x02\x18\x02"
+_STATUS_UNSET, _STATUS_ERROR = b"\x7a\x00", b"\x7a\x02\x18\x02"
 _HAS_IS_REMOTE = b"\x85\x01\x00\x01\x00\x00"
 _IS_REMOTE = b"\x85\x01\x00\x03\x00\x00"
 """Field `flags`: whether the parent is in another process is known (bit 8), and it is (bit 9)."""
@@ -124,7 +124,7 @@ def span(
         _times(b"\x39", began, b"\x41", ended),
         attributes,
         events,
-        _STATUS_ERROR if failed else _STATUS_OK,
+        _STATUS_ERROR if failed else _STATUS_UNSET,
         _IS_REMOTE if remote else _HAS_IS_REMOTE,
     ))  # fmt: skip
     return b"\x12" + varint(len(content)) + content

@@ -26,12 +26,9 @@ class Sampler:
         self._unsampled_parent = _bound(settings.unsampled_parent_ratio)
         self._steps = _bound(settings.steps_ratio)
 
-    def samples(self, trace_id: bytes, parent: RemoteParent | None) -> bool:
-        """Whether a request is traced; `trace_id` in hexadecimal digits."""
-        bound = self.root_bound
-        if parent is not None:
-            bound = self._sampled_parent if parent.sampled else self._unsampled_parent
-        return trace_id[16:] < bound
+    def samples(self, parent: RemoteParent) -> bool:
+        """Whether a request that came with a trace is traced."""
+        return parent.trace_id[16:] < (self._sampled_parent if parent.sampled else self._unsampled_parent)
 
     def samples_steps(self, trace_id: bytes) -> bool:
         """Whether the steps of a request that is traced are, too."""

@@ -75,7 +75,7 @@ class Tracer:
 
     def _begun_by(self, parent: RemoteParent) -> tuple[Trail | None, bytes]:
         trace_id = parent.trace_id
-        if self._sampler.samples(trace_id, parent):
+        if self._sampler.samples(parent):
             return self._begun(trace_id, parent.span_id, parent.state), b""
         return None, header_lines(trace_id, parent.span_id, parent.state, sampled=False)
 
