@@ -24,7 +24,7 @@ _LEAST_AT_ONCE = 16
 """Blocks from which a run that begins a prompt is worth its look-up."""
 _LEAST_LATER = 64
 """Likewise for any other, for which one more key has to be made."""
-_RUN_BYTES = 620
+_RUN_BYTES = 700
 """About; of one run with its place."""
 
 
@@ -71,6 +71,7 @@ class ToldRuns:
             before = blocks
         runs = self._runs
         runs[first_key] = run
+        runs.move_to_end(first_key)
         if len(runs) > self._most:
             runs.popitem(last=False)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
+import numpy as np
 import pytest
 from played_events import CLEARED, SIZE, answer, question, removed, stored, tell
 
 from pymotor.kv_conductor.conductor_core import ConductorCore
+from pymotor.kv_conductor.key_table import Keys
 from pymotor.kv_conductor.publisher_view import PublisherView
+from pymotor.kv_conductor.told_runs import ToldRuns
 
 
 @pytest.fixture
@@ -97,3 +101,28 @@ def test_what_others_told_before_is_taken_without_its_tokens_only_where_all_is_e
     assert held(core, tokens) == {"u-0": 40, "u-1": 40}
     assert held(core, [*range(SIZE), *tokens]) == {"u-0": 1, "u-1": 1, "u-2": 41, "u-3": 1}
     assert answer(core, question(tokens, adapter="french")) == {"u-3": (40 * SIZE,) * 3}
+
+
+def keys_of(first: int) -> Keys:
+    return np.arange(first, first + 16, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+
+
+def test_a_run_that_is_told_again_stays_longer_than_one_that_is_not() -> None:
+    runs = ToldRuns(most=2)
+    for first in (100, 200, 100, 300):
+        runs.hear(0, keys_of(first), memoryview(bytes(16)))
+    assert [runs.following(keys_of(first).item(0)) is not None for first in (100, 200, 300)] == [True, False, True]
+
+
+def test_runs_take_about_as_much_memory_as_they_say() -> None:
+    keys = [keys_of(100 * number) for number in range(1 << 12)]
+    runs = ToldRuns()
+    tokens = memoryview(bytes(16))
+    tracemalloc.start()
+    try:
+        for own in keys:
+            runs.hear(0, own, tokens)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken <= runs.memory_bytes <= 1.2 * taken
