@@ -6,12 +6,15 @@ import contextlib
 import logging
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import certificates
 from pymotor.coordinator.tracing import collector_client
 from pymotor.coordinator.tracing.collector_client import TRIES, CollectorClient, NotTaken
 from pymotor.coordinator.tracing.collector_settings import CollectorSettings
@@ -228,3 +231,35 @@ def test_headers_that_cannot_be_sent(header: tuple[bytes, bytes]) -> None:
         with pytest.raises(NotTaken, match="cannot be used"):
             client.send(REQUEST)
         client.close()
+
+
+@pytest.mark.skipif(certificates.OPENSSL is None, reason="there is no openssl here")
+def test_tls_within_tls_that_trickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = certificates.make_ca(tmp_path / "ca")
+    shown = certificates.make_certificate(authority, tmp_path, "proxy")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca_file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(shown.cert_file, shown.key_file)
+    reached = threading.Event()
+    over = threading.Event()
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            plain, _ = listening.accept()
+            with context.wrap_socket(plain, server_side=True) as connection:
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                connection.recv(65_536)
+                reached.set()
+                # A handshake record of 16 KiB, a byte at a time.
+                connection.sendall(b"\x16\x03\x03\x40\x00")
+                while not over.wait(0.02):
+                    connection.sendall(b"\x02")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        proxy = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        told = sent(CollectorClient(replace(settings("https://127.0.0.1:1/v1/traces", 1.0), proxy=proxy)))
+        over.set()
+    assert told != "taken"
+    assert reached.is_set()

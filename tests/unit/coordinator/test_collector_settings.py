@@ -129,7 +129,9 @@ def test_a_compression_that_is_none(tmp_path: Path) -> None:
     assert (severity, "OTEL_EXPORTER_OTLP_COMPRESSION" in message) == ("warning", True)
 
 
-@pytest.mark.parametrize("proxy", ["socks5://me:the-collectors-key@proxy:1080", "http://[::1", "http://:80"])
+@pytest.mark.parametrize(
+    "proxy", ["socks5://me:the-collectors-key@proxy:1080", "http://[::1", "http://:80", "http://pro..xy"]
+)
 def test_a_proxy_that_cannot_be_used(tmp_path: Path, proxy: str) -> None:
     ((severity, message),) = told(tmp_path, {"HTTPS_PROXY": proxy})
     assert (severity, "https_proxy" in message) == ("warning", True)

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -18,6 +18,13 @@ import httpcore
 
 _LATE = "there is no time left"
 _PIECE = 16_384
+
+
+def shut(connection: socket.socket) -> None:
+    """Whoever waits for it waits no more. From any thread."""
+    # It may be closed at the other side.
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class BoundedNetwork(httpcore.NetworkBackend):
@@ -43,9 +50,7 @@ class BoundedNetwork(httpcore.NetworkBackend):
         with self._lock:
             self._cut = True
             for one in self._sockets:
-                # It may be closed at the other side.
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+                shut(one)
 
     def remaining(self, timeout: float | None = None) -> float:
         """Seconds, `timeout` at most. Raises `httpcore.TimeoutException`."""
@@ -98,13 +103,18 @@ class BoundedNetwork(httpcore.NetworkBackend):
 class _BoundedStream(httpcore.NetworkStream):
     """One connection, or TLS on it."""
 
-    def __init__(self, stream: httpcore.NetworkStream, network: BoundedNetwork, handle: socket.socket) -> None:
+    def __init__(
+        self, stream: httpcore.NetworkStream, network: BoundedNetwork, handle: socket.socket, layers: int = 0
+    ) -> None:
+        """`layers` of TLS are on it."""
         self._stream = stream
         self._network = network
         self._handle = handle
+        self._layers = layers
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        found = self._stream.read(max_bytes, self._network.remaining(timeout))
+        with self._ended_in_time(self._layers):
+            found = self._stream.read(max_bytes, self._network.remaining(timeout))
         self._network.heard = self._network.heard or bool(found)
         return found
 
@@ -122,11 +132,26 @@ class _BoundedStream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         try:
-            stream = self._stream.start_tls(ssl_context, server_hostname, self._network.remaining(timeout))
+            with self._ended_in_time(self._layers + 1):
+                stream = self._stream.start_tls(ssl_context, server_hostname, self._network.remaining(timeout))
         except BaseException:
             self.close()
             raise
-        return _BoundedStream(stream, self._network, self._handle)
+        return _BoundedStream(stream, self._network, self._handle, self._layers + 1)
+
+    @contextlib.contextmanager
+    def _ended_in_time(self, layers: int) -> Iterator[None]:
+        """TLS within TLS, as a proxy may need it, is several operations of the socket with a time-out each."""
+        if layers <= 1:
+            yield
+            return
+        watch = threading.Timer(self._network.remaining(), shut, (self._handle,))
+        watch.daemon = True
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -228,7 +228,8 @@ class _Said:
         proxy = proxy_for(url, self._environment)
         try:
             parts = urlsplit(proxy)
-            usable = not proxy or (parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0)
+            names_one = parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+            usable = not proxy or (names_one and can_be_asked(proxy))
         except ValueError:
             usable = False
         if not usable:
