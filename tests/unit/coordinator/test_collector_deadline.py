@@ -182,7 +182,15 @@ def test_what_answers_in_part_is_not_asked_again_at_once() -> None:
         assert len(collector.requests) == 2
 
 
-@pytest.mark.parametrize("after", ["Mon, 01 Jan 0001 00:00:00 +2359", "Fri, 31 Dec 9999 23:59:59 -2359", "9" * 5000])
+@pytest.mark.parametrize(
+    "after",
+    [
+        "Mon, 01 Jan 2024 00:00:00 +99999999999999",
+        "Mon, 01 Jan 0001 00:00:00 +2359",
+        "Fri, 31 Dec 9999 23:59:59 -2359",
+        "9" * 5000,
+    ],
+)
 def test_a_retry_after_that_no_clock_has(after: str) -> None:
     def speak(connection: socket.socket) -> None:
         status = b"200 OK" if len(collector.requests) > 1 else b"503 Busy"
