@@ -25,6 +25,8 @@ _FIRST = 256
 """Blocks of a prompt that are looked at first."""
 _SHORT = 64
 """Of a prompt of so few blocks all keys are made at once."""
+_STEPS = 4
+"""So few blocks are looked at one after the other."""
 _WHOLE = 256
 """Of so many blocks all keys are made at once where the set changes among them."""
 
@@ -221,13 +223,7 @@ def _along_runs(
         if place == prompt.count:
             return place, reached.key, holders
         if reached.leaves_within:
-            ends = begun + reached.leaves_within
-            by_length = prompt.by_length(reached.key, place, ends)
-            end_key = by_length(ends)
-            end_holders = index.holders_of(end_key)
-            if end_holders != holders:
-                _within(index, by_length, (place, holders), (ends, end_holders), changes)
-            return ends, end_key, end_holders
+            return _until(index, prompt, (place, holders), reached.key, begun + reached.leaves_within, changes)
         key = prompt.next_first(reached.key, place)
         first_holders = index.holders_of(key)
         if first_holders != holders:
@@ -238,6 +234,28 @@ def _along_runs(
 
 _Place: TypeAlias = tuple[int, int]
 """A number of blocks, and that of the set that holds so many."""
+
+
+def _until(
+    index: PrefixIndex, prompt: Beginnings, lower: _Place, key: int, ends: int, changes: list[tuple[int, int]]
+) -> tuple[int, int, int]:
+    """From a place with this key to another: blocks, key and holders there, or where nobody is left before; adds where
+    the set changes between."""
+    place, holders = lower
+    if ends - place > _STEPS:
+        by_length = prompt.by_length(key, place, ends)
+        key = by_length(ends)
+        end_holders = index.holders_of(key)
+        if end_holders != holders:
+            _within(index, by_length, lower, (ends, end_holders), changes)
+        return ends, key, end_holders
+    while holders and place < ends:
+        key = prompt.next_first(key, place)
+        next_holders = index.holders_of(key)
+        if next_holders != holders:
+            changes.append((place, holders))
+        place, holders = place + 1, next_holders
+    return place, key, holders
 
 
 def _between(

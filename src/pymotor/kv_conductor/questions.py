@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 
@@ -51,9 +50,7 @@ class Beginnings:
 
     def next_first(self, key: int, place: int) -> int:
         """The key of the block after the first `place` blocks, which have `key`; there is one."""
-        size = self.block_size
-        block = array("I", self._tokens[4 * place * size : 4 * (place + 1) * size])
-        return self._keys.next_key(key, place, block)
+        return self._keys.key_after(key, place, self._between(place, place + 1), self.block_size)
 
     def along(self, run: Run, first_key: int, place: int) -> Reached | None:
         """How far the prompt, whose block after the first `place` has this key, goes along the run; None: not as far
