@@ -57,7 +57,7 @@ VERBS: dict[str, Verb] = {
     ),
 }
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _NAMES_ANYWHERE = ("instances",)
 """Verbs whose second word may follow an option, as in `instances drain --wait decode-0`: argparse before Python 3.13
 takes optional words only where they stand together."""

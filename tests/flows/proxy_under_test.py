@@ -77,6 +77,14 @@ class Proxy:
         )
 
 
+_WITHIN_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))
+from pymotor.cli import main
+sys.exit(main())
+"""
+
+
 @contextlib.contextmanager
 def running_proxy(
     directory: Path,
@@ -85,14 +93,17 @@ def running_proxy(
     environment: Mapping[str, str] | None = None,
     host: str = "127.0.0.1",
     serving: bool = True,
+    most_files: int = 0,
 ) -> Iterator[Proxy]:
     """A proxy for the length of the block, once it serves a model, or else once it answers; `example` is one of
-    `SCRIPTS`, run from a directory that is not its own."""
+    `SCRIPTS`, run from a directory that is not its own. `most_files`: how many its processes may open each."""
     port = free_port()
     address = f"[{host}]" if ":" in host else host
     url = f"http://{address}:{port}"
     argv = ["--port", str(port), "--health-interval", "0.2", *flags]
     program = (str(script(example)),) if example else ("-m", "pymotor", "proxy")
+    if most_files:
+        program = ("-c", _WITHIN_FILES.format(most_files), "proxy")
     process = PymotorProcess(argv, directory / f"proxy-{port}.log", environment, program)
     try:
         process.wait_until_ok(f"{url}/healthcheck" if serving else f"{url}/liveness")

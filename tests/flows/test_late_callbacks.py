@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from answers import ask_one
@@ -48,6 +51,27 @@ def test_requests_that_run_are_answered_though_their_callbacks_come_late(proxy: 
         for body, answer in zip(bodies, answers, strict=True):
             assert answer.result().comparable == ask_one(engines[PLAIN].url, body).comparable
     wait_until(lambda: not proxy.process.alive, "it ends")
+
+
+def test_connections_that_do_nothing_keep_no_callback_out(engines: Engines, tmp_path: Path) -> None:
+    flags = flags_for([engines["prefill-0"], engines["decode-0"]])
+    with (
+        ExitStack() as idle,
+        ThreadPoolExecutor(1) as clients,
+        running_proxy(tmp_path, "--handoff", "callback", *flags, most_files=200) as proxy,
+    ):
+        body = text_chat("late beside many", max_tokens=4)
+        engines["decode-0"].fail(LATE)
+        answer = clients.submit(ask_one, proxy.url, body)
+        wait_until(lambda: proxy.instances()["decode-0"]["in_flight"] == 1, "it is at decode")
+        proxy.process.ask_to_end()
+        wait_until(lambda: _says_that_it_ends(proxy), "who connects now is told to go elsewhere")
+        address = (str(urlsplit(proxy.url).hostname), urlsplit(proxy.url).port)
+        for _ in range(400):
+            idle.enter_context(socket.create_connection(address, 60))
+        engines["decode-0"].fail()
+        assert answer.result().comparable == ask_one(engines[PLAIN].url, body).comparable
+        wait_until(lambda: not proxy.process.alive, "it ends")
 
 
 def _says_that_it_ends(proxy: Proxy) -> bool:

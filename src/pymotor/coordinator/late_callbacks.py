@@ -13,18 +13,21 @@ from pymotor.coordinator.http.open_connections import OpenConnections
 from pymotor.coordinator.http.server import ClientConnection, Refusal
 from pymotor.coordinator.metaserver import Metaserver
 
+_LEAST, _MOST = 16, 256
+"""Connections at a time. Who does nothing with one makes room for the next, so that a callback always finds some."""
 _ENDING = "this gateway is about to end and takes no more requests; ask another one"
 
 
 class LateCallbacks:
     """Who connects while `hear` runs, but for its first moment."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, metaserver: Metaserver, refusal: Refusal) -> None:
-        """`refusal` makes the answer to those who come with anything but a callback."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, metaserver: Metaserver, refusal: Refusal, clients: int) -> None:
+        """`refusal` makes the answer to those who come with anything but a callback. `clients`: how many connections
+        the worker's clients may have; those of the last of them may still be open."""
         self._loop = loop
         self._metaserver = metaserver
         self._refusal = refusal
-        self.connections = OpenConnections()
+        self.connections = OpenConnections(max(_LEAST, min(_MOST, clients // 4)))
         self.only = False
         """Whether a connection that is opened now is to be one of these."""
 

@@ -117,7 +117,7 @@ class Worker:
         self._gateway = Gateway(
             services, self._metaserver, self.operators, request_log=self._request_log, meter=guarding.meter
         )
-        self._late = LateCallbacks(loop, self._metaserver, self._gateway.refusal)
+        self._late = LateCallbacks(loop, self._metaserver, self._gateway.refusal, self._connections.limit)
         self._tracing = Tracing(
             settings.tracing,
             start.column,

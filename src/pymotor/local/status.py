@@ -125,11 +125,11 @@ def _configuration_lines(configuration: ConfigState | None) -> list[str]:
         return []
     lines = []
     if configuration.needs_restart:
-        lines.append("  waits for a restart of the fleet (`pymotor down`, then `pymotor up`):")
+        lines.append("  waits for a restart of the fleet (`pymotor validate`, `pymotor down`, then `pymotor up`):")
         lines += [f"    {key}" for key in configuration.needs_restart]
     if configuration.error is not None:
         told = configuration.error.message.splitlines()
-        lines.append(f"  refused, {configuration.revision[:12]} stays in force until {configuration.file} is mended:")
+        lines.append(f"  refused, {configuration.revision[:12]} stays in force until this is mended:")
         lines += [f"    {line}" for line in told]
     return lines
 
