@@ -17,6 +17,7 @@ from pymotor.control_plane.tls import TLSError
 from pymotor.coordinator.forwarding_checks import check_forwarding
 from pymotor.coordinator.keys.keys_file import KeysFileError, read_keys
 from pymotor.coordinator.log_checks import check_request_log
+from pymotor.coordinator.looking import is_there
 from pymotor.coordinator.not_served import not_served
 from pymotor.coordinator.tracing.checks import TRACES_TO, check_tracing, check_tracing_files
 
@@ -69,9 +70,9 @@ def check_for_elsewhere(user: UserConfig, file: str, environment: Mapping[str, s
     keys = user.motor_coordinator_config.api_key_config
     for one in check_files(user, file, environment):
         if one.path == TRACES_TO:
-            problems.append(one if isinstance(one.value, str) and Path(one.value).exists() else _doubtful(one))
+            problems.append(one if isinstance(one.value, str) and is_there(Path(one.value)) else _doubtful(one))
         elif one.path == _KEYS_FILE:
-            problems.append(one if (directory / keys.keys_file).exists() else _doubtful(one))
+            problems.append(one if is_there(directory / keys.keys_file) else _doubtful(one))
         elif _all_there(_block(user, one.path.rpartition(".")[2]), directory):
             problems.append(one)
         # That certificates are not here is told by the checks of the configuration itself.
@@ -88,7 +89,7 @@ def _doubtful(problem: Problem) -> Problem:
 
 def _all_there(block: TLSBlock, directory: Path) -> bool:
     named = [name for name in (block.ca_file, block.cert_file, block.key_file, block.crl_file) if name]
-    return all((directory / name).exists() for name in named)
+    return all(is_there(directory / name) for name in named)
 
 
 def _block(user: UserConfig, plane: str) -> TLSBlock:

@@ -71,6 +71,8 @@ def read_keys(path: Path) -> list[KeyRecord]:
         raise KeysFileError(_no_directory(path)) from error
     except OSError as error:
         raise KeysFileError(f"the keys file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise KeysFileError(f"the keys file {path} cannot be read: {error}; name a file") from error
     if len(data) > _LARGEST_FILE:
         raise KeysFileError(f"the keys file {path} is larger than {_LARGEST_FILE} bytes")
     try:

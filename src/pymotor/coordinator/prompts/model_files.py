@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from pymotor.coordinator.looking import is_file
 from pymotor.coordinator.prompts.text_tokens import FILE_NAME
 
 _MODALITIES = ("image", "video", "audio")
@@ -34,7 +35,7 @@ def why_not(directory: str) -> str | None:
     """Why prompts cannot be counted with the tokenizer in `directory`; None when they can."""
     if importlib.util.find_spec("tokenizers") is None:
         return "the tokenizers library is not installed; pip install tokenizers"
-    if not (Path(directory) / FILE_NAME).is_file():
+    if not is_file(Path(directory) / FILE_NAME):
         return f"there is no {FILE_NAME} in {directory}"
     return None
 

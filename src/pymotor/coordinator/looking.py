@@ -1,0 +1,22 @@
+"""Looking at paths that a user wrote, which may be too long, no path at all, or below what this user may not enter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def is_there(path: Path) -> bool:
+    """Whether this process sees something there."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_file(path: Path) -> bool:
+    """Whether this process sees a file there."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
