@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -19,4 +20,12 @@ def is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except (OSError, ValueError):
+        return False
+
+
+def is_readable(path: Path) -> bool:
+    """Whether this process sees something there that it may read."""
+    try:
+        return os.access(path, os.R_OK)
+    except ValueError:
         return False

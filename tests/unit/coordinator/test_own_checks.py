@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,7 +121,35 @@ def test_what_this_machine_lacks_is_a_warning_of_validate(tmp_path: Path, config
     told = validated(tmp_path, config)
     assert {problem["severity"] for problem in told.values()} == {"warning"}
     for path in ("api_key_config.keys_file", "http_config.engine_api_key_env", "scheduler_config.tokenizer_path"):
-        assert told[f"$.{SECTION}.{path}"]["message"].endswith("see that it is there where the Coordinator runs")
+        assert told[f"$.{SECTION}.{path}"]["message"].endswith("see that it is right where the Coordinator runs)")
     assert said_at_start(tmp_path).count("error: ") == 4
     (tmp_path / "env.json").write_text('{"motor_coordinator_env": {"NO_SUCH_VARIABLE": "sk-secret"}}')
     assert f"$.{SECTION}.http_config.engine_api_key_env" not in validated(tmp_path, config)
+
+
+def test_an_engines_key_that_is_no_header_is_wrong_anywhere(tmp_path: Path, config: Config) -> None:
+    config[SECTION] = {"http_config": {"engine_api_key_env": "ENGINES_KEY"}}
+    (tmp_path / "env.json").write_text('{"motor_coordinator_env": {"ENGINES_KEY": "sk-\\n"}}')
+    told = validated(tmp_path, config)[f"$.{SECTION}.http_config.engine_api_key_env"]
+    assert (told["severity"], told["message"]) == (
+        "error",
+        "the engines' key has characters that cannot stand in a header",
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize(
+    ("content", "mode", "severity"),
+    [('{"keys": []}', 0o600, "warning"), ('{"keys": []}', 0o644, "error"), ("{", 0o600, "error")],
+    ids=["theirs", "open to everybody", "broken"],
+)
+def test_a_keys_file_of_another_user_may_be_right_where_the_coordinator_runs(
+    tmp_path: Path, config: Config, content: str, mode: int, severity: str
+) -> None:
+    keys_file(content, mode)(tmp_path / "keys.json")
+    os.chown(tmp_path / "keys.json", 12345, -1)
+    config[SECTION] = {"api_key_config": {"enable_api_key": True, "keys_file": "keys.json"}}
+    told = validated(tmp_path, config)[f"$.{SECTION}.api_key_config.keys_file"]
+    assert told["severity"] == severity
+    assert ("belongs to another user" in told["message"]) is (severity == "warning")
+    assert told["message"].partition(" (that depends")[0] in said_at_start(tmp_path)

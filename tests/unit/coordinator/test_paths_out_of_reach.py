@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from another_user import reachable_directory, run_unprivileged
+from certificates import OPENSSL, make_ca, make_certificate
 
 SECTION = "motor_coordinator_config"
 
@@ -56,3 +57,23 @@ def test_nothing_that_cannot_be_looked_at_ends_in_a_traceback(directory: Path, n
         f"$.{SECTION}.scheduler_config.tokenizer_path",
         "$.motor_deploy_config.tls_config.mgmt_tls_config.key_file",
     } <= set(told)
+
+
+@pytest.mark.skipif(OPENSSL is None, reason="the openssl command is not installed")
+def test_what_this_user_may_not_read_is_a_warning(directory: Path) -> None:
+    own = make_certificate(make_ca(directory / "ca"), directory, "own")
+    (directory / "ca").chmod(0o755)
+    (directory / "ca" / "ca.crt").chmod(0o644)
+    own.cert_file.chmod(0o644)
+    (directory / "keys.json").write_text('{"keys": []}')
+    for secret in (own.key_file, directory / "keys.json"):
+        secret.chmod(0)
+    tls = {"enable_tls": True, "ca_file": "ca/ca.crt", "cert_file": own.cert_file.name, "key_file": own.key_file.name}
+    written = config(
+        {"api_key_config": {"enable_api_key": True, "keys_file": "keys.json"}}, tls_config={"mgmt_tls_config": tls}
+    )
+    plane = "$.motor_deploy_config.tls_config.mgmt_tls_config"
+    told = severities(directory, written)
+    assert (told[f"$.{SECTION}.api_key_config.keys_file"], told[plane]) == ("warning", "warning")
+    own.key_file.chmod(0o644)
+    assert severities(directory, written)[plane] == "error"
