@@ -23,6 +23,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_directory(path: Path) -> bool:
+    """Whether this process sees a directory there."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def is_readable(path: Path) -> bool:
     """Whether this process sees something there that it may read."""
     try:

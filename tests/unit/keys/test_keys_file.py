@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from another_user import reachable_directory, run_unprivileged
 from pymotor.cli import main
 from pymotor.coordinator.keys.key_hash import KeyHash
 from pymotor.coordinator.keys.key_source import KeySource
@@ -174,3 +175,14 @@ def test_a_directory_is_no_keys_file_and_nothing_is_left(
     assert list(tmp_path.rglob("*")) == [directory]
     assert main(["api-key", "create", "--keys-file", str(directory / "no" / "keys.json"), "--name", "a"]) == 1
     assert "name a file in a directory that is there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("create", "--name", "a"), ("list",), ("revoke", "a")])
+@pytest.mark.parametrize("name", ["locked/keys.json", "locked/below/keys.json", "link.json", "n" * 300])
+def test_a_file_that_this_user_cannot_get_at_is_told_in_one_line(words: tuple[str, ...], name: str) -> None:
+    with reachable_directory() as directory:
+        (directory / "locked").mkdir(mode=0)
+        (directory / "link.json").symlink_to(directory / "locked" / "keys.json")
+        ended = run_unprivileged("api-key", words[0], "--keys-file", directory / name, *words[1:])
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), ended.stderr
+    assert ended.stderr.startswith(f"pymotor api-key: the keys file {directory / name} cannot be ")

@@ -20,6 +20,7 @@ import msgspec
 
 from pymotor.coordinator.keys.api_key import Scope
 from pymotor.coordinator.keys.key_hash import KeyHash, KeyHashError
+from pymotor.coordinator.looking import is_directory
 
 MOST_KEYS = 10_000
 _LARGEST_FILE = 16 * 1024 * 1024
@@ -99,19 +100,20 @@ def changing_keys(path: Path) -> Iterator[list[KeyRecord]]:
 
     A file that is not there yet has no keys. Raises `KeysFileError`.
     """
-    if path.is_dir():
+    if is_directory(path):
         raise KeysFileError(_no_directory(path))
     lock = path.with_name(f"{path.name}.lock")
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise KeysFileError(
-            f"the keys file {path} cannot be written, since {lock} beside it cannot: {error.strerror}; name a file in "
+            f"the keys file {path} cannot be written, since {lock} beside it cannot: {why}; name a file in "
             "a directory that is there and that this user may write"
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        keys = read_keys(path) if path.exists() else []
+        keys = [] if _is_missing(path) else read_keys(path)
         yield keys
         contents = _Contents(keys=keys)
         _check(path, contents)
@@ -136,6 +138,14 @@ def _write(path: Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise KeysFileError(f"the keys file {path} cannot be written: {error.strerror}") from error
+
+
+def _is_missing(path: Path) -> bool:
+    """Not so where it cannot be known: reading it tells why."""
+    try:
+        return not path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _no_directory(path: Path) -> str:
