@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -186,3 +187,43 @@ def test_a_file_that_this_user_cannot_get_at_is_told_in_one_line(words: tuple[st
         ended = run_unprivileged("api-key", words[0], "--keys-file", directory / name, *words[1:])
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), ended.stderr
     assert ended.stderr.startswith(f"pymotor api-key: the keys file {directory / name} cannot be ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["words", "JSON"])
+def test_a_key_that_nobody_could_see_is_not_stored(file: Path, redirection: str, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "pymotor", "api-key", "create", "--keys-file", str(file), "--name", "a", *words]
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
+    assert not file.exists()
+
+
+def test_a_key_whose_reader_went_away_is_not_stored(file: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "pymotor", "api-key", "create", "--keys-file", str(file), "--name", "a"]
+    try:
+        ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+    assert not file.exists()
+
+
+def test_a_key_that_was_shown_and_cannot_be_stored_is_told() -> None:
+    with reachable_directory() as directory:
+        (directory / "keys.json.lock").touch()
+        (directory / "keys.json.lock").chmod(0o666)
+        directory.chmod(0o555)
+        ended = run_unprivileged("api-key", "create", "--keys-file", directory / "keys.json", "--name", "a")
+        directory.chmod(0o777)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
+    assert "the key that was shown is not stored and good for nothing" in ended.stderr
