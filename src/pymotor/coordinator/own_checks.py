@@ -19,6 +19,7 @@ from pymotor.coordinator.keys.keys_file import KeysFileError, KeysOutOfReachErro
 from pymotor.coordinator.log_checks import check_request_log
 from pymotor.coordinator.looking import is_readable, is_there
 from pymotor.coordinator.not_served import not_served
+from pymotor.coordinator.prompts.model_files import has_library, why_not, why_not_loaded
 from pymotor.coordinator.tracing.checks import check_tracing, check_tracing_files
 
 PLANES = ("infer_tls_config", "mgmt_tls_config", "observability_tls_config")
@@ -26,6 +27,7 @@ PLANES = ("infer_tls_config", "mgmt_tls_config", "observability_tls_config")
 _TLS = "$.motor_deploy_config.tls_config"
 _KEYS_FILE = "$.motor_coordinator_config.api_key_config.keys_file"
 _ENGINE_KEY = "$.motor_coordinator_config.http_config.engine_api_key_env"
+_TOKENIZER = "$.motor_coordinator_config.scheduler_config.tokenizer_path"
 _FORWARDED = "$.motor_coordinator_config.http_config.forward_headers"
 _ELSEWHERE = "that depends on this machine and this user; see that it is right where the Coordinator runs"
 
@@ -41,8 +43,8 @@ def check_settings(user: UserConfig, file: str, environment: Mapping[str, str]) 
 
 
 def check_files(user: UserConfig, file: str, environment: Mapping[str, str]) -> Iterator[Problem]:
-    """Keys and certificates, read as the Coordinator reads them; relative names begin where `file` is, those of
-    `environment` where the process does."""
+    """Keys, certificates and the tokenizer, read as the Coordinator reads them; relative names begin where `file` is,
+    those of the tokenizer and of `environment` where the process does."""
     for problem, _ in _found_in_files(user, file, environment):
         yield problem
 
@@ -81,6 +83,13 @@ def _found_in_files(user: UserConfig, file: str, environment: Mapping[str, str])
             certificates.client()
         except TLSError as error:
             yield Problem.error(file, f"{_TLS}.{plane}", str(error)), not isinstance(error, ForbiddenFileError)
+    directory = user.motor_coordinator_config.scheduler_config.tokenizer_path
+    # What is not there is told by `check_settings`.
+    why = why_not_loaded(directory) if directory and why_not(directory) is None else None
+    if why is not None:
+        mend = "name a directory with the model's tokenizer.json; without the key prompts are estimated"
+        problem = Problem.error(file, _TOKENIZER, why, value=directory, suggestion=mend)
+        yield problem, _all_readable(Path(directory))
     for problem in check_tracing_files(user, file, environment):
         yield problem, isinstance(problem.value, str) and is_readable(Path(problem.value))
 
@@ -89,6 +98,9 @@ def _wrong_anywhere(problem: Problem, environment: Mapping[str, str]) -> bool:
     if problem.path == _ENGINE_KEY:
         # A variable that is not here may be there; one with a key that is none will not be better there.
         return bool(environment.get(str(problem.value)))
+    if problem.path == _TOKENIZER:
+        # A directory that is here and holds no tokenizer.
+        return has_library() and is_readable(Path(str(problem.value)))
     return problem.path.startswith((_FORWARDED, "$.motor_coordinator_config.tracer_config"))
 
 
@@ -99,6 +111,13 @@ def _doubtful(problem: Problem) -> Problem:
 def _all_there(block: TLSBlock, directory: Path) -> bool:
     named = [name for name in (block.ca_file, block.cert_file, block.key_file, block.crl_file) if name]
     return all(is_there(directory / name) for name in named)
+
+
+def _all_readable(directory: Path) -> bool:
+    try:
+        return all(is_readable(one) for one in directory.iterdir())
+    except OSError:
+        return False
 
 
 def _block(user: UserConfig, plane: str) -> TLSBlock:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from certificates import OPENSSL, make_ca, make_certificate
+from prompt_models import template_model
 
 Config = dict[str, Any]
 SECTION = "motor_coordinator_config"
@@ -153,3 +154,35 @@ def test_a_keys_file_of_another_user_may_be_right_where_the_coordinator_runs(
     assert told["severity"] == severity
     assert ("belongs to another user" in told["message"]) is (severity == "warning")
     assert told["message"].partition(" (that depends")[0] in said_at_start(tmp_path)
+
+
+def tokenizer(directory: Path, content: str, name: str = "tokenizer.json") -> None:
+    template_model(directory)
+    (directory / name).write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda directory: tokenizer(directory, "{broken"), "tokenizer.json cannot be used: key must be a string"),
+        (lambda directory: tokenizer(directory, "{}"), "tokenizer.json cannot be used: "),
+        (lambda directory: tokenizer(directory, "{", "tokenizer_config.json"), "cannot be read: "),
+        (lambda directory: None, "there is no tokenizer.json in "),
+        (lambda directory: (directory / "tokenizer.json").mkdir(), "there is no tokenizer.json in "),
+    ],
+    ids=["broken", "empty", "its configuration is broken", "none", "a directory"],
+)
+def test_a_tokenizer_that_cannot_be_used(
+    tmp_path: Path, config: Config, make: Callable[[Path], None], words: str
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    config[SECTION] = {"scheduler_config": {"tokenizer_path": str(model)}}
+    make(model)
+    assert words in told_by_both(tmp_path, config, f"$.{SECTION}.scheduler_config.tokenizer_path")
+    assert "Traceback" not in said_at_start(tmp_path)
+
+
+def test_a_tokenizer_that_can_be_used(tmp_path: Path, config: Config) -> None:
+    config[SECTION] = {"scheduler_config": {"tokenizer_path": template_model(tmp_path)}}
+    assert validated(tmp_path, config) == {}

@@ -11,6 +11,7 @@ import pytest
 
 from another_user import reachable_directory, run_unprivileged
 from certificates import OPENSSL, make_ca, make_certificate
+from prompt_models import template_model
 
 SECTION = "motor_coordinator_config"
 
@@ -77,3 +78,15 @@ def test_what_this_user_may_not_read_is_a_warning(directory: Path) -> None:
     assert (told[f"$.{SECTION}.api_key_config.keys_file"], told[plane]) == ("warning", "warning")
     own.key_file.chmod(0o644)
     assert severities(directory, written)[plane] == "error"
+
+
+@pytest.mark.parametrize("name", ["", "tokenizer.json", "config.json"], ids=["all", "the tokenizer", "another file"])
+def test_a_model_that_this_user_may_not_read_is_a_warning(directory: Path, name: str) -> None:
+    (directory / "model").mkdir()
+    written = config({"scheduler_config": {"tokenizer_path": template_model(directory / "model")}})
+    for file in (directory / "model").iterdir():
+        file.chmod(0o644)
+    (directory / "model").chmod(0o755)
+    assert severities(directory, written) == {}
+    (directory / "model" / name).chmod(0)
+    assert severities(directory, written) == {f"$.{SECTION}.scheduler_config.tokenizer_path": "warning"}
