@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,12 @@ def test_what_this_user_may_not_read_is_a_warning(directory: Path) -> None:
     assert (told[f"$.{SECTION}.api_key_config.keys_file"], told[plane]) == ("warning", "warning")
     own.key_file.chmod(0o644)
     assert severities(directory, written)[plane] == "error"
+    own.key_file.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(own.key_file, 65534, -1)
+    (directory / "locked").mkdir(mode=0)
+    tls["passwd_file"] = "locked/password"
+    assert severities(directory, written)[plane] == "warning"
 
 
 @pytest.mark.parametrize("name", ["", "tokenizer.json", "config.json"], ids=["all", "the tokenizer", "another file"])
