@@ -48,6 +48,10 @@ class TLSError(Exception):
     """Certificates cannot be used; the message names the key of `tls_config`, the file and what to do."""
 
 
+class ForbiddenFileError(TLSError):
+    """This user may not read a file, while another may."""
+
+
 @dataclass(frozen=True)
 class TLSFiles:
     """Absolute paths; "" where there is none."""
@@ -269,14 +273,22 @@ def _load_own(context: ssl.SSLContext, files: TLSFiles) -> None:
 def _password(files: TLSFiles) -> bytes:
     """Raises `TLSError`. That the file is missing shows only where the key wants a password: a path is named by
     default."""
-    if not files.passwd_file or not Path(files.passwd_file).exists():
+    if not files.passwd_file or _is_missing(Path(files.passwd_file)):
         return b""
     _check_readable("passwd_file", files.passwd_file, secret=True)
     return Path(files.passwd_file).read_bytes().strip()
 
 
+def _is_missing(path: Path) -> bool:
+    """Not so where it cannot be known: trying to read it tells why."""
+    try:
+        return not path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _check_readable(key: str, path: str, *, secret: bool = False) -> None:
-    """Raises `TLSError`; a `secret` must not be open to everybody on the machine."""
+    """Raises `TLSError`, and `ForbiddenFileError`; a `secret` must not be open to everybody on the machine."""
     if not path:
         raise TLSError(f"{key} names no file; name one, or set enable_tls to false")
     try:
@@ -285,6 +297,10 @@ def _check_readable(key: str, path: str, *, secret: bool = False) -> None:
             raise TLSError(f"{key} {path} is no file of the size of a certificate; name the right file")
         with Path(path).open("rb"):
             pass
+    except PermissionError as error:
+        raise ForbiddenFileError(
+            f"{key} {path} cannot be read: {error.strerror}; check the path and who may read it"
+        ) from error
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise TLSError(f"{key} {path} cannot be read: {why}; check the path and who may read it") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from certificates import OPENSSL, make_ca, make_certificate
+from prompt_models import template_model
 
 Config = dict[str, Any]
 SECTION = "motor_coordinator_config"
@@ -120,7 +122,67 @@ def test_what_this_machine_lacks_is_a_warning_of_validate(tmp_path: Path, config
     told = validated(tmp_path, config)
     assert {problem["severity"] for problem in told.values()} == {"warning"}
     for path in ("api_key_config.keys_file", "http_config.engine_api_key_env", "scheduler_config.tokenizer_path"):
-        assert told[f"$.{SECTION}.{path}"]["message"].endswith("see that it is there where the Coordinator runs")
+        assert told[f"$.{SECTION}.{path}"]["message"].endswith("see that it is right where the Coordinator runs)")
     assert said_at_start(tmp_path).count("error: ") == 4
     (tmp_path / "env.json").write_text('{"motor_coordinator_env": {"NO_SUCH_VARIABLE": "sk-secret"}}')
     assert f"$.{SECTION}.http_config.engine_api_key_env" not in validated(tmp_path, config)
+
+
+def test_an_engines_key_that_is_no_header_is_wrong_anywhere(tmp_path: Path, config: Config) -> None:
+    config[SECTION] = {"http_config": {"engine_api_key_env": "ENGINES_KEY"}}
+    (tmp_path / "env.json").write_text('{"motor_coordinator_env": {"ENGINES_KEY": "sk-\\n"}}')
+    told = validated(tmp_path, config)[f"$.{SECTION}.http_config.engine_api_key_env"]
+    assert (told["severity"], told["message"]) == (
+        "error",
+        "the engines' key has characters that cannot stand in a header",
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize(
+    ("content", "mode", "severity"),
+    [('{"keys": []}', 0o600, "warning"), ('{"keys": []}', 0o644, "error"), ("{", 0o600, "error")],
+    ids=["theirs", "open to everybody", "broken"],
+)
+def test_a_keys_file_of_another_user_may_be_right_where_the_coordinator_runs(
+    tmp_path: Path, config: Config, content: str, mode: int, severity: str
+) -> None:
+    keys_file(content, mode)(tmp_path / "keys.json")
+    os.chown(tmp_path / "keys.json", 12345, -1)
+    config[SECTION] = {"api_key_config": {"enable_api_key": True, "keys_file": "keys.json"}}
+    told = validated(tmp_path, config)[f"$.{SECTION}.api_key_config.keys_file"]
+    assert told["severity"] == severity
+    assert ("belongs to another user" in told["message"]) is (severity == "warning")
+    assert told["message"].partition(" (that depends")[0] in said_at_start(tmp_path)
+
+
+def tokenizer(directory: Path, content: str, name: str = "tokenizer.json") -> None:
+    template_model(directory)
+    (directory / name).write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda directory: tokenizer(directory, "{broken"), "tokenizer.json cannot be used: key must be a string"),
+        (lambda directory: tokenizer(directory, "{}"), "tokenizer.json cannot be used: "),
+        (lambda directory: tokenizer(directory, "{", "tokenizer_config.json"), "cannot be read: "),
+        (lambda directory: None, "there is no tokenizer.json in "),
+        (lambda directory: (directory / "tokenizer.json").mkdir(), "there is no tokenizer.json in "),
+    ],
+    ids=["broken", "empty", "its configuration is broken", "none", "a directory"],
+)
+def test_a_tokenizer_that_cannot_be_used(
+    tmp_path: Path, config: Config, make: Callable[[Path], None], words: str
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    config[SECTION] = {"scheduler_config": {"tokenizer_path": str(model)}}
+    make(model)
+    assert words in told_by_both(tmp_path, config, f"$.{SECTION}.scheduler_config.tokenizer_path")
+    assert "Traceback" not in said_at_start(tmp_path)
+
+
+def test_a_tokenizer_that_can_be_used(tmp_path: Path, config: Config) -> None:
+    config[SECTION] = {"scheduler_config": {"tokenizer_path": template_model(tmp_path)}}
+    assert validated(tmp_path, config) == {}

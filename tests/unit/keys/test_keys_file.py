@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from another_user import reachable_directory, run_unprivileged
 from pymotor.cli import main
 from pymotor.coordinator.keys.key_hash import KeyHash
 from pymotor.coordinator.keys.key_source import KeySource
@@ -174,3 +176,54 @@ def test_a_directory_is_no_keys_file_and_nothing_is_left(
     assert list(tmp_path.rglob("*")) == [directory]
     assert main(["api-key", "create", "--keys-file", str(directory / "no" / "keys.json"), "--name", "a"]) == 1
     assert "name a file in a directory that is there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("create", "--name", "a"), ("list",), ("revoke", "a")])
+@pytest.mark.parametrize("name", ["locked/keys.json", "locked/below/keys.json", "link.json", "n" * 300])
+def test_a_file_that_this_user_cannot_get_at_is_told_in_one_line(words: tuple[str, ...], name: str) -> None:
+    with reachable_directory() as directory:
+        (directory / "locked").mkdir(mode=0)
+        (directory / "link.json").symlink_to(directory / "locked" / "keys.json")
+        ended = run_unprivileged("api-key", words[0], "--keys-file", directory / name, *words[1:])
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), ended.stderr
+    assert ended.stderr.startswith(f"pymotor api-key: the keys file {directory / name} cannot be ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["words", "JSON"])
+def test_a_key_that_nobody_could_see_is_not_stored(file: Path, redirection: str, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "pymotor", "api-key", "create", "--keys-file", str(file), "--name", "a", *words]
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
+    assert not file.exists()
+
+
+def test_a_key_whose_reader_went_away_is_not_stored(file: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "pymotor", "api-key", "create", "--keys-file", str(file), "--name", "a"]
+    try:
+        ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+    assert not file.exists()
+
+
+def test_a_key_that_was_shown_and_cannot_be_stored_is_told() -> None:
+    with reachable_directory() as directory:
+        (directory / "keys.json.lock").touch()
+        (directory / "keys.json.lock").chmod(0o666)
+        directory.chmod(0o555)
+        ended = run_unprivileged("api-key", "create", "--keys-file", directory / "keys.json", "--name", "a")
+        directory.chmod(0o777)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
+    assert "the key that was shown is not stored and good for nothing" in ended.stderr

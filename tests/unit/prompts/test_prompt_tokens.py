@@ -158,7 +158,7 @@ def test_options_and_templates_of_the_model(tmp_path: Path) -> None:
     config = {
         "bos_token": {"content": "<s>"},
         "chat_template": [
-            {"name": "default", "template": "{{ mood }}"},
+            {"template": "{{ mood }}"},
             {"name": "tool_use", "template": with_tools},
         ],
     }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pymotor.control_plane.plane import PlaneTLS
+from pymotor.coordinator.looking import is_file
 from pymotor.coordinator.prompts.model_files import why_not
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 
@@ -125,7 +126,7 @@ def _template(stated: Any) -> str:
     if "{" in stated:
         return stated
     path = Path(stated)
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.read_text(encoding="utf-8") if is_file(path) else ""
 
 
 def _template_options(stated: Any) -> dict[str, Any]:

@@ -87,15 +87,31 @@ def _create(arguments: argparse.Namespace) -> None:
         max_requests=arguments.max_requests,
         max_tokens=arguments.max_tokens,
     )
-    with changing_keys(arguments.keys_file) as keys:
-        if any(other.name == record.name and other.revoked_at is None for other in keys):
-            raise KeysFileError(f"there is a key with the name {record.name}; revoke it first, or choose another name")
-        keys.append(record)
-    if arguments.json:
-        print(json.dumps({**_shown(record), "key": key}))
-        return
-    print(key)
-    print(f"{record.name} ({record.id}); the key is not shown again", file=sys.stderr)
+    shown = False
+    try:
+        with changing_keys(arguments.keys_file) as keys:
+            if any(other.name == record.name and other.revoked_at is None for other in keys):
+                raise KeysFileError(
+                    f"there is a key with the name {record.name}; revoke it first, or choose another name"
+                )
+            keys.append(record)
+            # Before it is stored: a key that nobody has seen must not be good.
+            _show(json.dumps({**_shown(record), "key": key}) if arguments.json else key)
+            shown = True
+    except KeysFileError as error:
+        if shown:
+            raise KeysFileError(f"{error}; the key that was shown is not stored and good for nothing") from error
+        raise
+    if not arguments.json:
+        print(f"{record.name} ({record.id}); the key is not shown again", file=sys.stderr)
+
+
+def _show(text: str) -> None:
+    """Print it, so that it is out when this returns. Raises `OSError`, and `KeysFileError` where there is no standard
+    output."""
+    if sys.stdout is None:
+        raise KeysFileError("standard output is closed, and the key is shown nowhere else; nothing is stored")
+    print(text, flush=True)
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ import msgspec
 
 from pymotor.coordinator.keys.api_key import Scope
 from pymotor.coordinator.keys.key_hash import KeyHash, KeyHashError
+from pymotor.coordinator.looking import is_directory
 
 MOST_KEYS = 10_000
 _LARGEST_FILE = 16 * 1024 * 1024
@@ -30,6 +31,11 @@ _ID = re.compile(r"[0-9a-f]{12}")
 
 class KeysFileError(Exception):
     """The keys cannot be read or written; the message says why and what to do, and shows no hash."""
+
+
+class KeysOutOfReachError(KeysFileError):
+    """This process cannot get at the keys: they are not there, or this user may not. For another user, or on another
+    machine, it may be otherwise."""
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -59,18 +65,22 @@ class _Contents(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 def read_keys(path: Path) -> list[KeyRecord]:
-    """All keys of the file, revoked ones too. Raises `KeysFileError`."""
+    """All keys of the file, revoked ones too. Raises `KeysFileError`, which is a `KeysOutOfReachError` where nothing is
+    wrong but that this process cannot get at them."""
     try:
         with path.open("rb") as file:
-            _check_owner(path, os.fstat(file.fileno()))
+            status = os.fstat(file.fileno())
+            _check_mode(path, status)
             data = file.read(_LARGEST_FILE + 1)
     except FileNotFoundError as error:
         hint = "make one with `pymotor api-key create`"
-        raise KeysFileError(f"the keys file {path} cannot be read: {error.strerror}; {hint}") from error
+        raise KeysOutOfReachError(f"the keys file {path} cannot be read: {error.strerror}; {hint}") from error
     except IsADirectoryError as error:
         raise KeysFileError(_no_directory(path)) from error
     except OSError as error:
-        raise KeysFileError(f"the keys file {path} cannot be read: {error.strerror}") from error
+        raise KeysOutOfReachError(f"the keys file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise KeysOutOfReachError(f"the keys file {path} cannot be read: {error}; name a file") from error
     if len(data) > _LARGEST_FILE:
         raise KeysFileError(f"the keys file {path} is larger than {_LARGEST_FILE} bytes")
     try:
@@ -78,6 +88,9 @@ def read_keys(path: Path) -> list[KeyRecord]:
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise KeysFileError(f"the keys file {path} cannot be understood: {error}") from error
     _check(path, contents)
+    # Last: what is wrong for everybody is told first.
+    if not _is_ours(status):
+        raise KeysOutOfReachError(f"the keys file {path} belongs to another user; it must be this user's or root's")
     return contents.keys
 
 
@@ -87,19 +100,20 @@ def changing_keys(path: Path) -> Iterator[list[KeyRecord]]:
 
     A file that is not there yet has no keys. Raises `KeysFileError`.
     """
-    if path.is_dir():
+    if is_directory(path):
         raise KeysFileError(_no_directory(path))
     lock = path.with_name(f"{path.name}.lock")
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise KeysFileError(
-            f"the keys file {path} cannot be written, since {lock} beside it cannot: {error.strerror}; name a file in "
+            f"the keys file {path} cannot be written, since {lock} beside it cannot: {why}; name a file in "
             "a directory that is there and that this user may write"
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        keys = read_keys(path) if path.exists() else []
+        keys = [] if _is_missing(path) else read_keys(path)
         yield keys
         contents = _Contents(keys=keys)
         _check(path, contents)
@@ -126,14 +140,24 @@ def _write(path: Path, data: bytes) -> None:
         raise KeysFileError(f"the keys file {path} cannot be written: {error.strerror}") from error
 
 
+def _is_missing(path: Path) -> bool:
+    """Not so where it cannot be known: reading it tells why."""
+    try:
+        return not path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _no_directory(path: Path) -> str:
     return f"the keys file {path} is a directory; name a file in it, such as {path / 'keys.json'}"
 
 
-def _check_owner(path: Path, status: os.stat_result) -> None:
+def _is_ours(status: os.stat_result) -> bool:
+    return status.st_uid in (0, os.geteuid())
+
+
+def _check_mode(path: Path, status: os.stat_result) -> None:
     mode = stat.S_IMODE(status.st_mode)
-    if status.st_uid not in (0, os.geteuid()):
-        raise KeysFileError(f"the keys file {path} belongs to another user; it must be this user's or root's")
     # Kubernetes mounts a Secret as root's and readable by the pod's group.
     allowed = 0o740 if status.st_uid == 0 else 0o700
     if mode & 0o777 & ~allowed:

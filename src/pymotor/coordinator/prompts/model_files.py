@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from pymotor.coordinator.prompts.text_tokens import FILE_NAME
+from pymotor.coordinator.looking import is_file
+from pymotor.coordinator.prompts.text_tokens import FILE_NAME, TextTokens, TokenizerError
 
 _MODALITIES = ("image", "video", "audio")
 
@@ -30,12 +31,30 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     """By modality: the token that stands for one item before the engine expands it."""
 
 
+def has_library() -> bool:
+    """Whether tokenizers can be read at all."""
+    return importlib.util.find_spec("tokenizers") is not None
+
+
 def why_not(directory: str) -> str | None:
     """Why prompts cannot be counted with the tokenizer in `directory`; None when they can."""
-    if importlib.util.find_spec("tokenizers") is None:
+    if not has_library():
         return "the tokenizers library is not installed; pip install tokenizers"
-    if not (Path(directory) / FILE_NAME).is_file():
+    if not is_file(Path(directory) / FILE_NAME):
         return f"there is no {FILE_NAME} in {directory}"
+    return None
+
+
+def why_not_loaded(directory: str) -> str | None:
+    """Why the files in `directory`, where `why_not` finds a tokenizer, cannot be used; None when they can. It loads
+    them, about a second for a large vocabulary."""
+    try:
+        read_model_files(directory)
+        TextTokens.load(directory)
+    except TokenizerError as error:
+        return str(error)
+    except (OSError, ValueError, RecursionError) as error:
+        return f"the files of the model in {directory} cannot be read: {error}"
     return None
 
 
@@ -74,7 +93,9 @@ def _templates(stated: Any) -> dict[str, str]:
     if isinstance(stated, str):
         return {"default": stated}
     if isinstance(stated, list):
-        return {one["name"]: one["template"] for one in stated if isinstance(one, dict) and "template" in one}
+        return {
+            one.get("name", "default"): one["template"] for one in stated if isinstance(one, dict) and "template" in one
+        }
     return {}
 
 

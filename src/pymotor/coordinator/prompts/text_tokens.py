@@ -29,6 +29,10 @@ _ENTRY_BYTES = 200
 """About what an entry costs beside its tokens."""
 
 
+class TokenizerError(Exception):
+    """A tokenizer.json cannot be used; the message names it and says why."""
+
+
 class Tokenizer(Protocol):
     """What is used of `tokenizers.Tokenizer`."""
 
@@ -64,14 +68,18 @@ class TextTokens:
 
     @classmethod
     def load(cls, directory: str) -> TextTokens:
-        """Read the tokenizer in `directory`; about a second for a large vocabulary. Raises `ImportError`, `OSError`,
-        and `Exception` as the library does for a file that it cannot read."""
+        """Read the tokenizer in `directory`; about a second for a large vocabulary. Raises `ImportError`, and
+        `TokenizerError` for a file that cannot be read."""
         # A pool of threads of its own would compete with the workers for the processors.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from tokenizers import Tokenizer as Library
 
         path = Path(directory) / FILE_NAME
-        tokenizer = Library.from_file(str(path))
+        try:
+            tokenizer = Library.from_file(str(path))
+        except Exception as error:
+            # The library raises nothing narrower.
+            raise TokenizerError(f"the tokenizer {path} cannot be used: {error}") from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
         described = json.loads(path.read_bytes())
