@@ -193,7 +193,8 @@ def test_operators_find_the_fleet_or_are_told(shell: Shell, tmp_path: Path) -> N
 
 
 def scale(shell: Shell, role: str, to: int) -> None:
-    done = shell.run("scale", "--role", role, "--to", str(to), "--wait", "--timeout", "90", "--json")
+    meant = () if to else ("--force",)
+    done = shell.run("scale", "--role", role, "--to", str(to), *meant, "--wait", "--timeout", "90", "--json")
     assert done.returncode == 0, done.stdout + done.stderr + up_log(shell)
     roles: list[dict[str, Any]] = json.loads(done.stdout)["roles"]
     assert [one["active"] for one in roles if one["role"] == role] == [to]
