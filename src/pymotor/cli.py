@@ -57,7 +57,7 @@ VERBS: dict[str, Verb] = {
     ),
 }
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _NAMES_ANYWHERE = ("instances",)
 """Verbs whose second word may follow an option, as in `instances drain --wait decode-0`: argparse before Python 3.13
 takes optional words only where they stand together."""
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _no_room(words, f"standard output cannot be written: {error}")
     except OSError as error:
         # What is longer than a buffer fails where it is printed, and nothing is left that could be flushed.
-        if error.errno not in _FULL or error.filename is not None:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
             raise
         return _no_room(words, f"something cannot be written: {error.strerror}")
 

@@ -99,8 +99,8 @@ class Beginnings:
 
 
 class AskedQuestions:
-    """The last questions, for who says later where the prompt went. Bounded in number and in bytes of tokens: so few
-    that their memory stays in the processor's cache."""
+    """The last questions, for who says later where the prompt went. Bounded in number and in bytes of tokens: the more
+    of them are kept, the colder is the memory that the next one is written to."""
 
     def __init__(self, most: int = 8192, most_bytes: int = 16 << 20) -> None:
         self._questions: OrderedDict[tuple[Hashable, int], PrefixQuery] = OrderedDict()

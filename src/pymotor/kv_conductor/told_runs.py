@@ -36,7 +36,8 @@ class Reached(NamedTuple):
     key: int
     """Of the prompt up to there."""
     leaves_within: int
-    """It is another prompt, or over, within so many blocks of the run's beginning; 0: it has the run, or ends there."""
+    """It is another prompt, or over, within so many blocks of the run's beginning; 0: it has the whole run, or ends
+    where the part does."""
 
 
 class ToldRuns:

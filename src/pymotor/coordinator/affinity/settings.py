@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pymotor.control_plane.plane import PlaneTLS
-from pymotor.coordinator.looking import is_file
+from pymotor.coordinator.path_checks import is_file
 from pymotor.coordinator.prompts.model_files import why_not
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 

@@ -15,14 +15,13 @@ import httptools
 from pymotor.coordinator.http.client_request import ClientRequest, Limits, Refused
 from pymotor.coordinator.http.head_checks import check_old, origin_form
 from pymotor.coordinator.http.known_heads import KnownHead
+from pymotor.coordinator.http.upgrade_offers import head_without_offer
 
 logger = logging.getLogger(__name__)
 
 _PIECES_KEPT = 1024
 _UNKNOWN_HEADS = 8
 """In a row, after which a connection's heads are not looked up any more: its client puts something new into each."""
-_OFFER_FIELDS = frozenset((b"upgrade", b"http2-settings"))
-_OFFER_OPTIONS = frozenset((b"upgrade", b"http2-settings"))
 
 
 class Reading(Protocol):
@@ -323,7 +322,7 @@ class RequestReader:
             if self._request.method == b"CONNECT":
                 self.refuse(Refused(501, "this server is no tunnel"))
                 return
-            head = self._head_without_offer()
+            head = head_without_offer(self._request, self._url, self._repeated)
             self._parser = httptools.HttpRequestParser(self)
             try:
                 self._parser.feed_data(head)
@@ -336,16 +335,3 @@ class RequestReader:
             else:
                 return
             rest = rest[offered_at:]
-
-    def _head_without_offer(self) -> bytes:
-        request = self._request
-        headers = {name: value for name, value in request.headers.items() if name not in _OFFER_FIELDS}
-        options = [option.strip() for option in headers.pop(b"connection", b"").split(b",")]
-        kept = [option for option in options if option and option.lower() not in _OFFER_OPTIONS]
-        if kept:
-            headers[b"connection"] = b", ".join(kept)
-        lines = [b"%b %b HTTP/1.%d" % (request.method, self._url, request.http_11)]
-        if self._repeated:
-            lines.append(b"%b: %b" % (self._repeated, headers.get(self._repeated, b"")))
-        lines += [b"%b: %b" % header for header in headers.items()]
-        return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -20,7 +20,7 @@ import msgspec
 
 from pymotor.coordinator.keys.api_key import Scope
 from pymotor.coordinator.keys.key_hash import KeyHash, KeyHashError
-from pymotor.coordinator.looking import is_directory
+from pymotor.coordinator.path_checks import is_directory
 
 MOST_KEYS = 10_000
 _LARGEST_FILE = 16 * 1024 * 1024

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from pymotor.coordinator.looking import is_file
+from pymotor.coordinator.path_checks import is_file
 from pymotor.coordinator.prompts.text_tokens import FILE_NAME, TextTokens, TokenizerError
 
 _MODALITIES = ("image", "video", "audio")

@@ -34,7 +34,7 @@ _NANOSECONDS = 1_000_000_000
 _SERVER_FAILED = 500
 _SHORT = 0.001
 """Seconds from which placing a request is worth a span."""
-_PASSING = frozenset((
+_HARDLY_AGAIN = frozenset((
     "gen_ai.response.time_to_first_chunk",
     "gen_ai.usage.input_tokens",
     "http.request.body.size",
@@ -100,7 +100,7 @@ def encoded_spans(finished: FinishedRequest) -> list[bytes]:
 
 def _encoded(attributes: Attributes) -> bytes:
     return b"".join([
-        attribute(name, value) if name in _PASSING else recurring_attribute(name, value)
+        attribute(name, value) if name in _HARDLY_AGAIN else recurring_attribute(name, value)
         for name, value in attributes.items()
     ])  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""Looking at paths that a user wrote, which may be too long, no path at all, or below what this user may not enter."""
+"""What this process sees at a path that somebody wrote: it may be too long, no path at all, or below a directory that
+this user may not enter."""
 
 from __future__ import annotations
 
