@@ -31,6 +31,9 @@ class Contender(Protocol):
     packed: bool
     """Whether it takes tokens of 4 bytes; if not, lists of ids."""
 
+    def given(self, prompt: list[int]) -> Any:
+        """A prompt as it takes it soonest."""
+
     def convert(self, payload: bytes) -> Any:
         """What `apply` takes."""
 
@@ -50,8 +53,12 @@ class Contender(Protocol):
 def chosen(index: Contender, prompt: list[int], loads: Loads) -> tuple[int, int]:
     """Token ids in, choice out, by the Coordinator's own policy: the endpoint, and what it holds. `loads` in tenths of
     a token."""
-    given = array("I", prompt).tobytes() if index.packed else prompt
-    return choose_among_holders(RULES, len(prompt), *index.match(given), loads)
+    return choose_among_holders(RULES, len(prompt), *index.match(index.given(prompt)), loads)
+
+
+def packed(prompt: list[int]) -> memoryview:
+    """Token ids in 4 bytes each."""
+    return memoryview(array("I", prompt)).cast("B")
 
 
 class Pymotor:
@@ -74,7 +81,10 @@ class Pymotor:
     def finish(self) -> None:
         pass
 
-    def match(self, prompt: bytes) -> tuple[Figures, Figures]:
+    def given(self, prompt: list[int]) -> memoryview:
+        return packed(prompt)
+
+    def match(self, prompt: memoryview) -> tuple[Figures, Figures]:
         self._number += 1
         told = self.core.match("coordinator", PrefixQuery(self._number, "model", prompt))
         return np.frombuffer(told.slots, SLOT), np.frombuffer(told.expected, TOKENS)
@@ -93,7 +103,9 @@ class _Behind:
         self.followed = Followed([str(endpoint) for endpoint in range(endpoints)], 1)
 
     def match(self, _asker: Hashable, query: PrefixQuery) -> PrefixMatches:
-        slots, held = self._index.match(query.tokens if self._index.packed else array("I", query.tokens).tolist())
+        # Whoever takes many small parts of them is sooner served by bytes than by a view of them.
+        tokens = query.tokens.tobytes()
+        slots, held = self._index.match(tokens if self._index.packed else array("I", tokens).tolist())
         packed = np.asarray(held, TOKENS).tobytes()
         return PrefixMatches(query.number, 1, np.asarray(slots, SLOT).tobytes(), packed, packed, packed)
 
@@ -160,6 +172,9 @@ class RadixTree:
     def finish(self) -> None:
         self._tree.find_matches([1])
 
+    def given(self, prompt: list[int]) -> list[int]:
+        return prompt
+
     def match(self, prompt: list[int]) -> tuple[Figures, Figures]:
         scores = self._tree.find_matches(self._hash(prompt, BLOCK)).scores
         if len(scores) <= FEW:
@@ -216,6 +231,9 @@ class PlainDict:
 
     def finish(self) -> None:
         pass
+
+    def given(self, prompt: list[int]) -> bytes:
+        return array("I", prompt).tobytes()
 
     def match(self, prompt: bytes) -> tuple[Figures, Figures]:
         digest, get = xxhash.xxh3_64_intdigest, self._masks.get

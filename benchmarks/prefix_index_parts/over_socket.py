@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import socket
 import time
-from array import array
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from prefix_index_parts.contenders import RULES, SLOT, TOKENS
+from prefix_index_parts.contenders import RULES, SLOT, TOKENS, packed
 from prefix_index_parts.questions import Question
 from pymotor.coordinator.scheduling.kv_affinity import choose_among_holders
 from pymotor.fleet.prefix_queries import LENGTH_BYTES, PREFACE, FromConductor, Hello, PrefixQuery
 
 SECONDS_PER_QUESTION = 0.01
 """Of one round."""
+SOONER_COPIED = 1 << 15
+"""Bytes, as the Coordinator has it."""
 _CPU_TIME = 2
 """Linux: with a process id above it, the clock of that process's CPU time."""
 
@@ -39,7 +40,7 @@ class Asker:
     def choose(self, question: Question) -> tuple[int, int]:
         """The endpoint, and what it holds."""
         self._number += 1
-        self._send(PrefixQuery(self._number, "model", array("I", question.prompt).tobytes()))
+        self._send(PrefixQuery(self._number, "model", packed(question.prompt)))
         told = self._receive()
         slots, held = np.frombuffer(told.slots, SLOT), np.frombuffer(told.expected, TOKENS)
         return choose_among_holders(RULES, len(question.prompt), slots, held, question.loads)
@@ -65,7 +66,12 @@ class Asker:
 
     def _send(self, message: msgspec.Struct) -> None:
         content = self._encode(message)
-        self._socket.sendall(len(content).to_bytes(LENGTH_BYTES, "little") + content)
+        length = len(content).to_bytes(LENGTH_BYTES, "little")
+        if len(content) < SOONER_COPIED:
+            self._socket.sendall(length + content)
+        else:
+            self._socket.sendall(length, socket.MSG_MORE)
+            self._socket.sendall(content)
 
     def _receive(self) -> Any:
         content = bytearray()

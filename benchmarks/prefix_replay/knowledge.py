@@ -47,7 +47,7 @@ class ByEvents:
     def expected(self, request: Request) -> npt.NDArray[np.int64]:
         """See `Knowledge`."""
         self._number += 1
-        query = PrefixQuery(self._number, _MODEL, request.tokens.astype("<u4").tobytes())
+        query = PrefixQuery(self._number, _MODEL, memoryview(request.tokens.astype("<u4")).cast("B"))
         matches = self._core.match(self, query)
         found = np.zeros(len(self._names), dtype=np.int64)
         engines = self._engine_of[np.frombuffer(matches.slots, dtype="<u2")]

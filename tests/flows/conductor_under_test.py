@@ -185,7 +185,7 @@ class Asker:
     def query(self, tokens: Sequence[int], **more: Any) -> int:
         """Ask; returns the question's number."""
         self._number += 1
-        packed = array("I", tokens).tobytes()
+        packed = memoryview(array("I", tokens)).cast("B")
         self.send(PrefixQuery(self._number, more.pop("model", MODEL), packed, **more))
         return self._number
 

@@ -37,7 +37,7 @@ class PrefixQuery(msgspec.Struct, frozen=True, array_like=True, tag="query"):
     number: int
     """Of the question, chosen by who asks; one connection uses none twice."""
     model: str
-    tokens: bytes
+    tokens: memoryview
     """The prompt's token ids, 4 bytes each, little endian; a media item is its one placeholder token."""
     media: list[tuple[int, str]] = []
     """The place of each item's placeholder in `tokens`, ascending, and the item's identifier at the engines."""

@@ -15,6 +15,7 @@ from typing import Protocol, cast
 import msgspec
 
 from pymotor.control_plane import ClusterToken
+from pymotor.fleet.prefix_frames import FrameReader, FrameTooLongError
 from pymotor.fleet.prefix_queries import (
     LENGTH_BYTES,
     LONGEST_FRAME,
@@ -74,7 +75,7 @@ class CoordinatorConnection(asyncio.Protocol):
         self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
+        self._frames = FrameReader(_LONGEST_HELLO)
         self._greeted = False
         self._certified = False
         """Whether the client has shown a certificate of the plane."""
@@ -95,7 +96,7 @@ class CoordinatorConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Questions, or parts of them."""
-        self._buffer += data
+        self._frames.feed(data)
         if not self._going_on and self._writable:
             self._work()
 
@@ -108,7 +109,7 @@ class CoordinatorConnection(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
         self._transport = None
-        self._buffer.clear()
+        self._frames.clear()
         if self in self._connections:
             self._connections.discard(self)
             self._figures.connections.add(-1)
@@ -163,27 +164,18 @@ class CoordinatorConnection(asyncio.Protocol):
         """Answer what has come whole, for a slice of time."""
         self._going_on = False
         ends = perf_counter() + _SLICE_SECONDS
-        buffer, position = self._buffer, 0
         try:
             while self._writable and self._transport is not None and not self._transport.is_closing():
-                if len(buffer) - position < LENGTH_BYTES:
+                frame = self._frames.next()
+                if frame is None:
                     break
-                size = int.from_bytes(buffer[position : position + LENGTH_BYTES], "little")
-                if size > (LONGEST_FRAME if self._greeted else _LONGEST_HELLO):
-                    raise FrameError(f"a frame has {size} bytes")
-                ends_at = position + LENGTH_BYTES + size
-                if len(buffer) < ends_at:
-                    break
-                with memoryview(buffer) as whole, whole[position + LENGTH_BYTES : ends_at] as frame:
-                    self._take(_decoder.decode(frame))
-                position = ends_at
+                self._take(_decoder.decode(frame))
                 if perf_counter() > ends:
                     self._going_on = True
                     break
-        except (FrameError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (FrameError, FrameTooLongError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._leave(f"its frames cannot be read: {error}")
             return
-        del buffer[:position]
         if self._going_on and self._transport is not None:
             self._transport.pause_reading()
             self._loop.call_soon(self._go_on)
@@ -209,6 +201,7 @@ class CoordinatorConnection(asyncio.Protocol):
         if self._token is not None and not self._certified and not self._token.is_shown(message.token):
             raise FrameError("the cluster token is missing or wrong")
         self._greeted = True
+        self._frames.longest = LONGEST_FRAME
         if self._deadline is not None:
             self._deadline.cancel()
         self._connections.add(self)

@@ -40,6 +40,8 @@ class Holders:
 
     def __init__(self) -> None:
         self.revision = 0
+        self.several_ranks = False
+        """Whether any endpoint has more than one publisher."""
         self._holders: dict[str, Holder] = {}
         self._free: list[int] = []
         self._next = 0
@@ -114,11 +116,6 @@ class Holders:
             if not models:
                 del self._names[name], self._asked_as[name]
 
-    @property
-    def several_ranks(self) -> bool:
-        """Whether any endpoint has more than one publisher."""
-        return len(self._firsts) > 0
-
     def join_ranks(self, tokens: npt.NDArray[np.uint32]) -> None:
         """In `tokens` (by slot, zero elsewhere), sets the first slot of endpoints with several ranks to the least of
         them; there is such an endpoint."""
@@ -137,6 +134,7 @@ class Holders:
     def _changed(self) -> None:
         self.revision += 1
         several = [holder.slots for holder in self._holders.values() if len(holder.slots) > 1]
+        self.several_ranks = bool(several)
         self._members = np.array([slot for slots in several for slot in slots], np.intp)
         self._starts = np.cumsum([0, *(len(slots) for slots in several)], dtype=np.intp)[:-1]
         self._firsts = np.array([slots[0] for slots in several], np.intp)

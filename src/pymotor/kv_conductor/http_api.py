@@ -100,7 +100,7 @@ def _query(following: Following, figures: Figures) -> Answer:
         asked = PrefixQuery(
             number=0,
             model=question.model,
-            tokens=tokens.tobytes(),
+            tokens=memoryview(tokens).cast("B"),
             adapter=question.lora_name or "",
             salt=question.cache_salt or "",
         )

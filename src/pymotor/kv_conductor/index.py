@@ -163,9 +163,6 @@ class Beginnings(Protocol):
     plain: bool
     """Whether keys depend on nothing but tokens."""
 
-    def first(self) -> int:
-        """The key of the first block; there is one."""
-
     def next_first(self, key: int, place: int) -> int:
         """The key of the block after the first `place` blocks, which have `key`; there is one."""
 
@@ -181,10 +178,10 @@ class Beginnings(Protocol):
         key of one of so many blocks."""
 
 
-def holder_changes(index: PrefixIndex, prompt: Beginnings) -> list[tuple[int, HolderSet]]:
-    """Who holds how much of a prompt, which has a full block: pairs of blocks and the set of those that hold at least
-    so many, ascending; the sets shrink. Keys are made only as far as somebody holds all before."""
-    blocks, count, key = 1, prompt.count, prompt.first()
+def holder_changes(index: PrefixIndex, prompt: Beginnings, first_key: int) -> list[tuple[int, HolderSet]]:
+    """Who holds how much of a prompt, which has a full block with this key: pairs of blocks and the set of those that
+    hold at least so many, ascending; the sets shrink. Keys are made only as far as somebody holds all before."""
+    blocks, count, key = 1, prompt.count, first_key
     holders = index.holders_of(key)
     if not holders:
         return []
@@ -217,14 +214,17 @@ def _along_runs(
     place, blocks = 0, 1
     while holders and (run := index.runs.following(key)) is not None:
         reached = prompt.along(run, key, place)
-        if reached is None or index.holders_of(reached.key) != holders:
+        if reached is None:
             break
-        begun, place = place, place + reached.blocks
+        length, end_key, leaves_within = reached
+        if index.holders_of(end_key) != holders:
+            break
+        begun, place = place, place + length
         if place == prompt.count:
-            return place, reached.key, holders
-        if reached.leaves_within:
-            return _until(index, prompt, (place, holders), reached.key, begun + reached.leaves_within, changes)
-        key = prompt.next_first(reached.key, place)
+            return place, end_key, holders
+        if leaves_within:
+            return _until(index, prompt, (place, holders), end_key, begun + leaves_within, changes)
+        key = prompt.next_first(end_key, place)
         first_holders = index.holders_of(key)
         if first_holders != holders:
             changes.append((place, holders))

@@ -9,7 +9,7 @@ from pymotor.kv_conductor.holder_sets import HolderSet, Slots, bits_of, distinct
 from pymotor.kv_conductor.holders import Holders
 from pymotor.kv_conductor.index import MOST_HOLDERS, PrefixIndex, holder_changes
 from pymotor.kv_conductor.questions import Beginnings
-from pymotor.kv_conductor.routed import RoutedPrompts, grain_blocks
+from pymotor.kv_conductor.routed import RoutedPrompts
 
 
 class Matches(msgspec.Struct, frozen=True, gc=False):
@@ -39,12 +39,14 @@ class Matching:
     def match(self, prompts: list[Beginnings]) -> Matches:
         """Where how much of a prompt is; `prompts` are its keys for each model and block size that there is."""
         touched: list[Slots] = []
+        alone = len(prompts) == 1 and not self._holders.several_ranks
         for prompt in prompts:
             if not prompt.count:
                 continue
-            changes = holder_changes(self._index, prompt)
-            expected = self._expected_of(prompt) if len(self._routed) else []
-            if len(prompts) == 1 and not expected and not self._holders.several_ranks:
+            first_key = prompt.first()
+            changes = holder_changes(self._index, prompt, first_key)
+            expected = self._expected_of(prompt) if self._routed.begins(first_key) else []
+            if alone and not expected:
                 if not changes:
                     return NO_MATCHES
                 if len(changes) == 1 and changes[0][1].device == changes[0][1].any_tier:
@@ -54,9 +56,6 @@ class Matching:
         return self._gathered(touched) if touched else NO_MATCHES
 
     def _expected_of(self, prompt: Beginnings) -> list[tuple[int, int]]:
-        first = grain_blocks(prompt.block_size)
-        if prompt.count < first or not self._routed.begins(prompt.after(prompt.root, 0, first)):
-            return []
         return self._routed.expected(prompt.until, prompt.count, prompt.block_size)
 
     def _mark_held(self, changes: list[tuple[int, HolderSet]], block_size: int, touched: list[Slots]) -> None:

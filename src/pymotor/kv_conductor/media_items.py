@@ -106,18 +106,18 @@ class MediaItems:
 class WrittenPrompt(msgspec.Struct, frozen=True):
     """A prompt as engines write it, up to its first item that is not known."""
 
-    tokens: bytes
+    tokens: memoryview
     """4 bytes each."""
     items: Sequence[tuple[str, int, int]]
     """Identifier, place of the first token, number of tokens."""
     whole: bool
 
 
-def write_out(known: MediaItems, model: str, tokens: bytes, media: Sequence[tuple[int, str]]) -> WrittenPrompt:
+def write_out(known: MediaItems, model: str, tokens: memoryview, media: Sequence[tuple[int, str]]) -> WrittenPrompt:
     """The prompt with each item's tokens in place of its placeholder."""
     if not media:
         return WrittenPrompt(tokens, (), True)
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = []
     items: list[tuple[str, int, int]] = []
     copied = written = 0
     for place, identifier in media:
@@ -125,13 +125,13 @@ def write_out(known: MediaItems, model: str, tokens: bytes, media: Sequence[tupl
         written += len(parts[-1]) // 4
         item = known.known(model, identifier)
         if item is None:
-            return WrittenPrompt(b"".join(parts), items, False)
+            return WrittenPrompt(memoryview(b"".join(parts)), items, False)
         items.append((identifier, written, len(item)))
         parts.append(item.tobytes())
         written += len(item)
         copied = place + 1
     parts.append(tokens[4 * copied :])
-    return WrittenPrompt(b"".join(parts), items, True)
+    return WrittenPrompt(memoryview(b"".join(parts)), items, True)
 
 
 def _length(seen: array[int], certain: int) -> int | None:

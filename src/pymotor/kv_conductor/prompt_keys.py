@@ -76,7 +76,7 @@ class PromptKeys:
         words = msgspec.msgpack.encode((self._secret, model, adapter, salt, block_size))
         return int(xxhash.xxh3_64_intdigest(words))
 
-    def first_key(self, root: int, tokens: bytes, extra: int = 0) -> int:
+    def first_key(self, root: int, tokens: bytes | memoryview, extra: int = 0) -> int:
         """The key of a prompt's first block, of 4 bytes for each token."""
         key = xxhash.xxh3_64_intdigest(tokens, root)
         return (key + self._of_extra(0, extra)) & _LOW_64_BITS if extra else key

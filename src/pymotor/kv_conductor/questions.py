@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 
@@ -13,7 +14,7 @@ from pymotor.fleet.prefix_queries import PrefixQuery
 from pymotor.kv_conductor.key_table import Keys
 from pymotor.kv_conductor.media_items import WrittenPrompt
 from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, MOST_TOKENS, PromptKeys, media_extra, most_blocks
-from pymotor.kv_conductor.told_runs import PART_NUMBERS, Reached, Run
+from pymotor.kv_conductor.told_runs import Reached, Run
 
 _TOKENS = np.dtype("<u4")
 _SURELY = MOST_TOKENS // LONGEST_BLOCK
@@ -50,30 +51,32 @@ class Beginnings:
 
     def next_first(self, key: int, place: int) -> int:
         """The key of the block after the first `place` blocks, which have `key`; there is one."""
-        return self._keys.key_after(key, place, self._between(place, place + 1), self.block_size)
+        size = 4 * self.block_size
+        return self._keys.next_key(key, place, array("I", self._tokens[place * size : (place + 1) * size].tobytes()))
 
     def along(self, run: Run, first_key: int, place: int) -> Reached | None:
         """How far the prompt, whose block after the first `place` has this key, goes along the run; None: not as far
         as its first part. The prompt has no media."""
         size = 4 * self.block_size
         left = self.count - place
-        tokens = memoryview(self._tokens)[place * size :]
-        digest_of = xxhash.xxh3_64_intdigest
-        parts = len(run) // PART_NUMBERS
-        # Most questions go along the whole run; of the others the longest part is looked for by halves.
-        shared, part, differs = -1, parts - 1, parts
-        while part > shared:
-            blocks, digest, _ = run[part * PART_NUMBERS : (part + 1) * PART_NUMBERS]
-            if blocks <= left and digest_of(tokens[: blocks * size], first_key) == digest:
+        tokens = self._tokens[place * size :]
+        blocks, digests, digest_of = run.blocks, run.digests, xxhash.xxh3_64_intdigest
+        whole = blocks[-1]
+        if whole <= left and digest_of(tokens[: whole * size], first_key) == digests[-1]:
+            return whole, run.keys[-1], 0
+        # Of the others the longest part is looked for by halves.
+        shared, differs = -1, len(blocks) - 1
+        while differs - shared > 1:
+            part = (shared + differs) // 2
+            length = blocks[part]
+            if length <= left and digest_of(tokens[: length * size], first_key) == digests[part]:
                 shared = part
             else:
                 differs = part
-            part = (shared + differs) // 2
         if shared < 0:
             return None
-        leaves_within = 0 if differs == parts else min(left, run[differs * PART_NUMBERS])
-        blocks = run[shared * PART_NUMBERS]
-        return Reached(blocks, run[shared * PART_NUMBERS + 2], leaves_within if leaves_within > blocks else 0)
+        reached, leaves_within = blocks[shared], min(left, blocks[differs])
+        return reached, run.keys[shared], leaves_within if leaves_within > reached else 0
 
     def by_length(self, key: int, place: int, count: int) -> Callable[[int], int]:
         """Likewise for all beginnings that are longer than `place` blocks, at least 1, up to `count`: what makes the
@@ -102,7 +105,7 @@ class AskedQuestions:
     """The last questions, for who says later where the prompt went. Bounded in number and in bytes of tokens: the more
     of them are kept, the colder is the memory that the next one is written to."""
 
-    def __init__(self, most: int = 8192, most_bytes: int = 16 << 20) -> None:
+    def __init__(self, most: int = 8192, most_bytes: int = 4 << 20) -> None:
         self._questions: OrderedDict[tuple[Hashable, int], PrefixQuery] = OrderedDict()
         self._most = most
         self._most_bytes = most_bytes

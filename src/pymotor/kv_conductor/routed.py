@@ -6,7 +6,7 @@ what is expected may be that much short of what was sent.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -26,6 +26,8 @@ class _Place(msgspec.Struct):
 class _Sent(msgspec.Struct, frozen=True):
     until: float
     slot: int
+    first_key: int
+    """Of the prompt's first block."""
     keys: list[int]
 
 
@@ -40,6 +42,7 @@ class RoutedPrompts:
         self._most_keys = most_keys
         self._places: dict[int, _Place] = {}
         self._sent: deque[_Sent] = deque()
+        self._first_keys: Counter[int] = Counter()
         self._keys = 0
 
     def __len__(self) -> int:
@@ -48,14 +51,14 @@ class RoutedPrompts:
     @property
     def memory_bytes(self) -> int:
         """About."""
-        return self._keys * 48 + len(self._places) * 400
+        return self._keys * 48 + len(self._places) * 400 + len(self._first_keys) * 100
 
     def add(self, slot: int, keys: Keys, block_size: int) -> None:
         """A prompt with these keys of its full blocks was sent to this slot."""
         self._forget_old()
         step = grain_blocks(block_size)
         until = self._clock() + self._seconds
-        sent = _Sent(until, slot, keys[step - 1 :: step].tolist())
+        sent = _Sent(until, slot, keys.item(0) if len(keys) else 0, keys[step - 1 :: step].tolist())
         if not sent.keys:
             return
         for key in sent.keys:
@@ -65,12 +68,13 @@ class RoutedPrompts:
             place.mask |= 1 << slot
             place.until[slot] = until
         self._sent.append(sent)
+        self._first_keys[sent.first_key] += 1
         self._keys += len(sent.keys)
         self._forget_old()
 
-    def begins(self, key: int) -> bool:
-        """Whether a prompt whose first `grain_blocks` have this key was sent somewhere."""
-        return key in self._places
+    def begins(self, first_key: int) -> bool:
+        """Whether a prompt whose first block has this key was sent somewhere."""
+        return first_key in self._first_keys
 
     def expected(self, keys_until: Callable[[int], Keys], count: int, block_size: int) -> list[tuple[int, int]]:
         """Where how much of a prompt with `count` full blocks is expected: pairs of a number of blocks and the mask
@@ -103,6 +107,9 @@ class RoutedPrompts:
 
     def _drop(self, sent: _Sent, always: bool = False) -> None:
         self._keys -= len(sent.keys)
+        self._first_keys[sent.first_key] -= 1
+        if not self._first_keys[sent.first_key]:
+            del self._first_keys[sent.first_key]
         for key in sent.keys:
             place = self._places.get(key)
             until = place.until.get(sent.slot) if place else None

@@ -9,35 +9,39 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import xxhash
 
 from pymotor.kv_conductor.key_table import Keys
 
-Run: TypeAlias = "array[int]"
-"""For parts from its beginning on, ascending, the whole last, three numbers: blocks, digest of their tokens (XXH3, the
-seed is the key of the first block), key of so many."""
-PART_NUMBERS = 3
 _PARTS = 16
 _LEAST_AT_ONCE = 16
 """Blocks from which a run that begins a prompt is worth its look-up."""
 _LEAST_LATER = 64
 """Likewise for any other, for which one more key has to be made."""
-_RUN_BYTES = 700
+_RUN_BYTES = 800
 """About; of one run with its place."""
 
 
-class Reached(NamedTuple):
-    """How far a prompt goes along a run."""
+class Run:
+    """Blocks that one event told, by ever longer parts from its beginning on, the last the whole."""
 
-    blocks: int
-    """Of the longest part that it has."""
-    key: int
-    """Of the prompt up to there."""
-    leaves_within: int
-    """It is another prompt, or over, within so many blocks of the run's beginning; 0: it has the whole run, or ends
-    where the part does."""
+    __slots__ = ("blocks", "digests", "keys")
+
+    def __init__(self, blocks: array[int], digests: array[int], keys: array[int]) -> None:
+        self.blocks = blocks
+        """Of each part."""
+        self.digests = digests
+        """Of each part's tokens (XXH3, the seed is the key of the first block)."""
+        self.keys = keys
+        """Of the beginning that each part ends."""
+
+
+Reached: TypeAlias = tuple[int, int, int]
+"""How far a prompt goes along a run: the blocks of the longest part that it has, the key of the prompt up to there, and
+within how many blocks of the run's beginning it is another prompt or over; 0: it has the whole run, or ends where the
+part does."""
 
 
 class ToldRuns:
@@ -62,13 +66,15 @@ class ToldRuns:
         if count < (_LEAST_LATER if depth else _LEAST_AT_ONCE):
             return
         first_key, size = keys.item(0), len(tokens) // count
-        run = array("Q")
+        run = Run(array("I"), array("Q"), array("Q"))
         digest = xxhash.xxh3_64(seed=first_key)
         before = 0
         for part in range(1, _PARTS + 1):
             blocks = count * part // _PARTS
             digest.update(tokens[before * size : blocks * size])
-            run.extend((blocks, digest.intdigest(), keys.item(blocks - 1)))
+            run.blocks.append(blocks)
+            run.digests.append(digest.intdigest())
+            run.keys.append(keys.item(blocks - 1))
             before = blocks
         runs = self._runs
         runs[first_key] = run

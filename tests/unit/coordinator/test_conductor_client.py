@@ -129,9 +129,16 @@ async def test_a_question_and_where_the_prompt_went() -> None:
         await until(lambda: conductor.of(PrefixRouted), "the conductor hears where it went")
         assert conductor.heard == [
             Hello("a-token-that-is-long-enough"),
-            PrefixQuery(1, "m", TOKENS, [(3, "an image")], "", "s"),
+            PrefixQuery(1, "m", memoryview(TOKENS), [(3, "an image")], "", "s"),
             PrefixRouted(1, "b"),
         ]
+
+
+async def test_a_long_prompt_is_asked_whole() -> None:
+    tokens = bytes(range(256)) * 4096
+    async with conversing() as (client, conductor):
+        assert (await client.ask("m", tokens, [])).outcome == "answered"
+        assert [question.tokens for question in conductor.of(PrefixQuery)] == [tokens]
 
 
 async def test_questions_do_not_wait_for_each_other() -> None:

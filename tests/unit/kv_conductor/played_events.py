@@ -30,7 +30,7 @@ def packed(tokens: Sequence[int]) -> bytes:
 
 
 def question(tokens: Sequence[int], number: int = 1, **more: Any) -> PrefixQuery:
-    return PrefixQuery(number, more.pop("model", "qwen"), packed(tokens), **more)
+    return PrefixQuery(number, more.pop("model", "qwen"), memoryview(packed(tokens)), **more)
 
 
 def answer(core: ConductorCore, asked: PrefixQuery) -> dict[str, tuple[int, int, int]]:

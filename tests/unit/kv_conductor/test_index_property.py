@@ -77,7 +77,7 @@ class Fleet:
         return [follower for followers in self.followers for follower in followers]
 
     def said(self, prompt: Prompt) -> list[tuple[int, int]]:
-        query = PrefixQuery(1, "qwen", array("I", prompt.tokens).tobytes(), [], prompt.adapter, prompt.salt)
+        query = PrefixQuery(1, "qwen", memoryview(array("I", prompt.tokens)).cast("B"), [], prompt.adapter, prompt.salt)
         matches = self.core.match("coordinator", query)
         by_slot = dict(
             zip(

