@@ -78,25 +78,25 @@ class HolderSets:
         masks = sum((own.any_tier.bit_length() + own.device.bit_length()) // 7 for own in self._sets)
         return masks + len(self._sets) * 300 + len(self._moves) * 110
 
-    def moved(self, number: int, slot: int, state: int) -> int:
-        """The set that differs in nothing but where this holder holds."""
+    def move(self, number: int, count: int, slot: int, state: int) -> int:
+        """The set that differs in nothing but where this holder holds; so many blocks have it now, and not the other
+        any more."""
         move = number << 18 | slot << 2 | state
-        known = self._moves.get(move)
-        if known is not None:
-            return known
+        after = self._moves.get(move)
+        if after is None:
+            after = self._moves[move] = self._moved(number, slot, state)
+        uses = self._uses
+        uses[number] -= count
+        uses[after] += count
+        return after
+
+    def _moved(self, number: int, slot: int, state: int) -> int:
         bit = 1 << slot
         own = self._sets[number]
         any_tier = own.any_tier | bit if state else own.any_tier & ~bit
         device = own.device | bit if state == ON_DEVICE else own.device & ~bit
         target = self._numbers.get((any_tier, device))
-        if target is None:
-            target = self._new(any_tier, device)
-        self._moves[move] = target
-        return target
-
-    def use(self, number: int, count: int) -> None:
-        """So many more blocks have the set; less than zero: fewer."""
-        self._uses[number] += count
+        return self._new(any_tier, device) if target is None else target
 
     def sweep(self) -> None:
         """Forgets sets that no block has, when they became many; numbers from before may then mean nothing."""

@@ -112,13 +112,8 @@ class PrefixIndex:
 
     def hold(self, row: int, slot: int, state: int) -> None:
         """Says where a holder holds a block from now on."""
-        holders, sets = self.blocks.holders, self.sets
-        before = holders[row]
-        after = sets.moved(before, slot, state)
-        if after != before:
-            sets.use(before, -1)
-            sets.use(after, 1)
-            holders[row] = after
+        holders = self.blocks.holders
+        holders[row] = self.sets.move(holders[row], 1, slot, state)
 
     def hold_many(self, rows: Rows, slot: int, state: int) -> None:
         """Likewise for many blocks."""
@@ -128,27 +123,20 @@ class PrefixIndex:
         holders = np.frombuffer(self.blocks.holders, np.uint32)
         before = holders[rows]
         if (before == before[0]).all():
-            self._move(int(before[0]), len(rows), slot, state)
-            holders[rows] = sets.moved(int(before[0]), slot, state)
+            holders[rows] = sets.move(int(before[0]), len(rows), slot, state)
             return
         numbers = distinct(before)
         which = np.searchsorted(numbers, before)
         counts = np.bincount(which)
         targets = np.empty(len(numbers), np.uint32)
         for place, (number, count) in enumerate(zip(numbers.tolist(), counts.tolist(), strict=True)):
-            targets[place] = self._move(number, count, slot, state)
+            targets[place] = sets.move(number, count, slot, state)
         holders[rows] = targets[which]
 
     def holders_of(self, key: int) -> int:
         """The number of the set that holds a beginning; 0: nobody."""
         row = self.blocks.find(key)
         return self.blocks.holders[row] if row >= 0 else 0
-
-    def _move(self, number: int, count: int, slot: int, state: int) -> int:
-        after = self.sets.moved(number, slot, state)
-        self.sets.use(number, -count)
-        self.sets.use(after, count)
-        return after
 
 
 KeysByLength: TypeAlias = Callable[[int], int]
