@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import socket
+from array import array
 from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
@@ -21,7 +22,7 @@ import numpy as np
 from pymotor.control_plane.certificate_trouble import certificate_trouble, why_not
 from pymotor.control_plane.tls import ClientTLS
 from pymotor.control_plane.tls_transport import newest
-from pymotor.coordinator.affinity.matches import Holders, Matches
+from pymotor.coordinator.affinity.matches import FEW, Holders, Matches
 from pymotor.fleet.prefix_frames import FrameReader
 from pymotor.fleet.prefix_queries import (
     LENGTH_BYTES,
@@ -294,13 +295,14 @@ class _Connection(asyncio.Protocol):
         holders = self.holders
         if holders is None or holders.revision != message.revision:
             raise ValueError("an answer by a list of endpoints that was not told")
-        slots = np.frombuffer(message.slots, dtype="<u2")
-        figures = [
-            np.frombuffer(field, dtype="<u4") for field in (message.on_device, message.in_any_tier, message.expected)
-        ]
-        if any(len(figure) != len(slots) for figure in figures) or (len(slots) and slots.max() >= holders.size):
+        # Of few figures arrays are sooner made than numpy's.
+        slots = array("H", message.slots)
+        on_device, in_any_tier, expected = (
+            array("I", field) for field in (message.on_device, message.in_any_tier, message.expected)
+        )
+        if not len(slots) == len(on_device) == len(in_any_tier) == len(expected) or _highest(slots) >= holders.size:
             raise ValueError("an answer whose columns do not fit together")
-        return Matches(holders, message.number, slots, *figures)
+        return Matches(holders, message.number, slots, on_device, in_any_tier, expected)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:
@@ -313,6 +315,10 @@ class _Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close it now."""
         self._transport.abort()
+
+
+def _highest(slots: array[int]) -> int:
+    return max(slots, default=-1) if len(slots) <= FEW else int(np.frombuffer(slots, np.uint16).max())
 
 
 def _give_up(waiting: asyncio.Future[Matches | None]) -> None:

@@ -11,9 +11,7 @@ import numpy.typing as npt
 from pymotor.coordinator.scheduling.kv_affinity import Figures
 from pymotor.coordinator.scheduling.target import Group
 
-Tokens = npt.NDArray[np.uint32]
-
-_FEW = 16
+FEW = 16
 """So many are sooner looked at one at a time."""
 _GROUPS = 64
 """Groups whose places are remembered; there are few unless circuits open and close."""
@@ -70,10 +68,10 @@ class Matches:
         self,
         holders: Holders,
         number: int,
-        slots: npt.NDArray[np.uint16] | Sequence[int],
-        on_device: Tokens | Sequence[int],
-        in_any_tier: Tokens | Sequence[int],
-        expected: Tokens | Sequence[int],
+        slots: Sequence[int],
+        on_device: Sequence[int],
+        in_any_tier: Sequence[int],
+        expected: Sequence[int],
     ) -> None:
         """`number` is the question's; the others are as in `pymotor.fleet.prefix_queries.PrefixMatches`."""
         self.holders = holders
@@ -89,11 +87,12 @@ class Matches:
 
     def holding(self, group: Group) -> tuple[Figures, Figures]:
         """The places in the group of those that are expected to hold something, and tokens for each."""
-        places, tokens = self.holders.places_of(group)[self._slots], np.asarray(self._expected)
-        if len(places) <= _FEW:
-            found = places.tolist()
+        place_of = self.holders.places_of(group)
+        if len(self._slots) <= FEW:
+            found = [place_of.item(slot) for slot in self._slots]
             if min(found, default=0) >= 0:
-                return found, tokens.tolist()
+                return found, self._expected
+        places, tokens = place_of[np.asarray(self._slots, np.intp)], np.asarray(self._expected)
         inside = places >= 0
         return places[inside], tokens[inside]
 
@@ -105,9 +104,9 @@ class Matches:
         """Tokens wherever the endpoint finds them, as the engines told."""
         return self._of(group, self._any)
 
-    def _of(self, group: Group, tokens: Tokens | Sequence[int]) -> npt.NDArray[np.int64]:
+    def _of(self, group: Group, tokens: Sequence[int]) -> npt.NDArray[np.int64]:
         by_slot = np.zeros(self.holders.size + 1, dtype=np.int64)
-        by_slot[self._slots] = tokens
+        by_slot[np.asarray(self._slots, np.intp)] = tokens
         return by_slot[self.holders.slots_of(group)]
 
 
