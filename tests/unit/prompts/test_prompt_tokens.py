@@ -11,9 +11,11 @@ import pytest
 import tokenizers
 
 from prompt_models import read, template_model, tokens
-from pymotor.coordinator.prompts.model_files import why_not
+from pymotor.coordinator.affinity.composition import prompt_tokens
+from pymotor.coordinator.prompts.model_files import read_model_files, why_not
 from pymotor.coordinator.prompts.prompt_tokens import PromptTokens
 from pymotor.coordinator.prompts.text_tokens import FILE_NAME, TextTokens
+from pymotor.coordinator.settings import Settings
 
 IMAGE = {"type": "image_url", "image_url": {"url": "http://x/y"}}
 START, END, PAD = 257, 258, 261
@@ -180,3 +182,23 @@ def test_options_and_templates_of_the_model(tmp_path: Path) -> None:
 def test_a_directory_without_tokenizer_is_told(words: str, tmp_path: Path) -> None:
     assert why_not(words) is None
     assert FILE_NAME in (why_not(str(tmp_path / "elsewhere")) or "")
+
+
+async def test_files_that_broke_while_the_coordinator_ran(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(tokenizer_path=template_model(tmp_path))
+    loop = asyncio.get_running_loop()
+    assert prompt_tokens(settings, loop) is not None
+    for name, words in ((FILE_NAME, "tokenizer.json cannot be used"), ("tokenizer_config.json", "cannot be read")):
+        (tmp_path / name).write_text("{broken")
+        assert prompt_tokens(settings, loop) is None
+        (message,) = caplog.messages
+        assert words in message
+        assert message.endswith("this worker estimates prompts. Mend it, then restart the Coordinator")
+        caplog.clear()
+        template_model(tmp_path)
+
+
+@pytest.mark.parametrize("named", [[{"name": "default", "template": 5}], [{"name": ["default"], "template": "x"}], 5])
+def test_a_template_that_is_no_text_is_none(tmp_path: Path, named: object) -> None:
+    template_model(tmp_path, {"chat_template": named})
+    assert read_model_files(str(tmp_path)).template == ""
