@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pymotor.config import Problem, UserConfig
 from pymotor.config.deploy import TLSBlock
+from pymotor.control_plane.path_checks import is_readable, is_there
 from pymotor.control_plane.plane import PlaneTLS
 from pymotor.control_plane.tls import ForbiddenFileError, TLSError
 from pymotor.coordinator.affinity.prompt_files import TOKENIZER_KEY, template_file, tokenizer_place, why_no_template
@@ -19,7 +20,6 @@ from pymotor.coordinator.forwarding_checks import check_forwarding
 from pymotor.coordinator.keys.keys_file import KeysFileError, KeysOutOfReachError, read_keys
 from pymotor.coordinator.log_checks import check_request_log
 from pymotor.coordinator.not_served import not_served
-from pymotor.coordinator.path_checks import is_readable, is_there
 from pymotor.coordinator.prompts.model_files import has_library, why_not, why_not_loaded
 from pymotor.coordinator.tracing.checks import check_tracing, check_tracing_files
 

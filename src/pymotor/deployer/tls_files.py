@@ -8,6 +8,7 @@ from pathlib import Path
 from pymotor.config import Problem, UserConfig
 from pymotor.config.deploy import TLSBlock
 from pymotor.control_plane.certificate_files import check_vouched_for
+from pymotor.control_plane.path_checks import is_file
 from pymotor.control_plane.tls import ClientTLS, TLSError, tls_files
 from pymotor.control_plane.tls import TLSFiles as CertificateFiles
 from pymotor.deployer.tls import FILE_KEYS, block_of, enabled_planes, is_users_own
@@ -38,8 +39,8 @@ def read_tls_files(user: UserConfig, file: str, directory: Path, *, dry_run: boo
         problems = _missing(block, plane, file, directory, dry_run=dry_run)
         files = tls_files(block, directory)
         assert files is not None, "the plane is one of `enabled_planes`"
-        if not problems and all(Path(getattr(files, key)).is_file() for key in _NEEDED):
-            if files.crl_file and not Path(files.crl_file).is_file():
+        if not problems and all(is_file(Path(getattr(files, key))) for key in _NEEDED):
+            if files.crl_file and not is_file(Path(files.crl_file)):
                 files = replace(files, crl_file="")
             problems = _unfit(files, plane, file)
             if not problems:
@@ -63,7 +64,7 @@ def _missing(block: TLSBlock, plane: str, file: str, directory: Path, *, dry_run
                     file, path, "a path with .. may lead anywhere", value=name, suggestion="write it without .."
                 )
             )
-        elif name and not dry_run and not (directory / name).is_file():
+        elif name and not dry_run and not is_file(directory / name):
             problems.append(
                 Problem.error(
                     file,
@@ -89,4 +90,4 @@ def _unfit(files: CertificateFiles, plane: str, file: str) -> list[Problem]:
 def _contents(files: CertificateFiles) -> dict[str, bytes]:
     """What becomes of them in a Secret, by its keys."""
     named = {secret_key: getattr(files, key) for key, secret_key in FILE_KEYS.items()}
-    return {key: Path(path).read_bytes() for key, path in named.items() if path and Path(path).is_file()}
+    return {key: Path(path).read_bytes() for key, path in named.items() if path and is_file(Path(path))}

@@ -162,6 +162,12 @@ def test_files_that_are_missing(home):
     assert problems(home, speaking(), dry_run=True)[1] == []
 
 
+def test_a_name_that_no_file_can_have(home):
+    assert problems(home, speaking(key_file="n" * 300))[1] == [
+        "key_file: this machine has no such file, so no Secret can be made of it"
+    ]
+
+
 def test_nothing_is_read_where_the_user_names_a_secret(tmp_path):
     user = with_changes(
         speaking(), {"motor_deploy_config.kubernetes_config": {"tls_secrets": {"infer_tls_config": "door"}}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pymotor.coordinator.path_checks import is_file, is_readable
+from pymotor.control_plane.path_checks import is_file, is_readable
 from pymotor.coordinator.prompts.model_files import why_not
 from pymotor.coordinator.prompts.text_tokens import FILE_NAME
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import msgspec
 
+from pymotor.control_plane.path_checks import is_directory
 from pymotor.coordinator.keys.api_key import Scope
 from pymotor.coordinator.keys.key_hash import KeyHash, KeyHashError
-from pymotor.coordinator.path_checks import is_directory
 
 MOST_KEYS = 10_000
 _LARGEST_FILE = 16 * 1024 * 1024

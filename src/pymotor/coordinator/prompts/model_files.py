@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from pymotor.coordinator.path_checks import is_file
+from pymotor.control_plane.path_checks import is_file
 from pymotor.coordinator.prompts.text_tokens import FILE_NAME, TextTokens, TokenizerError
 
 UNUSABLE = (TokenizerError, OSError, ValueError, RecursionError)
