@@ -15,7 +15,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "infer_engines" / "sim" / "ep
 # What is imported while it still may: Python itself may be where only root can read.
 _PROGRAM = """
 import contextlib, io, os, sys
-import pymotor.coordinator.keys.command
+import pymotor.coordinator.keys.command, pymotor.deployer.command
 import tokenizers
 from pymotor.cli import main
 with contextlib.redirect_stdout(io.StringIO()):

@@ -7,11 +7,12 @@ Only the module of the verb that was typed is imported, so that `pymotor --help`
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from pymotor.command_output import Parser, in_one_line
 
 
 class Verb(NamedTuple):
@@ -57,69 +58,21 @@ VERBS: dict[str, Verb] = {
     ),
 }
 
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _NAMES_ANYWHERE = ("instances",)
 """Verbs whose second word may follow an option, as in `instances drain --wait decode-0`: argparse before Python 3.13
 takes optional words only where they stand together."""
 
 
-class _OutputError(Exception):
-    """Standard output takes no more."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns its exit status (0 good, 1 failed, 2 wrong usage)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        try:
-            return _run(words)
-        finally:
-            _flush()
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is left to say.
-        _discard_output()
-        return 141
-    except _OutputError as error:
-        return _no_room(words, f"standard output cannot be written: {error}")
-    except OSError as error:
-        # What is longer than a buffer fails where it is printed, and nothing is left that could be flushed.
-        if error.errno not in _UNWRITABLE or error.filename is not None:
-            raise
-        return _no_room(words, f"something cannot be written: {error.strerror}")
-
-
-def _flush() -> None:
-    """What stayed in the buffer would fail at Python's exit, which has words and a status of its own. Raises
-    `BrokenPipeError`, `_OutputError`."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise _OutputError(error.strerror) from error
-
-
-def _no_room(words: Sequence[str], why: str) -> int:
-    _discard_output()
-    name = " ".join(["pymotor", *words[:1]])
-    print(f"{name}: {why}; make room, or write it to another place", file=sys.stderr)
-    return 1
-
-
-def _discard_output() -> None:
-    from pymotor.control_plane.foreground import discard_output
-
-    discard_output()
+    return in_one_line(" ".join(["pymotor", *words[:1]]), lambda: _run(words))
 
 
 def _run(words: Sequence[str]) -> int:
     """Raises `SystemExit` for wrong usage, and whatever writing to standard output raises."""
     chosen = words[0] if words and words[0] in VERBS else None
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="pymotor",
         description="Serve large multimodal models with encode, prefill and decode on separate engines.",
         epilog="`pymotor VERB --help` explains a verb.",

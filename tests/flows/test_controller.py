@@ -267,6 +267,11 @@ def test_operators_restart_all_scale_and_read_what_happened(start: Start) -> Non
         nobody = pymotor("scale", "--role", "union", "--to", "0", "--force", url=controller.url)
         assert (nobody.returncode, "warning: with 0 instances" in nobody.stderr) == (0, True)
         assert [one["target"] for one in controller.get("/scale")["roles"]] == [0]
+        for _ in range(2):
+            never = pymotor("scale", "--role", "encode", "--to", "0", url=controller.url)
+            assert (never.returncode, never.stdout, never.stderr) == (0, "encode: 0 of 0 active, 0 are wanted\n", "")
+        useless = pymotor("scale", "--role", "union", "--to", "1", "--force", url=controller.url)
+        assert (useless.returncode, "--force changes nothing with --to 1" in useless.stderr) == (0, True)
     told = pymotor("events", url=controller.url)
     assert told.returncode == 0
     assert "union-1: one" not in told.stdout
@@ -275,6 +280,8 @@ def test_operators_restart_all_scale_and_read_what_happened(start: Start) -> Non
     assert pymotor("instances", "drain", url=controller.url).returncode == 2
     assert pymotor("instances", "drain", "union-0", "--limit", "nan", url=controller.url).returncode == 2
     assert pymotor("instances", url="http://127.0.0.1:9").returncode == 1
+    alone = pymotor("scale", "--force", url=controller.url)
+    assert (alone.returncode, alone.stderr) == (2, "pymotor scale: --force goes with --role and --to 0\n")
 
 
 def _states(controller: ControllerUnderTest) -> dict[str, str]:

@@ -208,3 +208,20 @@ def test_up_hands_on_what_its_processes_take_up(shell: Shell, tmp_path: Path) ->
     wait_for(lambda: status() == 200, "and mended")
     wait_for(lambda: shell.status()["configuration"]["error"] is None, "which `status` has as well")
     assert "refused" not in shell.run("status").stdout
+    told_later(shell, tmp_path, file)
+
+
+def told_later(shell: Shell, tmp_path: Path, file: ConfigFile) -> None:
+    """A file is refused, then mended while the fleet's state cannot be written."""
+    file.path.write_text("{")
+    wait_for(lambda: shell.status()["configuration"]["error"] is not None, "`status` has it again")
+    directory = shell.home / str(shell.port)
+    (directory / "state.json").rename(tmp_path / "state.json")
+    (directory / "state.json").mkdir()
+    file.write()
+    log = directory / "logs" / "up.log"
+    wait_for(lambda: "`pymotor status` cannot be told" in log.read_text(), "that it is mended")
+    (directory / "state.json").rmdir()
+    wait_for((directory / "state.json").is_file, "it is tried again")
+    assert shell.status()["configuration"]["error"] is None
+    assert "`pymotor status` is told again" in log.read_text()

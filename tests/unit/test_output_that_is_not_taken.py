@@ -21,11 +21,23 @@ VERBS = {
 }
 
 
-def run(home: Path, words: tuple[str, ...], output: int) -> subprocess.CompletedProcess[str]:
-    """With a buffer before `output`, as for users."""
+DEPLOY = str(ROOT / "examples" / "deployer" / "deploy.py")
+PROGRAMS = {
+    "deploy.py": ((DEPLOY, "--help"), "deploy.py"),
+    "delete.sh": (("-m", "pymotor.deployer.removal", "--help"), "delete.sh"),
+    "an action of a verb": (("-m", "pymotor", "api-key", "create", "--help"), "pymotor api-key"),
+}
+
+
+def run(home: Path, words: tuple[str, ...], output: int, unbuffered: str = "") -> subprocess.CompletedProcess[str]:
+    """By default with a buffer before `output`, as for users."""
+    return started(home, ("-m", "pymotor", *words), output, unbuffered)
+
+
+def started(home: Path, words: tuple[str, ...], output: int, unbuffered: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pymotor", *words],
-        env={**os.environ, "PYMOTOR_HOME": str(home), "PYTHONUNBUFFERED": ""},
+        [sys.executable, *words],
+        env={**os.environ, "PYMOTOR_HOME": str(home), "PYTHONUNBUFFERED": unbuffered},
         stdout=output,
         stderr=subprocess.PIPE,
         text=True,
@@ -35,14 +47,38 @@ def run(home: Path, words: tuple[str, ...], output: int) -> subprocess.Completed
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("words", VERBS.values(), ids=VERBS)
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, words: tuple[str, ...], unbuffered: str) -> None:
     with open("/dev/full", "wb") as full:
-        ended = run(tmp_path, words, full.fileno())
+        ended = run(tmp_path, words, full.fileno(), unbuffered)
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1, ended.stderr
     assert ended.stderr.startswith(f"pymotor {words[0]}: ")
     assert "cannot be written: No space left on device; make room" in ended.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(("words", "name"), PROGRAMS.values(), ids=PROGRAMS)
+def test_so_do_other_programs(tmp_path: Path, words: tuple[str, ...], name: str, unbuffered: str) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = started(tmp_path, words, full.fileno(), unbuffered)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
+    assert ended.stderr.startswith(f"{name}: ")
+    assert "cannot be written: No space left on device; make room" in ended.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_deploy_that_cannot_say_what_it_wrote(tmp_path: Path) -> None:
+    script = tmp_path / "deployer" / "deploy.py"
+    script.parent.mkdir()
+    script.write_text(Path(DEPLOY).read_text())
+    with open("/dev/full", "wb") as full:
+        ended = started(tmp_path, (str(script), "--config_dir", str(EXAMPLE), "--dry-run"), full.fileno())
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("deploy.py: ")
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("words", VERBS.values(), ids=VERBS)

@@ -22,6 +22,8 @@ _LOOK_SECONDS = 1.0
 _FULL_SECONDS = 1.0
 """What is waited when the process has no file descriptor left."""
 _MOST_TOLD = 64
+_NO_TLS = frozenset(("HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER"))
+"""OpenSSL's reasons where what came is no TLS at all: it sends no alert for them (SSL_AD_NO_ALERT)."""
 
 
 class Contexts(Protocol):
@@ -52,8 +54,10 @@ class _Alerting(ssl.SSLObject):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            self._failed = error
             _failures.get().append(error)
+            if error.reason in _NO_TLS:
+                raise  # who speaks no TLS would wait for an answer, and nobody would close
+            self._failed = error
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert is to be sent first") from error
 
 
@@ -64,11 +68,18 @@ class TLSAcceptor:
     """
 
     def __init__(
-        self, listening: socket.socket, contexts: Contexts, make_protocol: Callable[[], asyncio.Protocol]
+        self,
+        listening: socket.socket,
+        contexts: Contexts,
+        make_protocol: Callable[[], asyncio.Protocol],
+        *,
+        handshake_seconds: float = HANDSHAKE_SECONDS,
     ) -> None:
+        """`handshake_seconds`: how long a client has for it."""
         self._listening = listening
         self._contexts = contexts
         self._make_protocol = make_protocol
+        self._seconds = handshake_seconds
         self._greetings: dict[asyncio.Task[None], None] = {}
         self._looked_at = monotonic()
         self._told: set[tuple[str, str]] = set()
@@ -108,7 +119,7 @@ class TLSAcceptor:
                 self._make_protocol,
                 connection,
                 ssl=self._newest_context(),
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_handshake_timeout=self._seconds,
             )
         except (OSError, asyncio.TimeoutError) as error:
             self._tell(peer, _in_words(failures[0] if failures else error))

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 
+from pymotor.command_output import discard_output
+
 logger = logging.getLogger(__name__)
-
-
-def discard_output() -> None:
-    """What is still in the buffer of standard output, and what comes, goes nowhere: not even Python's exit fails."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, sys.stdout.fileno())
-    finally:
-        os.close(nowhere)
 
 
 def lost_output(program: str, error: OSError) -> None:

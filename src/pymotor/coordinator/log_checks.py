@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pymotor.config import Problem, UserConfig
-from pymotor.coordinator.path_checks import is_there
+from pymotor.control_plane.path_checks import is_there
 
 _KEY = "$.motor_coordinator_config.logging_config.request_log_directory"
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from pymotor.config import Problem, UserConfig
 from pymotor.config.deploy import TLSBlock
+from pymotor.control_plane.path_checks import is_readable, is_there
 from pymotor.control_plane.plane import PlaneTLS
 from pymotor.control_plane.tls import ForbiddenFileError, TLSError
+from pymotor.coordinator.affinity.prompt_files import TOKENIZER_KEY, template_file, tokenizer_place, why_no_template
 from pymotor.coordinator.forwarding_checks import check_forwarding
 from pymotor.coordinator.keys.keys_file import KeysFileError, KeysOutOfReachError, read_keys
 from pymotor.coordinator.log_checks import check_request_log
 from pymotor.coordinator.not_served import not_served
-from pymotor.coordinator.path_checks import is_readable, is_there
 from pymotor.coordinator.prompts.model_files import has_library, why_not, why_not_loaded
 from pymotor.coordinator.tracing.checks import check_tracing, check_tracing_files
 
@@ -27,7 +28,6 @@ PLANES = ("infer_tls_config", "mgmt_tls_config", "observability_tls_config")
 _TLS = "$.motor_deploy_config.tls_config"
 _KEYS_FILE = "$.motor_coordinator_config.api_key_config.keys_file"
 _ENGINE_KEY = "$.motor_coordinator_config.http_config.engine_api_key_env"
-_TOKENIZER = "$.motor_coordinator_config.scheduler_config.tokenizer_path"
 _FORWARDED = "$.motor_coordinator_config.http_config.forward_headers"
 _ELSEWHERE = "that depends on this machine and this user; see that it is right where the Coordinator runs"
 
@@ -43,8 +43,8 @@ def check_settings(user: UserConfig, file: str, environment: Mapping[str, str]) 
 
 
 def check_files(user: UserConfig, file: str, environment: Mapping[str, str]) -> Iterator[Problem]:
-    """Keys, certificates and the tokenizer, read as the Coordinator reads them; relative names begin where `file` is,
-    those of the tokenizer and of `environment` where the process does."""
+    """Keys, certificates, tokenizer and chat template, read as the Coordinator reads them; relative names begin where
+    `file` is, those of the model's files and of `environment` where the process does."""
     for problem, _ in _found_in_files(user, file, environment):
         yield problem
 
@@ -83,22 +83,38 @@ def _found_in_files(user: UserConfig, file: str, environment: Mapping[str, str])
             certificates.client()
         except TLSError as error:
             yield Problem.error(file, f"{_TLS}.{plane}", str(error)), not isinstance(error, ForbiddenFileError)
-    directory = user.motor_coordinator_config.scheduler_config.tokenizer_path
-    # What is not there is told by `check_settings`.
-    why = why_not_loaded(directory) if directory and why_not(directory) is None else None
-    if why is not None:
-        mend = "name a directory with the model's tokenizer.json; without the key prompts are estimated"
-        problem = Problem.error(file, _TOKENIZER, why, value=directory, suggestion=mend)
-        yield problem, _all_readable(Path(directory))
+    yield from _found_in_prompt_files(user, file)
     for problem in check_tracing_files(user, file, environment):
         yield problem, isinstance(problem.value, str) and is_readable(Path(problem.value))
+
+
+def _found_in_prompt_files(user: UserConfig, file: str) -> Iterator[tuple[Problem, bool]]:
+    place = tokenizer_place(user)
+    # What is not there is told by `check_settings`.
+    if place is None or why_not(place.named) is not None:
+        return
+    why = why_not_loaded(place.named)
+    if why is not None:
+        mend = (
+            "name a directory with the model's tokenizer.json; without the key prompts are estimated"
+            if place.key == TOKENIZER_KEY
+            else f"put the model's own files there, or name a directory with them as {TOKENIZER_KEY.removeprefix('$.')}"
+        )
+        problem = Problem.error(file, place.key, why, value=place.named, suggestion=mend)
+        yield problem, _all_readable(Path(place.named))
+    template = template_file(user)
+    why = why_no_template(template.named) if template is not None else None
+    if template is not None and why is not None:
+        mend = "name the file that engines are started with, as UTF-8 text that this user may read"
+        problem = Problem.error(file, template.key, why, value=template.named, suggestion=mend)
+        yield problem, is_readable(Path(template.named))
 
 
 def _wrong_anywhere(problem: Problem, environment: Mapping[str, str]) -> bool:
     if problem.path == _ENGINE_KEY:
         # A variable that is not here may be there; one with a key that is none will not be better there.
         return bool(environment.get(str(problem.value)))
-    if problem.path == _TOKENIZER:
+    if problem.path == TOKENIZER_KEY:
         # A directory that is here and holds no tokenizer.
         return has_library() and is_readable(Path(str(problem.value)))
     return problem.path.startswith((_FORWARDED, "$.motor_coordinator_config.tracer_config"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from pymotor.command_output import Parser, in_one_line
 from pymotor.control_plane.arguments import some_seconds
 from pymotor.deployer.preparing import Prepared, prepare
 from pymotor.deployer.request import DeployRequest
@@ -185,7 +186,7 @@ def _number(count: int, noun: str) -> str:
 
 def main(argv: Sequence[str], home: Path) -> int:
     """`deploy.py`: the same command with the directory of the script as its home."""
-    parser = argparse.ArgumentParser(prog="deploy.py", description="Deploy PyMotor on Kubernetes.")
+    parser = Parser(prog="deploy.py", description="Deploy PyMotor on Kubernetes.")
     configure(parser)
     parser.set_defaults(home=home)
-    return run(parser.parse_args(argv))
+    return in_one_line("deploy.py", lambda: run(parser.parse_args(argv)))

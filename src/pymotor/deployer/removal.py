@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from pymotor.command_output import Parser, in_one_line
 from pymotor.deployer.cluster_checks import namespace_is_there
 from pymotor.deployer.kubectl import Kubectl, named
 from pymotor.deployer.kubectl_errors import ForbiddenError, KubectlError
@@ -89,10 +90,13 @@ def _claims(kubectl: Kubectl) -> list[Manifest]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: exit status 0 all gone, 1 something is left that should not be, 2 wrong usage."""
-    parser = argparse.ArgumentParser(prog="delete.sh", description=__doc__)
+    parser = Parser(prog="delete.sh", description=__doc__)
     parser.add_argument("namespace", help="job_id of the deployment")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="for pods to end (%(default)g)")
-    arguments = parser.parse_args(argv)
+    return in_one_line("delete.sh", lambda: _run(parser.parse_args(argv)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     if not _DNS_LABEL.fullmatch(arguments.namespace):
         print(f"{arguments.namespace!r} is no name of a namespace: lower-case letters, digits and -", file=sys.stderr)
         return 2
@@ -105,8 +109,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KubectlError, DeployError) as error:
         print(f"delete failed: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 if __name__ == "__main__":

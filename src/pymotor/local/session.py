@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import httpx
-from msgspec.structs import replace
 
 from pymotor.config import load_config
 from pymotor.config.live import ConfigState
@@ -33,16 +32,18 @@ from pymotor.local.greeting import KEY_VARIABLE, curl_command, first_request
 from pymotor.local.live_config import hand_on_changes
 from pymotor.local.plan import FleetPlan, claim_fleet_ports, fleet_ports, plan_fleet
 from pymotor.local.prepare import runnable_config
-from pymotor.local.processes import ProcessIdentity, identify, is_alive, kill_groups, wait_gone
+from pymotor.local.processes import ProcessIdentity, is_alive, kill_groups, wait_gone
 from pymotor.local.request import UpRequest
-from pymotor.local.state import FleetDirectory, FleetError, FleetState, Phase, write_atomically
+from pymotor.local.state import FleetDirectory, FleetError, Phase, write_atomically
 from pymotor.local.store_care import StoreCare
+from pymotor.local.told_state import ToldState, first_state
 
 UP = "up"
 """How the log of `pymotor up` itself is called."""
 FIRST_ANSWER_SECONDS = 300.0
 _TICK_SECONDS = 0.25
 _REMAINS_SECONDS = 5.0
+_UNTOLD = "`pymotor status` cannot be told"
 
 
 class Session:
@@ -64,7 +65,7 @@ class Session:
         self._end_reason = ""
         self._hurry = asyncio.Event()
         self._was_ready = False
-        self._state: FleetState | None = None
+        self._told: ToldState | None = None
 
     def end(self, reason: str) -> None:
         """Stop the fleet; said a second time, at once."""
@@ -117,7 +118,7 @@ class Session:
         plan = plan_fleet(user, env, ports, self._directory, Path.cwd(), deadline)
         for warning in plan.warnings:
             self._show(Note(warning, severity="warning"))
-        self._write_first_state(plan)
+        self._told = ToldState(self._directory, first_state(self._directory.name, plan, self._request))
         following = asyncio.create_task(
             hand_on_changes(self._request, loaded, self._directory.config_file, self._show, self._write_configuration)
         )
@@ -152,7 +153,7 @@ class Session:
     async def _serve(self, fleet: LocalFleet, plan: FleetPlan, care: StoreCare) -> str:
         """Start the fleet and watch it; returns why it cannot go on."""
         await fleet.start()
-        self._write_state(Phase.READY, processes=fleet.processes)
+        self._tell(phase=Phase.READY, processes=fleet.processes)
         model = plan.models[0] if plan.models else ""
         request = first_request(model, with_image=plan.takes_images)
         url = plan.ports.url(plan.ports.inference)
@@ -186,16 +187,16 @@ class Session:
         began = time.monotonic()
         await fleet.stop(self._hurry)
         try:
-            self._write_state(Phase.FAILED if failure else Phase.STOPPED, reason=failure or self._end_reason)
+            self._tell(phase=Phase.FAILED if failure else Phase.STOPPED, reason=failure or self._end_reason)
         except OSError as error:
-            self._note_untold(error)
+            self._show(Note(f"{_UNTOLD}: {error}", severity="warning"))
         self._show(Stopped(time.monotonic() - began))
         if failure:
             self._show(Failed(failure))
 
     def _leave_nothing_of_a_refusal(self) -> None:
         """A fleet that was refused before any of it started leaves no directory, unless an earlier one did."""
-        if self._state is None:
+        if self._told is None:
             shutil.rmtree(self._directory.path, ignore_errors=True)
 
     def _end_remains(self) -> None:
@@ -207,48 +208,26 @@ class Session:
             if not wait_gone(remains, _REMAINS_SECONDS):
                 kill_groups(remains)
 
-    def _write_first_state(self, plan: FleetPlan) -> None:
-        self._state = FleetState(
-            name=self._directory.name,
-            phase=Phase.STARTING,
-            supervisor=identify(os.getpid()),
-            started_at=time.time(),
-            url=plan.ports.url(plan.ports.inference),
-            management_url=plan.ports.url(plan.ports.management),
-            observability_url=plan.ports.url(plan.ports.observability),
-            controller_url=plan.ports.url(plan.ports.controller),
-            conductor_url=plan.ports.url(plan.ports.conductor) if plan.ports.conductor is not None else "",
-            models=plan.models,
-            management_tls=plan.ports.management_tls,
-            observability_tls=plan.ports.observability_tls,
-            config=str(self._request.user_config_path),
-            engine=self._request.engine,
-        )
-        self._directory.write_state(self._state)
-
-    def _write_state(self, phase: Phase, **changes: Any) -> None:
-        assert self._state is not None
-        self._state = replace(self._state, phase=phase, **changes)
-        self._directory.write_state(self._state)
+    def _tell(self, **changes: Any) -> None:
+        assert self._told is not None
+        self._told.change(**changes)
 
     def _write_processes(self, processes: dict[str, ProcessIdentity]) -> None:
-        assert self._state is not None
         try:
-            self._write_state(self._state.phase, processes=processes)
+            self._tell(processes=processes)
         except OSError as error:
             if not self._was_ready:
                 raise
             self._note_untold(error)
 
     def _write_configuration(self, configuration: ConfigState) -> None:
-        assert self._state is not None
         try:
-            self._write_state(self._state.phase, configuration=configuration)
+            self._tell(configuration=configuration)
         except OSError as error:
             self._note_untold(error)
 
     def _note_untold(self, error: OSError) -> None:
-        self._show(Note(f"`pymotor status` cannot be told: {error}", severity="warning"))
+        self._show(Note(f"{_UNTOLD}: {error}; it is tried again", severity="warning"))
 
     def _show(self, event: Event) -> None:
         if self._log is not None:
@@ -269,6 +248,8 @@ class Session:
             await asyncio.sleep(_TICK_SECONDS)
             if self._console is not None:
                 self._console.tick()
+            if self._told is not None and self._told.write_again():
+                self._show(Note("`pymotor status` is told again"))
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began

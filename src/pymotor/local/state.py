@@ -32,10 +32,6 @@ from pymotor.control_plane.plane import PlaneTLS
 from pymotor.local.processes import ProcessIdentity, is_alive
 
 HOME_VARIABLE = "PYMOTOR_HOME"
-_REMEDY = (
-    f"set {HOME_VARIABLE} to the whole path of a directory that this user may write, or unset it for the default,"
-    " ~/.local/state/pymotor"
-)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -146,7 +142,8 @@ class FleetDirectory:
         except OSError as error:
             where = error.filename or self.path
             raise FleetError(
-                f"{where} cannot be written: {error.strerror}. Fleets keep their state in {self.path.parent}; {_REMEDY}"
+                f"{where} cannot be written: {error.strerror}. Fleets keep their state in {self.path.parent}; "
+                f"{_remedy()}"
             ) from error
 
     def clear(self) -> None:
@@ -194,8 +191,18 @@ def state_home() -> Path:
     stated = os.environ.get(HOME_VARIABLE)
     if stated:
         return _stated_home(stated)
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "pymotor"
+    return _default_home()
+
+
+def _default_home() -> Path:
+    # The specification has relative paths passed over.
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "pymotor"
+
+
+def _remedy() -> str:
+    words = f"set {HOME_VARIABLE} to the whole path of a directory that this user may write"
+    return f"{words}, or unset it for the default, {_default_home()}" if os.environ.get(HOME_VARIABLE) else words
 
 
 def _stated_home(stated: str) -> Path:
@@ -203,13 +210,14 @@ def _stated_home(stated: str) -> Path:
         home = Path(stated).expanduser()
         is_other = home.exists() and not home.is_dir()
     except (OSError, ValueError, RuntimeError) as error:
-        raise FleetError(f"{HOME_VARIABLE} is {stated!r}, which cannot be looked at ({error}); {_REMEDY}") from error
+        raise FleetError(f"{HOME_VARIABLE} is {stated!r}, which cannot be looked at ({error}); {_remedy()}") from error
     if not home.is_absolute():
         raise FleetError(
-            f"{HOME_VARIABLE} is {stated!r}, a relative path: a fleet would be found from one directory only; {_REMEDY}"
+            f"{HOME_VARIABLE} is {stated!r}, a relative path: a fleet would be found from one directory only; "
+            f"{_remedy()}"
         )
     if is_other:
-        raise FleetError(f"{HOME_VARIABLE} is {stated!r}, which is no directory; {_REMEDY}")
+        raise FleetError(f"{HOME_VARIABLE} is {stated!r}, which is no directory; {_remedy()}")
     return home
 
 
@@ -220,7 +228,7 @@ def all_fleets(home: Path) -> list[FleetDirectory]:
             return []
         names = sorted(entry.name for entry in home.iterdir() if (entry / "state.json").exists())
     except OSError as error:
-        raise FleetError(f"the fleets in {home} cannot be listed: {error.strerror}; {_REMEDY}") from error
+        raise FleetError(f"the fleets in {home} cannot be listed: {error.strerror}; {_remedy()}") from error
     return [FleetDirectory(home, name) for name in names if _NAME.fullmatch(name)]
 
 

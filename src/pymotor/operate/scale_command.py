@@ -45,6 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.to is not None and arguments.to < 0:
         print("pymotor scale: --to is 0 or more", file=sys.stderr)
         return USAGE
+    if arguments.force and arguments.to is None:
+        print("pymotor scale: --force goes with --role and --to 0", file=sys.stderr)
+        return USAGE
+    if arguments.force and arguments.to:
+        print(f"pymotor scale: --force changes nothing with --to {arguments.to}, only with 0", file=sys.stderr)
     try:
         with ControllerClient(controller_of(arguments)) as client:
             return _scale(client, arguments)
@@ -81,8 +86,12 @@ def _scale(client: ControllerClient, arguments: argparse.Namespace) -> int:
 
 
 def _warn_of_nobody(roles: list[dict[str, Any]], name: str, force: bool) -> None:
-    """Raises `ControllerCallError` where instances of the role serve, unless `force`."""
-    active = next((role["active"] for role in roles if role["role"] == name), 0)
+    """Raises `ControllerCallError` where instances of the role serve, unless `force`; silent where there are none."""
+    mine = next((role for role in roles if role["role"] == name), None)
+    kinds = ("active", "present", "out", "ending", "missing_nodes", "waiting_nodes")
+    if mine is None or not any(mine[kind] for kind in kinds):
+        return  # there is nobody, and nobody is wanted
+    active = mine["active"]
     follows = f"with 0 instances {name} serves nothing: {_WITHOUT[name]}"
     if active and not force:
         raise ControllerCallError(f"{follows}. Now {active} serve; nothing was changed. If it is meant, add --force")

@@ -96,6 +96,12 @@ def test_a_template_in_a_file(tmp_path: Path) -> None:
     assert (found.template, found.model_directory) == ("{{ messages[0] }}", "")
 
 
+def test_a_template_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_bytes(b"\xff")
+    engine = {"engine_type": "vllm", "engine_config": {"model": "tiny", "chat_template": str(tmp_path / "chat.jinja")}}
+    assert affinity_settings(user_of(tmp_path, motor_engine_union_config=engine), {}).template == ""
+
+
 def test_others_pay_for_nothing(tmp_path: Path) -> None:
     load = {"scheduler_config": {"scheduler_type": "load_balance"}}
     found = affinity_settings(user_of(tmp_path, coordinator=load, **CONDUCTOR), {})

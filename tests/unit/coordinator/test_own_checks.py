@@ -186,3 +186,35 @@ def test_a_tokenizer_that_cannot_be_used(
 def test_a_tokenizer_that_can_be_used(tmp_path: Path, config: Config) -> None:
     config[SECTION] = {"scheduler_config": {"tokenizer_path": template_model(tmp_path)}}
     assert validated(tmp_path, config) == {}
+
+
+@pytest.mark.parametrize("option", ["model", "tokenizer", "model_path"])
+def test_an_engines_tokenizer_that_cannot_be_used(tmp_path: Path, config: Config, option: str) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    tokenizer(model, "{broken")
+    config[SECTION] = {"scheduler_config": {"scheduler_type": "kv_cache_affinity"}}
+    if option == "model_path":
+        config[SECTION]["prefill_kv_event_config"] = {option: str(model)}
+        key = f"$.{SECTION}.prefill_kv_event_config.model_path"
+    else:
+        config["motor_engine_union_config"]["engine_config"][option] = str(model)
+        key = f"$.motor_engine_union_config.engine_config.{option}"
+    assert "tokenizer.json cannot be used: key must be a string" in told_by_both(tmp_path, config, key)
+    assert "scheduler_config.tokenizer_path" in validated(tmp_path, config)[key]["suggestion"]
+    assert "Traceback" not in said_at_start(tmp_path)
+    config[SECTION]["scheduler_config"]["scheduler_type"] = "load_balance"
+    assert key not in validated(tmp_path, config)
+
+
+def test_an_engines_chat_template_that_cannot_be_read(tmp_path: Path, config: Config) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    config["motor_engine_union_config"]["engine_config"]["chat-template"] = str(tmp_path / "chat.jinja")
+    config[SECTION] = {"scheduler_config": {"tokenizer_path": template_model(model)}}
+    (tmp_path / "chat.jinja").write_bytes(b"\xff{{ messages }}")
+    key = "$.motor_engine_union_config.engine_config.chat-template"
+    assert "chat.jinja cannot be read: 'utf-8' codec" in told_by_both(tmp_path, config, key)
+    assert "Traceback" not in said_at_start(tmp_path)
+    (tmp_path / "chat.jinja").write_text("{{ messages }}")
+    assert key not in validated(tmp_path, config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from deployments import by_identity, container_of, deploying, hybrid_guide, loaded, rendered
 from fleets import FLEETS, IMAGE
 
+from another_user import reachable_directory, run_unprivileged
 from changed_config import with_changes
 from pymotor.deployer.naming import COORDINATOR, KV_CONDUCTOR
 from pymotor.deployer.preparing import prepare
@@ -45,6 +48,8 @@ def made(tmp_path_factory):
     for name in ("ca", "stranger"):
         authority(directory, name)
     signed(directory, "server", "ca")
+    over = ["x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"]
+    openssl(directory, *over, "-out", "old.crt", "-days", "-1")
     signed(directory, "other", "stranger")
     return directory
 
@@ -82,28 +87,72 @@ def test_files_that_fit_become_a_secret(home):
 @pytest.mark.parametrize(
     ("swap", "words"),
     [
-        ({"server.key": "other.key"}, "key_file: it does not fit cert_file"),
-        ({"ca.crt": "stranger.crt"}, "cert_file: the authority of ca_file does not vouch for it"),
-        ({"ca.crt": "server.key"}, "ca_file: no certificate of an authority"),
-        ({"server.crt": "server.csr"}, "key_file: it does not fit cert_file"),
+        ({"server.key": "other.key"}, r"key_file \S+/server.key is not the key of cert_file"),
+        ({"ca.crt": "stranger.crt"}, r"cert_file \S+/server.crt is not vouched for by the authority of ca_file"),
+        ({"ca.crt": "server.key"}, r"ca_file \S+/ca.crt holds no certificate of an authority"),
+        ({"server.crt": "server.csr"}, r"cert_file \S+/server.crt holds no certificate in PEM form"),
+        ({"server.crt": "old.crt"}, r"cert_file \S+/server.crt has expired; make a new one"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(home, made, swap, words):
     for name, other in swap.items():
         shutil.copy(made / other, home / "tls" / name)
 
-    _, told = problems(home, speaking())
+    found, told = problems(home, speaking())
 
-    assert any(one.startswith(words) for one in told), told
+    assert len(told) == 1
+    assert re.match(f"infer_tls_config: {words}", told[0]), told
+    assert found.contents == {}
+
+
+def test_a_key_that_everybody_may_read_becomes_no_secret(home):
+    (home / "tls" / "server.key").chmod(0o644)
+
+    found, told = problems(home, speaking())
+
+    assert told == [
+        f"infer_tls_config: key_file {home}/tls/server.key is open to every user of this machine; close it: "
+        f"chmod o= {home}/tls/server.key"
+    ]
+    assert found.contents == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+def test_a_key_that_this_user_may_not_read_is_told(made):
+    user = speaking()
+    with reachable_directory() as home:
+        (home / "tls").mkdir()
+        for name in ("ca.crt", "server.crt", "server.key"):
+            shutil.copy(made / name, home / "tls" / name)
+        (home / "tls").chmod(0o755)
+        for name in ("ca.crt", "server.crt"):
+            (home / "tls" / name).chmod(0o644)
+        written(home, user)
+        ended = run_unprivileged("deploy", "--config_dir", home, "--dry-run")
+    assert ended.returncode == 1
+    assert "server.key cannot be read: Permission denied; check the path and who may read it" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_plane_without_its_own_files_does_not_disturb_another(home):
+    """Both name one authority; of the second plane the rest comes from elsewhere."""
+    planes = {
+        "infer_tls_config": {"enable_tls": True, **FILES},
+        "mgmt_tls_config": {"enable_tls": True, **FILES, "key_file": "elsewhere.key"},
+    }
+    found, told = problems(home, deploying(hybrid_guide(), image_name=IMAGE, tls_config=planes), dry_run=True)
+    assert told == []
+    assert set(found.contents) == {"infer_tls_config"}
 
 
 def test_a_key_with_a_password_needs_it(home, made):
     encrypt = ["ec", "-in", str(made / "server.key"), "-aes256", "-passout", "pass:word"]
     openssl(home, *encrypt, "-out", str(home / "tls" / "server.key"))
     (home / "tls" / "word").write_text("word\n", encoding="utf-8")
+    (home / "tls" / "word").chmod(0o600)
 
     assert problems(home, speaking(passwd_file="tls/word"))[1] == []
-    assert problems(home, speaking())[1][0].startswith("key_file: it does not fit")
+    assert problems(home, speaking())[1][0].endswith("write it into a file and name that passwd_file")
 
 
 def test_files_that_are_missing(home):
@@ -111,6 +160,12 @@ def test_files_that_are_missing(home):
 
     assert problems(home, speaking())[1] == ["key_file: this machine has no such file, so no Secret can be made of it"]
     assert problems(home, speaking(), dry_run=True)[1] == []
+
+
+def test_a_name_that_no_file_can_have(home):
+    assert problems(home, speaking(key_file="n" * 300))[1] == [
+        "key_file: this machine has no such file, so no Secret can be made of it"
+    ]
 
 
 def test_nothing_is_read_where_the_user_names_a_secret(tmp_path):

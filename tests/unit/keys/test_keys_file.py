@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import stat
@@ -129,6 +131,44 @@ def test_a_file_that_is_something_else_is_refused(file: Path, text: str) -> None
 def test_there_is_no_file(file: Path) -> None:
     with pytest.raises(KeysFileError, match="pymotor api-key create"):
         read_keys(file)
+
+
+@pytest.mark.parametrize("words", [("list",), ("revoke", "a")])
+def test_where_there_is_no_file_nothing_is_left(
+    file: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert main(["api-key", words[0], "--keys-file", str(file), *words[1:]]) == 1
+    assert capsys.readouterr().err == (
+        f"pymotor api-key: the keys file {file} cannot be read: No such file or directory; make one with "
+        "`pymotor api-key create`\n"
+    )
+    assert list(file.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("create", "--name", "a"), ("revoke", "a")])
+def test_a_file_system_without_locks_is_told(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    api_key(capsys, file, "create", "--name", "b")
+    before = file.read_bytes()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert main(["api-key", words[0], "--keys-file", str(file), *words[1:]]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"{file}.lock cannot be locked: {os.strerror(errno.ENOLCK)}" in shown.err
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [("create", "--name", "a"), ("list",), ("revoke", "a")])
+def test_a_link_to_itself_is_told(file: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    file.symlink_to(file.name)
+    assert main(["api-key", words[0], "--keys-file", str(file), *words[1:]]) == 1
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert "cannot be read: Too many levels of symbolic links" in shown.err
 
 
 def test_a_key_keeps_its_place(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,8 +100,28 @@ def test_where_state_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("PYMOTOR_HOME", str(tmp_path / "own"))
     assert state_home() == tmp_path / "own"
     monkeypatch.delenv("PYMOTOR_HOME")
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert state_home() == Path.home() / ".local/state/pymotor"
     monkeypatch.delenv("XDG_STATE_HOME")
     assert state_home() == Path.home() / ".local/state/pymotor"
+
+
+def test_the_remedy_names_what_is_the_default_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pymotor").touch()
+    monkeypatch.setenv("PYMOTOR_HOME", "fleets")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with pytest.raises(FleetError, match=rf"or unset it for the default, {tmp_path}/pymotor$"):
+        state_home()
+    monkeypatch.delenv("XDG_STATE_HOME")
+    with pytest.raises(FleetError, match=rf"or unset it for the default, {Path.home()}/.local/state/pymotor$"):
+        state_home()
+    monkeypatch.delenv("PYMOTOR_HOME")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with (
+        pytest.raises(FleetError, match=r"; set PYMOTOR_HOME to .* that this user may write$"),
+        FleetDirectory(state_home(), "one").locked(),
+    ):
+        pass
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_rest(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from certificates import OPENSSL, Authority, Certificate, make_ca, make_certificate, make_crl, make_self_signed
 from pymotor.control_plane import AdminServer, ClusterToken
+from pymotor.control_plane.accepting import TLSAcceptor
 from pymotor.control_plane.asking import asking_client
 from pymotor.control_plane.certificate_trouble import certificate_trouble, why_not
 from pymotor.control_plane.client_certificate import shows_certificate
@@ -232,6 +233,33 @@ async def test_no_older_tls_and_no_plain_http(tmp_path: Path, authority: Authori
             assert b"HTTP/" not in said
         writer.close()
         assert (await door.ask(door.trusting(shown))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"CONNECT x:1 HTTP/1.1\r\n\r\n", b"OPTIONS * HTTP/1.1\r\n\r\n", bytes(64)],
+    ids=["HTTP", "as to a proxy", "a method that OpenSSL does not know", "zeros"],
+)
+async def test_who_speaks_no_tls_is_not_kept_waiting(
+    tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture, said: bytes
+) -> None:
+    """It has longer than this test for its handshake."""
+    caplog.set_level(logging.INFO)
+    async with opened(tmp_path, authority) as door:
+        listening = socket.create_server(("127.0.0.1", 0))
+        acceptor = TLSAcceptor(listening, door.tls, asyncio.Protocol, handshake_seconds=3600.0)
+        accepting = asyncio.create_task(acceptor.run())
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        try:
+            writer.write(said)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 60) == b""
+            assert "a connection of 127.0.0.1 is not let in: " in caplog.text
+        finally:
+            writer.close()
+            accepting.cancel()
+            await asyncio.gather(accepting, return_exceptions=True)
+            listening.close()
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ import pytest
 import tokenizers
 
 from prompt_models import read, template_model, tokens
-from pymotor.coordinator.prompts.model_files import why_not
+from pymotor.coordinator.affinity.composition import prompt_tokens
+from pymotor.coordinator.prompts.model_files import read_model_files, why_not
 from pymotor.coordinator.prompts.prompt_tokens import PromptTokens, prompt_of_ids
 from pymotor.coordinator.prompts.text_tokens import FILE_NAME, TextTokens
+from pymotor.coordinator.settings import Settings
 
 IMAGE = {"type": "image_url", "image_url": {"url": "http://x/y"}}
 START, END, PAD = 257, 258, 261
@@ -191,3 +193,23 @@ def test_token_ids_of_any_size() -> None:
     prompt = prompt_of_ids([0, 1, (1 << 32) - 1])
     assert prompt is not None
     assert (prompt.length, bytes(prompt.tokens)) == (3, b"\0\0\0\0\1\0\0\0\xff\xff\xff\xff")
+
+
+async def test_files_that_broke_while_the_coordinator_ran(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(tokenizer_path=template_model(tmp_path))
+    loop = asyncio.get_running_loop()
+    assert prompt_tokens(settings, loop) is not None
+    for name, words in ((FILE_NAME, "tokenizer.json cannot be used"), ("tokenizer_config.json", "cannot be read")):
+        (tmp_path / name).write_text("{broken")
+        assert prompt_tokens(settings, loop) is None
+        (message,) = caplog.messages
+        assert words in message
+        assert message.endswith("this worker estimates prompts. Mend it, then restart the Coordinator")
+        caplog.clear()
+        template_model(tmp_path)
+
+
+@pytest.mark.parametrize("named", [[{"name": "default", "template": 5}], [{"name": ["default"], "template": "x"}], 5])
+def test_a_template_that_is_no_text_is_none(tmp_path: Path, named: object) -> None:
+    template_model(tmp_path, {"chat_template": named})
+    assert read_model_files(str(tmp_path)).template == ""

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from pymotor.control_plane.token import ClusterToken
 from pymotor.coordinator.affinity.conductor_client import Address, ConductorClient
 from pymotor.coordinator.affinity.engine_tokens import EngineTokens
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.placement import AffinityPlacement, KeyedPlacement, Placement
+from pymotor.coordinator.prompts.model_files import UNUSABLE, in_words
 from pymotor.coordinator.prompts.prompt_tokens import PromptTokens
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.target import Policy
 from pymotor.coordinator.settings import Settings
 from pymotor.telemetry.metrics import Registry
 
+logger = logging.getLogger(__name__)
+
 
 def prompt_tokens(settings: Settings, loop: asyncio.AbstractEventLoop) -> PromptTokens | None:
-    """What reads prompts, where there is a tokenizer. Raises as `PromptTokens.load`."""
+    """What reads prompts; None where there is no tokenizer, or none that can be loaded any more."""
     affinity = settings.affinity
     directory = settings.tokenizer_path or affinity.model_directory
     if not directory:
         return None
-    return PromptTokens.load(directory, loop, template=affinity.template, template_options=affinity.template_options)
+    # The Coordinator does not start with files that cannot be used: these broke while it ran, and a worker that was
+    # started again goes on without them.
+    try:
+        return PromptTokens.load(
+            directory, loop, template=affinity.template, template_options=affinity.template_options
+        )
+    except UNUSABLE as error:
+        logger.warning(
+            "%s; this worker estimates prompts. Mend it, then restart the Coordinator", in_words(error, directory)
+        )
+        return None
 
 
 def placement_for(

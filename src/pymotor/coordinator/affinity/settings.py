@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pymotor.control_plane.plane import PlaneTLS
-from pymotor.coordinator.path_checks import is_file
-from pymotor.coordinator.prompts.model_files import why_not
+from pymotor.coordinator.affinity.prompt_files import engines_template, models_tokenizer, prompted_options
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ SERVICE_VARIABLE = "KV_CONDUCTOR_SERVICE"
 LOCAL_VARIABLE = "PYMOTOR_KV_CONDUCTOR"
 """host:port of the conductor of a local fleet."""
 _LOOPBACK = "127.0.0.1"
-_ROLES = ("prefill", "union")
-"""Whose engines' prompts are looked for."""
 
 
 class AffinitySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +50,7 @@ class AffinitySettings(msgspec.Struct, frozen=True, kw_only=True):
 def affinity_settings(
     user: UserConfig, environment: Mapping[str, str], conductor_tls: PlaneTLS | None = None
 ) -> AffinitySettings:
-    """What the configuration says. Raises `OSError` for a chat template that cannot be read."""
+    """What the configuration says."""
     scheduler = user.motor_coordinator_config.scheduler_config
     rules = AffinityRules(
         mode=scheduler.kv_affinity_mode,
@@ -64,8 +60,8 @@ def affinity_settings(
         load_gate_topn=scheduler.kv_affinity_load_gate_topn,
         load_bound=float(scheduler.kv_affinity_load_bound),
     )
-    options = _engine_options(user)
     by_prefix = scheduler.scheduler_type == "kv_cache_affinity"
+    tokenizer = models_tokenizer(user) if by_prefix else None
     host, port = conductor_address(user, environment) if by_prefix else ("", 0)
     return AffinitySettings(
         rules=rules,
@@ -73,9 +69,9 @@ def affinity_settings(
         conductor_port=port,
         patience=float(scheduler.kv_affinity_patience),
         session_header=scheduler.session_header.lower(),
-        model_directory=_model_directory(user, options) if by_prefix else "",
-        template=_template(options.get("chat_template")),
-        template_options=_template_options(options.get("default_chat_template_kwargs")),
+        model_directory=tokenizer.named if tokenizer is not None else "",
+        template=engines_template(user),
+        template_options=_template_options(prompted_options(user).get("default_chat_template_kwargs")),
         conductor_tls=conductor_tls if host else None,
     )
 
@@ -99,34 +95,6 @@ def _host_and_port(stated: str, port: int) -> tuple[str, int]:
     if colon and digits.isdigit() and (":" not in host or host.startswith("[")):
         return host.strip("[]"), int(digits)
     return stated.strip("[]"), port
-
-
-def _engine_options(user: UserConfig) -> dict[str, Any]:
-    """The options of the engines that prompts are sent to."""
-    for role in _ROLES:
-        section = user.engine_section(role)
-        if section is not None and user.instance_count(role):
-            return section.options
-    return {}
-
-
-def _model_directory(user: UserConfig, options: Mapping[str, Any]) -> str:
-    """The first directory with a tokenizer that prompts can be read by."""
-    told = user.motor_coordinator_config.prefill_kv_event_config.model_path
-    for candidate in (told, options.get("tokenizer"), options.get("model"), options.get("model_path")):
-        if isinstance(candidate, str) and candidate and why_not(candidate) is None:
-            return candidate
-    return ""
-
-
-def _template(stated: Any) -> str:
-    """The template's text: engines take a file, or the text itself."""
-    if not isinstance(stated, str) or not stated:
-        return ""
-    if "{" in stated:
-        return stated
-    path = Path(stated)
-    return path.read_text(encoding="utf-8") if is_file(path) else ""
 
 
 def _template_options(stated: Any) -> dict[str, Any]:

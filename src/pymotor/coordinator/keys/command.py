@@ -89,7 +89,7 @@ def _create(arguments: argparse.Namespace) -> None:
     )
     shown = False
     try:
-        with changing_keys(arguments.keys_file) as keys:
+        with changing_keys(arguments.keys_file, may_be_new=True) as keys:
             if any(other.name == record.name and other.revoked_at is None for other in keys):
                 raise KeysFileError(
                     f"there is a key with the name {record.name}; revoke it first, or choose another name"

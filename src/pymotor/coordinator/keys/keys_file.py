@@ -18,9 +18,9 @@ from pathlib import Path
 
 import msgspec
 
+from pymotor.control_plane.path_checks import is_directory
 from pymotor.coordinator.keys.api_key import Scope
 from pymotor.coordinator.keys.key_hash import KeyHash, KeyHashError
-from pymotor.coordinator.path_checks import is_directory
 
 MOST_KEYS = 10_000
 _LARGEST_FILE = 16 * 1024 * 1024
@@ -95,13 +95,15 @@ def read_keys(path: Path) -> list[KeyRecord]:
 
 
 @contextlib.contextmanager
-def changing_keys(path: Path) -> Iterator[list[KeyRecord]]:
+def changing_keys(path: Path, *, may_be_new: bool = False) -> Iterator[list[KeyRecord]]:
     """The keys, to be changed within the block, which nobody else can meanwhile; written at its end unless it raises.
 
-    A file that is not there yet has no keys. Raises `KeysFileError`.
+    `may_be_new`: a file that is not there yet has no keys. Raises `KeysFileError`.
     """
     if is_directory(path):
         raise KeysFileError(_no_directory(path))
+    if not may_be_new and _is_missing(path):
+        read_keys(path)  # says so, before there is a lock beside it
     lock = path.with_name(f"{path.name}.lock")
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -112,7 +114,7 @@ def changing_keys(path: Path) -> Iterator[list[KeyRecord]]:
             "a directory that is there and that this user may write"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _wait_for(descriptor, lock)
         keys = [] if _is_missing(path) else read_keys(path)
         yield keys
         contents = _Contents(keys=keys)
@@ -120,6 +122,16 @@ def changing_keys(path: Path) -> Iterator[list[KeyRecord]]:
         _write(path, msgspec.json.format(msgspec.json.encode(contents), indent=2) + b"\n")
     finally:
         os.close(descriptor)
+
+
+def _wait_for(descriptor: int, lock: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        raise KeysFileError(
+            f"{lock} cannot be locked: {error.strerror}, so another command might write the keys at the same time; "
+            "keep the keys file where files can be locked"
+        ) from error
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -143,9 +155,12 @@ def _write(path: Path, data: bytes) -> None:
 def _is_missing(path: Path) -> bool:
     """Not so where it cannot be known: reading it tells why."""
     try:
-        return not path.exists()
+        path.stat()
+    except FileNotFoundError:
+        return True
     except (OSError, ValueError):
         return False
+    return False
 
 
 def _no_directory(path: Path) -> str:

@@ -12,9 +12,11 @@ from typing import Any
 
 import msgspec
 
-from pymotor.coordinator.path_checks import is_file
+from pymotor.control_plane.path_checks import is_file
 from pymotor.coordinator.prompts.text_tokens import FILE_NAME, TextTokens, TokenizerError
 
+UNUSABLE = (TokenizerError, OSError, ValueError, RecursionError)
+"""What files that are there and cannot be used raise."""
 _MODALITIES = ("image", "video", "audio")
 
 
@@ -51,11 +53,16 @@ def why_not_loaded(directory: str) -> str | None:
     try:
         read_model_files(directory)
         TextTokens.load(directory)
-    except TokenizerError as error:
-        return str(error)
-    except (OSError, ValueError, RecursionError) as error:
-        return f"the files of the model in {directory} cannot be read: {error}"
+    except UNUSABLE as error:
+        return in_words(error, directory)
     return None
+
+
+def in_words(error: Exception, directory: str) -> str:
+    """What one of `UNUSABLE` says of the files in `directory`."""
+    if isinstance(error, TokenizerError):
+        return str(error)
+    return f"the files of the model in {directory} cannot be read: {error}"
 
 
 def read_model_files(directory: str, template: str = "") -> ModelFiles:
@@ -93,9 +100,8 @@ def _templates(stated: Any) -> dict[str, str]:
     if isinstance(stated, str):
         return {"default": stated}
     if isinstance(stated, list):
-        return {
-            one.get("name", "default"): one["template"] for one in stated if isinstance(one, dict) and "template" in one
-        }
+        named = [(one.get("name", "default"), one.get("template")) for one in stated if isinstance(one, dict)]
+        return {name: text for name, text in named if isinstance(name, str) and isinstance(text, str)}
     return {}
 
 
