@@ -98,19 +98,21 @@ class PyMotor(Gateway):
         keys: bool = False,
         limits: bool = False,
         traced: float = 0.0,
+        policy: str = "load_balance",
     ) -> None:
         """`carries_on`: token ids of streams are kept, so that another decode can go on with them. `keys`: the clients'
         key is checked. `limits`: requests and tokens are limited, by limits that are never reached. `traced`: the part
-        of the requests whose traces are exported."""
+        of the requests whose traces are exported. `policy`: `scheduler_type`."""
         self._guarded = {**(_KEYS if keys else {}), **(_LIMITS if limits else {})}
         self._traced = traced
+        self._policy = policy
         self._sink: TraceSink | None = None
         self.name = name
         self._workers = workers
         self._carries_on = carries_on
         self.what_is_on = (
             f"{workers} worker process{'es' if workers > 1 else ''} and the supervisor, all counted",
-            "policy `load_balance` with its reservations in shared memory",
+            f"policy `{policy}` with its reservations in shared memory",
             "retries, deadlines, back-pressure, limits of header and body size",
             "refusal of clients' own `kv_transfer_params` and other barred fields",
             "metrics for Prometheus, `Server-Timing` header",
@@ -145,7 +147,7 @@ class PyMotor(Gateway):
         deploy: dict[str, object] = {"job_id": "gateway-overhead", "hardware_type": "cpu"}
         config: dict[str, object] = {"version": "v2.0", "motor_deploy_config": deploy, "motor_controller_config": {}}
         config["motor_coordinator_config"] = {
-            "scheduler_config": {"scheduler_type": "load_balance"},
+            "scheduler_config": {"scheduler_type": self._policy},
             "exception_config": {"recompute_enabled": self._carries_on},
             # Each image of a run is sent many times; all are to be encoded.
             "encode_config": {"reuse_seconds": 0},
@@ -280,6 +282,7 @@ GATEWAYS: dict[str, Gateway] = {
         PyMotor(keys=True, name="pymotor-keys"),
         PyMotor(keys=True, limits=True, name="pymotor-keys-limits"),
         PyMotor(traced=0.01, name="pymotor-traces"),
+        PyMotor(policy="kv_cache_affinity", name="pymotor-affinity"),
         PyMotorProxy(),
         VllmRouter(),
         VllmRouter(policy="cache_aware", name="vllm-router-cache-aware"),

@@ -15,6 +15,7 @@ OURS = (
     "pymotor-keys",
     "pymotor-keys-limits",
     "pymotor-traces",
+    "pymotor-affinity",
     "pymotor-2-workers",
     "pymotor-carry-on",
     "pymotor-proxy",
