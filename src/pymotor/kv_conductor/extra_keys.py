@@ -22,8 +22,10 @@ class ExtraKeys:
         """For each block of the event that has any: identifier and offset of its items."""
         self._other: dict[int, int] = {}
         for block, values in enumerate(event.extra_keys or ()):
-            for value in values or ():
-                self._take(event, block, value)
+            for place, value in enumerate(values or ()):
+                # A client may choose a salt that is called like the adapter, which always stands first.
+                if place or not isinstance(value, str) or value != event.lora_name:
+                    self._take(event, block, value)
 
     def added(self, depth: int) -> dict[int, int]:
         """What is added to the digests of blocks, by their place in the prompt; the event's first block has `depth`
@@ -41,8 +43,6 @@ class ExtraKeys:
                 self.media.setdefault(block, []).append((identifier, offset))
             case ["cache_salt", str(salt)]:
                 self.salt = salt
-            case str(name) if name == event.lora_name:
-                return
             case str(salt) if block == 0 and event.parent_block_hash is None:
                 self.salt = salt
             case _:

@@ -116,7 +116,7 @@ class PrefixIndex:
         holders[row] = self.sets.move(holders[row], 1, slot, state)
 
     def hold_many(self, rows: Rows, slot: int, state: int) -> None:
-        """Likewise for many blocks."""
+        """Likewise for many blocks, which all differ."""
         if not len(rows):
             return
         sets = self.sets

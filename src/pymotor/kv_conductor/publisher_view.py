@@ -17,6 +17,7 @@ import numpy as np
 
 from pymotor.kv_conductor.events import BlockHash, BlocksRemoved, BlocksStored, EventBatch, low_64_bits
 from pymotor.kv_conductor.extra_keys import ExtraKeys
+from pymotor.kv_conductor.holder_sets import distinct
 from pymotor.kv_conductor.index import PrefixIndex
 from pymotor.kv_conductor.key_table import Keys, Rows
 from pymotor.kv_conductor.media_items import MediaItems
@@ -39,6 +40,8 @@ class ViewCounts(msgspec.Struct):
     too_deep: int = 0
     """After the longest prompt that has keys."""
     no_room: int = 0
+    repeated: int = 0
+    """Their event names a block twice."""
     unknown_events: int = 0
 
 
@@ -125,6 +128,9 @@ class PublisherView:
             self._store_one(event, low_64_bits(event.block_hashes[0]), tier)
             return
         hashes = _hashes(event.block_hashes)
+        if len(distinct(np.frombuffer(hashes, np.uint64))) != count:
+            self.counts.repeated += count
+            return
         ends: Rows | None
         rows, ends = self._told.find_all(hashes)
         unknown = rows < 0
@@ -275,7 +281,7 @@ class PublisherView:
     ) -> None:
         count = len(hashes)
         if count >= TOGETHER and ends is not None:
-            self._told.store_all_new(np.frombuffer(hashes, np.uint64), ends[:count], keys, depth, parent, tier)
+            self._told.store_all_new(hashes, ends[:count], keys, depth, parent, tier)
             return
         for place, (block_hash, block_key) in enumerate(zip(hashes, keys.tolist(), strict=True)):
             parent = self._told.store(block_hash, block_key, depth + place, parent, tier)

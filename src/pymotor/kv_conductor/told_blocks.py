@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pymotor.kv_conductor.holder_sets import IN_ANY_TIER, NOWHERE, ON_DEVICE
+from pymotor.kv_conductor.holder_sets import IN_ANY_TIER, NOWHERE, ON_DEVICE, distinct
 from pymotor.kv_conductor.index import PrefixIndex
 from pymotor.kv_conductor.key_table import Keys, KeyTable, Rows
 
@@ -22,6 +22,11 @@ DEVICE_TIER = 1
 TOGETHER = 12
 """From so many blocks on, many at once are faster than one at a time."""
 NO_PARENT = -1
+_LOW_64_BITS = (1 << 64) - 1
+_HALF = np.uint64(32)
+_MIXER = 0x9E3779B97F4A7C15
+"""An odd number whose bits are well mixed: 2^64 divided by the golden ratio."""
+_WIDE_MIXER = np.uint64(_MIXER)
 
 
 class _Told(KeyTable):
@@ -57,11 +62,11 @@ class ToldBlocks:
 
     def find(self, block_hash: int) -> int:
         """The row of a block; -1: it is not known."""
-        return self._told.find(block_hash)
+        return self._told.find(mixed(block_hash))
 
     def find_all(self, hashes: array[int]) -> tuple[Rows, Rows]:
         """Likewise for many; the second is for `store_all_new`."""
-        return self._told.find_many(np.frombuffer(hashes, np.uint64))
+        return self._told.find_many(all_mixed(hashes))
 
     def place(self, row: int) -> tuple[int, int]:
         """The block's key, and how many blocks are before it in its prompt."""
@@ -70,7 +75,7 @@ class ToldBlocks:
 
     def store(self, block_hash: int, key: int, depth: int, parent: int, tier: int) -> int:
         """The row of a block that is now in this tier (too); `parent`: the row before it, or NO_PARENT."""
-        row = self._told.find(block_hash)
+        row = self.find(block_hash)
         if row < 0:
             return self.store_new(block_hash, key, depth, parent, tier)
         self._add_tier(row, tier)
@@ -79,7 +84,7 @@ class ToldBlocks:
     def store_new(self, block_hash: int, key: int, depth: int, parent: int, tier: int) -> int:
         """Likewise for a block that is not known."""
         told = self._told
-        row = told.add(block_hash)
+        row = told.add(mixed(block_hash))
         block = told.block[row] = self._index.refer(key, depth)
         counted = ON_DEVICE if tier == DEVICE_TIER else IN_ANY_TIER
         if parent >= 0:
@@ -92,10 +97,11 @@ class ToldBlocks:
             self._index.hold(block, self._slot, counted)
         return row
 
-    def store_all_new(self, hashes: Keys, ends: Rows, keys: Keys, depth: int, parent: int, tier: int) -> None:
-        """Many blocks that follow each other, of which none is known; `ends` is from `find_all`, just before."""
+    def store_all_new(self, hashes: array[int], ends: Rows, keys: Keys, depth: int, parent: int, tier: int) -> None:
+        """Many blocks that follow each other and differ, of which none is known; `ends` is from `find_all`, just
+        before."""
         told = self._told
-        rows = told.add_many(hashes, ends)
+        rows = told.add_many(all_mixed(hashes), ends)
         blocks = self._index.refer_many(keys, depth)
         np.frombuffer(told.block, np.int32)[rows] = blocks
         parents = np.frombuffer(told.parent, np.int32)
@@ -113,7 +119,7 @@ class ToldBlocks:
 
     def add_tier(self, block_hash: int, tier: int) -> bool:
         """A block, if it is known, is now in this tier (too). False: it is not known."""
-        row = self._told.find(block_hash)
+        row = self.find(block_hash)
         if row < 0:
             return False
         self._add_tier(row, tier)
@@ -130,7 +136,7 @@ class ToldBlocks:
         if len(hashes) >= TOGETHER and self._remove_together(hashes, tier):
             return
         for own in hashes:
-            row = told.find(own)
+            row = self.find(own)
             if row >= 0 and told.tiers[row] & tier:
                 told.tiers[row] &= ~tier
                 self._count(row)
@@ -148,7 +154,7 @@ class ToldBlocks:
         rows = told.rows()
         if len(rows):
             blocks = np.frombuffer(told.block, np.int32)[rows].astype(np.intp)
-            self._index.hold_many(blocks, self._slot, NOWHERE)
+            self._index.hold_many(distinct(blocks), self._slot, NOWHERE)
             self._index.release_many(blocks)
             told.clear()
         self._stale = False
@@ -162,7 +168,7 @@ class ToldBlocks:
     def _remove_together(self, hashes: array[int], tier: int) -> bool:
         """Removes blocks that are in no other tier and that no other block follows; False: nothing was done."""
         told = self._told
-        rows, _ = told.find_many(np.frombuffer(hashes, np.uint64))
+        rows, _ = self.find_all(hashes)
         rows = rows[rows >= 0]
         if not len(rows):
             return True
@@ -178,11 +184,13 @@ class ToldBlocks:
             np.add.at(children, parents, np.uint32(1))
             return False
         blocks = np.frombuffer(told.block, np.int32)[rows].astype(np.intp)
-        self._index.hold_many(blocks, self._slot, NOWHERE)
+        self._index.hold_many(distinct(blocks), self._slot, NOWHERE)
         self._index.release_many(blocks)
         told.remove_many(rows)
-        for parent in parents[~going[parents]].tolist():
-            self._free(parent)
+        for parent in distinct(parents[~going[parents]]).tolist():
+            # One of them may have gone with another that came after it.
+            if told.find(told.keys[parent]) == parent:
+                self._free(parent)
         return True
 
     def _count(self, row: int) -> None:
@@ -233,4 +241,19 @@ class ToldBlocks:
         for state in (NOWHERE, IN_ANY_TIER, ON_DEVICE):
             to_state = changed[whole[1:][changed] == state]
             counted[to_state] = state
-            self._index.hold_many(blocks[to_state].astype(np.intp), self._slot, state)
+            self._index.hold_many(distinct(blocks[to_state].astype(np.intp)), self._slot, state)
+
+
+def mixed(block_hash: int) -> int:
+    """What stands for a hash in the table, which looks at low bits alone: hashes of which those are alike are not in
+    each other's way there."""
+    both = (block_hash ^ block_hash >> 32) * _MIXER & _LOW_64_BITS
+    return both ^ both >> 32
+
+
+def all_mixed(hashes: array[int]) -> Keys:
+    """Likewise for many."""
+    own: Keys = np.frombuffer(hashes, np.uint64)
+    own = (own ^ own >> _HALF) * _WIDE_MIXER
+    own ^= own >> _HALF
+    return own

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 SIZE = 4
+COPIES = 2
 """Tokens in a block."""
 
 
@@ -45,9 +46,9 @@ class ModelKvCache:
     _content: dict[bytes, Any] = field(default_factory=dict)
     _events: list[Any] = field(default_factory=list)
 
-    def hashes(self, prompt: Prompt) -> list[bytes]:
-        """Nobody else makes the same: they depend on engine and life."""
-        chain = f"{self.name} {self.lives} {prompt.adapter} {prompt.salt}".encode()
+    def hashes(self, prompt: Prompt, copy: int = 0) -> list[bytes]:
+        """Nobody else makes the same: they depend on engine and life, and on what events do not tell (`copy`)."""
+        chain = f"{self.name} {self.lives} {prompt.adapter} {prompt.salt} {copy}".encode()
         hashes = []
         for block in prompt.blocks():
             chain = hashlib.sha256(chain + repr(block).encode()).digest()
@@ -55,15 +56,18 @@ class ModelKvCache:
         return hashes
 
     def held(self, prompt: Prompt) -> tuple[int, int]:
-        """Tokens of the prompt's beginning that are on the device, and in any tier."""
-        hashes = self.hashes(prompt)
+        """Tokens of the prompt's beginning that are on the device, and in any tier; of its copies the most."""
+        copies = [self._held(self.hashes(prompt, copy)) for copy in range(COPIES)]
+        return max(on_device for on_device, _ in copies), max(anywhere for _, anywhere in copies)
+
+    def _held(self, hashes: list[bytes]) -> tuple[int, int]:
         on_device = next((place for place, own in enumerate(hashes) if own not in self.device), len(hashes))
         missing = (place for place, own in enumerate(hashes) if own not in self.device and own not in self.cpu)
         return on_device * SIZE, next(missing, len(hashes)) * SIZE
 
-    def serve(self, prompt: Prompt, tell_reused: bool = False) -> None:
+    def serve(self, prompt: Prompt, tell_reused: bool = False, copy: int = 0) -> None:
         """Runs a prompt: what is missing is computed from the first missing block on, and told."""
-        hashes = self.hashes(prompt)
+        hashes = self.hashes(prompt, copy)
         blocks = prompt.blocks()
         if len(hashes) > self.capacity:
             return
@@ -76,7 +80,7 @@ class ModelKvCache:
         if reused == len(hashes):
             return
         for own in hashes[reused:]:
-            self._content[own] = (prompt, hashes.index(own))
+            self._content[own] = (prompt, hashes.index(own), copy)
         missing = [own for own in hashes[reused:] if own not in self.device]
         while len(self.device) + len(missing) > self.capacity:
             self._evict(next(own for own in self.device if own not in hashes))
@@ -87,6 +91,11 @@ class ModelKvCache:
     def lose(self, place: int, count: int) -> None:
         """Any blocks leave the device."""
         for own in list(self.device)[place : place + count]:
+            self._evict(own)
+
+    def lose_beginnings(self, count: int) -> None:
+        """The first blocks of all prompts leave the device, those after them stay."""
+        for own in [own for own in self.device if self._content[own][1] < count]:
             self._evict(own)
 
     def clear(self) -> None:
@@ -121,8 +130,8 @@ class ModelKvCache:
             oldest, _ = self.cpu.popitem(last=False)
             self._removed(oldest, "CPU")
         self.cpu[own] = None
-        prompt, place = self._content[own]
-        hashes = self.hashes(prompt)
+        prompt, place, copy = self._content[own]
+        hashes = self.hashes(prompt, copy)
         self._stored(prompt, [own], hashes[place - 1] if place else None, [prompt.blocks()[place]], "CPU")
 
     def _hash(self, own: bytes | None) -> bytes | int | None:

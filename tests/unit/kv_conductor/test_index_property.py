@@ -6,7 +6,7 @@ from array import array
 from dataclasses import dataclass, field
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from model_kv_cache import ModelKvCache, Prompt
 
@@ -94,6 +94,13 @@ class Fleet:
         by_name = {followed[slot]: values for slot, values in by_slot.items()}
         return [by_name.get(f"u-{endpoint}", (0, 0)) for endpoint in range(len(RANKS))]
 
+    def end(self) -> None:
+        """Nothing is left of what was told."""
+        for follower in self.all():
+            follower.view.clear()
+        index = self.core.index
+        assert (index.entries, len(index.blocks), set(index.sets._uses[1:])) in ((0, 0, {0}), (0, 0, set()))
+
     def true(self, prompt: Prompt) -> list[tuple[int, int]]:
         held = [[follower.cache.held(prompt) for follower in followers] for followers in self.followers]
         return [(min(own[0] for own in ranks), min(own[1] for own in ranks)) for ranks in held]
@@ -113,8 +120,18 @@ changes = st.one_of(
     serving,
     serving,
     st.tuples(st.just("lose"), places, st.integers(0, 59), st.sampled_from((1, 1, 2, 20))),
+    st.tuples(st.just("lose beginnings"), places, st.sampled_from((1, 2, 8)), st.none()),
     st.tuples(st.just("clear"), places, st.none(), st.none()),
     st.tuples(st.just("restart"), places, st.none(), st.none()),
+)
+AT_ONE = st.one_of(
+    st.tuples(st.just("serve"), st.just(3), st.sampled_from(PROMPTS), st.booleans()),
+    st.tuples(st.just("lose beginnings"), st.just(3), st.sampled_from((1, 2, 8)), st.none()),
+    st.tuples(st.just("lose"), st.just(3), st.just(0), st.sampled_from((1, 20, 60))),
+)
+"""Of an engine without other tiers: prompts that begin alike lose their beginnings, then much of the rest at once."""
+WITH_COPIES = st.one_of(
+    changes, changes, st.tuples(st.just("serve a copy"), places, st.sampled_from(PROMPTS), st.none())
 )
 FATES = ("arrives", "arrives", "arrives", "lost", "doubled", "late")
 
@@ -127,6 +144,12 @@ def change(follower: Follower, kind: str, what: object, more: object) -> None:
         assert isinstance(what, int)
         assert isinstance(more, int)
         follower.cache.lose(what, more)
+    elif kind == "lose beginnings":
+        assert isinstance(what, int)
+        follower.cache.lose_beginnings(what)
+    elif kind == "serve a copy":
+        assert isinstance(what, Prompt)
+        follower.cache.serve(what, copy=1)
     elif kind == "clear":
         follower.cache.clear()
     else:
@@ -134,7 +157,13 @@ def change(follower: Follower, kind: str, what: object, more: object) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(changes, max_size=30))
+@given(st.one_of(st.lists(changes, max_size=30), st.lists(AT_ONE, min_size=4, max_size=30)))
+@example(
+    [*[("serve", 3, prompt, False) for prompt in PROMPTS[::3]], ("lose beginnings", 3, 1, None), ("lose", 3, 0, 60)]
+)
+@example(
+    [*[("serve", 3, prompt, False) for prompt in PROMPTS[::3]], ("lose beginnings", 3, 8, None), ("lose", 3, 0, 60)]
+)
 def test_with_nothing_lost_the_index_equals_what_engines_hold(steps: list[tuple[str, int, object, object]]) -> None:
     fleet = Fleet()
     followers = fleet.all()
@@ -143,10 +172,12 @@ def test_with_nothing_lost_the_index_equals_what_engines_hold(steps: list[tuple[
         followers[place].take(*followers[place].cache.message())
     for prompt in PROMPTS:
         assert fleet.said(prompt) == fleet.true(prompt), prompt
+    fleet.end()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(changes, st.sampled_from(FATES)), max_size=40))
+@given(st.lists(st.tuples(WITH_COPIES, st.sampled_from(FATES)), max_size=40))
+@example([((kind, 3, PROMPTS[9], None), "arrives") for kind in ("serve", "serve a copy", "clear", "serve", "serve")])
 def test_with_messages_lost_doubled_and_late_the_index_never_says_more(
     steps: list[tuple[tuple[str, int, object, object], str]],
 ) -> None:
@@ -174,6 +205,7 @@ def test_with_messages_lost_doubled_and_late_the_index_never_says_more(
         for said, true in zip(fleet.said(prompt), fleet.true(prompt), strict=True):
             assert said[0] <= true[0], prompt
             assert said[1] <= true[1], prompt
+    fleet.end()
 
 
 def test_the_model_itself_evicts_and_offloads() -> None:

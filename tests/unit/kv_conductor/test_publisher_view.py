@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 from played_events import CLEARED, answer, question, removed, stored, tell
 
 from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.publisher_view import PublisherView
+from pymotor.kv_conductor.told_blocks import all_mixed, mixed
 
 
 @pytest.fixture
@@ -142,3 +145,34 @@ def test_a_prompt_longer_than_keys_reach(core: ConductorCore, view: PublisherVie
     tell(view, stored([1] * (4 * blocks), range(blocks)))
     assert answer(core, question([1] * (4 * blocks)))["u-0"][0] == 4 << 16
     assert view.counts.too_deep == 3
+
+
+def test_beginnings_that_went_before_all_that_follows(core: ConductorCore, view: PublisherView) -> None:
+    other = core.follow("u-1", ["qwen"])[0]
+    tell(other, stored(range(8), [0, 1]))
+    tell(view, stored(range(8), [0, 1]))
+    for branch in range(20):
+        tell(view, stored(range(100 + branch, 104 + branch), [100 + branch], parent=branch % 2))
+    tell(view, removed(0), removed(1))
+    assert held(core, range(8)) == (0, 0)
+    tell(view, *[removed(100 + branch) for branch in range(20)])
+    assert (len(view), core.size().entries) == (0, 2)
+    assert answer(core, question(range(8)))["u-1"][0] == 8
+
+
+def test_an_event_that_names_a_block_twice_is_passed_over(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, stored(range(64), [*range(15), 3]), stored(range(8), [20, 20]))
+    assert (view.counts.repeated, len(view), core.size().entries) == (18, 0, 0)
+
+
+def test_a_salt_that_is_called_like_the_adapter(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, stored(range(8), [0, 1], lora_name="ada", extra_keys=[["ada", "ada"], ["ada"]]))
+    assert held(core, range(8), adapter="ada") == (0, 0)
+    assert held(core, range(8), adapter="ada", salt="ada") == (2, 2)
+
+
+@pytest.mark.parametrize("shift", [0, 20, 32, 48])
+def test_hashes_that_are_alike_stand_apart(shift: int) -> None:
+    assert len({mixed(number << shift) & 4095 for number in range(4096)}) > 1500
+    hashes = array("Q", [number << shift for number in range(100)])
+    assert all_mixed(hashes).tolist() == [mixed(own) for own in hashes]
