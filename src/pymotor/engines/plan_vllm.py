@@ -98,7 +98,7 @@ def plan_vllm(request: PlanRequest) -> InstancePlan:
     instance = Instance(
         name=request.name,
         role=request.role,
-        models=request.served_names(model),
+        models=tuple(dict.fromkeys((*request.served_names(model), *request.adapter_names()))),
         engine=request.engine,
         engine_version=request.engine_version,
         endpoints=tuple(server.plan.endpoint for server in servers if not server.plan.headless),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from pymotor.config import EngineSection, UserConfig
 from pymotor.config.engine import ParallelSizes
 from pymotor.engines.host import HostResources
@@ -58,6 +60,24 @@ class PlanRequest:
         """What clients call the model."""
         stated = self.options.get("served_model_name") or model
         return tuple(str(name) for name in stated) if isinstance(stated, list) else (str(stated),)
+
+    def adapter_names(self) -> tuple[str, ...]:
+        """What clients call the LoRA adapters that vLLM loads at its start: `lora_modules`, each `name=path`, an object
+        or its JSON. What is none of these the engine itself refuses."""
+        stated = self.options.get("lora_modules")
+        each = stated if isinstance(stated, list) else [stated]
+        return tuple(name for name in map(_adapter_name, each) if name)
+
+
+def _adapter_name(stated: object) -> str:
+    if isinstance(stated, str) and stated.lstrip().startswith("{"):
+        try:
+            stated = msgspec.json.decode(stated)
+        except msgspec.DecodeError:
+            return ""
+    if isinstance(stated, dict):
+        return str(stated.get("name") or "")
+    return stated.partition("=")[0].strip() if isinstance(stated, str) and "=" in stated else ""
 
 
 def token_count(value: object) -> int | None:

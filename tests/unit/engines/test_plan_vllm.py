@@ -479,3 +479,16 @@ def test_each_ranks_server_has_its_own_bootstrap_server(experts: bool) -> None:
     told = [f"http://127.0.0.1:{server.env['VLLM_MOONCAKE_BOOTSTRAP_PORT']}" for server in made.servers]
     assert told == [made.instance.bootstrap_of(server.endpoint.id) for server in made.servers]
     assert len(set(told)) == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "adapters"),
+    [
+        ("ada=/adapters/ada", ("ada",)),
+        (["ada=/adapters/ada", '{"name": "bob", "path": "/adapters/bob", "base_model_name": "qwen3"}'], ("ada", "bob")),
+        ([{"name": "ada", "path": "/adapters/ada"}, {"name": "qwen3", "path": "/x"}], ("ada",)),
+        (["/adapters/ada", "{", '{"name": ["ada"]', 7, None, {"path": "/x"}], ()),
+    ],
+)
+def test_adapters_are_served_by_their_names(written: object, adapters: tuple[str, ...]) -> None:
+    assert plan(union(**{"lora-modules": written}), "union").instance.models == ("qwen3", *adapters)
