@@ -61,8 +61,14 @@ class MediaItems:
                 blocks_of.setdefault((identifier, block * size + offset), []).append(block)
         starts = sorted(start for _, start in blocks_of)
         for (identifier, start), blocks in blocks_of.items():
-            if (model, identifier) in self._items:
-                continue
+            known = self._items.get((model, identifier))
+            if known is not None:
+                most = (blocks[-1] + 1) * size - start
+                seen_whole = blocks[-1] + 1 < len(hashes)
+                if start < 0 or _may_be(known, tokens[start : start + most], most - size, seen_whole):
+                    continue
+                # Engines were started anew with other settings of their processor.
+                self._tokens -= len(self._items.pop((model, identifier)))
             following = next((other for other in starts if other > start), None)
             ends = (blocks[-1] + 1) * size
             touched = following is not None and following <= ends
@@ -132,6 +138,14 @@ def write_out(known: MediaItems, model: str, tokens: memoryview, media: Sequence
         copied = place + 1
     parts.append(tokens[4 * copied :])
     return WrittenPrompt(memoryview(b"".join(parts)), items, True)
+
+
+def _may_be(known: array[int], seen: array[int], before_last: int, seen_whole: bool) -> bool:
+    """Whether what an event shows from an item's beginning on, to the end of the last block that names it, can be the
+    item as it is known. `before_last`: tokens before that block; `seen_whole`: a block after it does not name it."""
+    if len(known) <= before_last or (seen_whole and len(known) > len(seen)):
+        return False
+    return seen[: len(known)] == known[: len(seen)]
 
 
 def _length(seen: array[int], certain: int) -> int | None:

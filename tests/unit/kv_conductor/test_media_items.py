@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from played_events import answer, question, stored, tell
+from played_events import CLEARED, answer, question, stored, tell
 
 from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.publisher_view import PublisherView
@@ -90,3 +90,17 @@ def test_what_a_restarted_engine_still_owed_is_forgotten(core: ConductorCore, vi
     view.clear()
     tell(view, with_image("cat", 20))
     assert held(core, [*TEXT, IMAGE, *AFTER], (6, "cat")) == 32
+
+
+@pytest.mark.parametrize("length", [4, 8, 20])
+def test_an_item_that_engines_write_otherwise_since_a_restart_is_learnt_anew(
+    core: ConductorCore, view: PublisherView, length: int
+) -> None:
+    asked = [*TEXT, IMAGE, *AFTER]
+    tell(view, with_image("cat"))
+    assert held(core, asked, (6, "cat")) == 24
+    tell(view, CLEARED, with_image("cat", length))
+    assert held(core, asked, (6, "cat")) == (12 + length) // 4 * 4
+    assert core.size().media_items == 1
+    tell(view, with_image("cat", length, first=50))
+    assert held(core, asked, (6, "cat")) == (12 + length) // 4 * 4
