@@ -426,6 +426,22 @@ def test_a_publisher_of_garbage_harms_only_itself(
         assert asker.match(PROMPT) == {ENDPOINT: 3 * SIZE}
 
 
+UNREADABLE = stored([2000], [-1, 2, 3, 4])
+"""A block whose tokens are none."""
+
+
+def test_of_a_first_batch_that_cannot_be_read_nothing_stays(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        publisher.publish(*blocks(0, 1), UNREADABLE)
+        conductor.tell(union(0, publisher, url=engine_url))
+        source = conductor.wait_standing(SOURCE, "dropped")
+        assert source["blocks"] == 0
+        publisher.stop()
+        publisher.start()
+        conductor.wait_standing(SOURCE, "live")
+        assert asker.match(PROMPT) == {}
+
+
 def test_what_speaks_something_else_is_no_publisher(conductor: ConductorUnderTest, engine_url: str) -> None:
     with EventPublisher() as publisher:
         publisher.stop()

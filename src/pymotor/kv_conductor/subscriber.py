@@ -304,9 +304,11 @@ class Subscriber:
         self._figures.events.add(len(batch.events))
 
     def _forget(self) -> None:
-        if self.order.last is not None:
-            self.order.forget()
-            self.view.clear()
+        known = self.order.last is not None or len(self.view) > 0
+        self.order.forget()
+        # Before the first batch, too: one that cannot be read may have told something up to there.
+        self.view.clear()
+        if known:
             self._forgotten()
 
     def _give_up(self, why: str) -> None:
