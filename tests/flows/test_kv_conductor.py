@@ -442,6 +442,40 @@ def test_of_a_first_batch_that_cannot_be_read_nothing_stays(conductor: Conductor
         assert asker.match(PROMPT) == {}
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_what_comes_behind_a_batch_that_cannot_be_read_is_learned(
+    conductor: ConductorUnderTest, engine_url: str, live: bool
+) -> None:
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        if live:
+            conductor.tell(union(0, publisher, url=engine_url))
+            conductor.wait_standing(SOURCE, "live")
+        publisher.publish(*blocks(0, 3))
+        unreadable = publisher.publish(UNREADABLE)
+        if not live:
+            conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "dropped")
+        publisher.publish(*blocks(0, 2))
+        # Of what was before nothing is known any more, so this one follows a block that nobody told of.
+        last = publisher.publish(*blocks(3, 4))
+        conductor.wait_applied(SOURCE, last)
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+        assert publisher.asked == [0, unreadable]
+        assert conductor.metric("dropped_publishers_total") == 1
+
+
+def test_an_engine_that_sent_what_cannot_be_read_may_start_anew(
+    conductor: ConductorUnderTest, engine_url: str
+) -> None:
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        publisher.publish(UNREADABLE)
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "dropped")
+        publisher.begin_again()
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 2)))
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+
+
 def test_what_speaks_something_else_is_no_publisher(conductor: ConductorUnderTest, engine_url: str) -> None:
     with EventPublisher() as publisher:
         publisher.stop()
