@@ -134,7 +134,7 @@ class ConductorUnderTest:
             raise AssertionError(f"{error}: {self.get('/sources').text}") from None
 
     def metric(self, name: str) -> float:
-        """One figure without labels."""
+        """One figure, with its labels if it has any."""
         lines = self.get("/metrics").text.splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"pymotor_kv_conductor_{name} "))
 

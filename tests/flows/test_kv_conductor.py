@@ -254,6 +254,28 @@ def test_a_new_conductor_learns_what_the_old_one_knew(conductor: ConductorUnderT
             wait_until(lambda: asker.match(PROMPT) == {ENDPOINT: 4 * SIZE}, "what the engine replays counts again")
 
 
+@pytest.mark.parametrize("size", [SIZE // 2, 2 * SIZE])
+def test_a_new_engine_may_have_blocks_of_another_size(
+    conductor: ConductorUnderTest, engine_url: str, size: int
+) -> None:
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 6)))
+        assert asker.match(PROMPT) == {ENDPOINT: 6 * SIZE}
+        publisher.stop()
+        conductor.wait_standing(SOURCE, "unreachable")
+        publisher.start()
+        publisher.publish(stored(range(6 * SIZE // size), PROMPT))
+        # The new one tells of a block that follows none and of one that has another size, too.
+        publisher.publish(stored([2000], PROMPT[:size], parent=1999), stored([3000], PROMPT[:1]))
+        conductor.wait_applied(SOURCE, 1)
+        assert asker.match(PROMPT) == {ENDPOINT: 6 * SIZE}
+        source = conductor.sources()[SOURCE]
+        assert (source["block_size"], source["passed_over"]["other_sizes"]) == (size, 1)
+        assert conductor.metric('passed_over_total{reason="orphans"}') == 1
+
+
 # -- who is followed
 
 
@@ -424,6 +446,54 @@ def test_a_publisher_of_garbage_harms_only_itself(
         assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
         conductor.wait_applied(SOURCE, good.publish(*blocks(2, 3)))
         assert asker.match(PROMPT) == {ENDPOINT: 3 * SIZE}
+
+
+UNREADABLE = stored([2000], [-1, 2, 3, 4])
+"""A block whose tokens are none."""
+
+
+def test_of_a_first_batch_that_cannot_be_read_nothing_stays(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        publisher.publish(*blocks(0, 1), UNREADABLE)
+        conductor.tell(union(0, publisher, url=engine_url))
+        source = conductor.wait_standing(SOURCE, "dropped")
+        assert source["blocks"] == 0
+        publisher.stop()
+        publisher.start()
+        conductor.wait_standing(SOURCE, "live")
+        assert asker.match(PROMPT) == {}
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_comes_behind_a_batch_that_cannot_be_read_is_learned(
+    conductor: ConductorUnderTest, engine_url: str, live: bool
+) -> None:
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        if live:
+            conductor.tell(union(0, publisher, url=engine_url))
+            conductor.wait_standing(SOURCE, "live")
+        publisher.publish(*blocks(0, 3))
+        unreadable = publisher.publish(UNREADABLE)
+        if not live:
+            conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "dropped")
+        publisher.publish(*blocks(0, 2))
+        # Of what was before nothing is known any more, so this one follows a block that nobody told of.
+        last = publisher.publish(*blocks(3, 4))
+        conductor.wait_applied(SOURCE, last)
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+        assert publisher.asked == [0, unreadable]
+        assert conductor.metric("dropped_publishers_total") == 1
+
+
+def test_an_engine_that_sent_what_cannot_be_read_may_start_anew(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        publisher.publish(UNREADABLE)
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "dropped")
+        publisher.begin_again()
+        conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 2)))
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
 
 
 def test_what_speaks_something_else_is_no_publisher(conductor: ConductorUnderTest, engine_url: str) -> None:

@@ -134,12 +134,13 @@ class Answers:
         return holder is not None and not self._uncounted[holder.slots[0]]
 
     def measure(self, figures: Figures) -> None:
-        """Bring the gauges of the index up to date."""
+        """Bring the figures of the index up to date."""
         size = self._core.size()
         figures.entries.set(size.entries)
         figures.blocks.set(size.blocks)
         figures.memory.set(size.memory_bytes)
         figures.refused.set(size.refused)
+        figures.set_passed_over(self._core.passed_over().by_reason())
 
 
 def _only(packed: bytes, kind: str, kept: npt.NDArray[np.bool_]) -> bytes:

@@ -22,7 +22,8 @@ class Place(Enum):
 
 
 class BatchOrder:
-    """The newest batch that was applied, if any was since the engine's blocks were last forgotten."""
+    """The newest batch that was applied, or could not be read, if any was since the engine's blocks were last
+    forgotten."""
 
     def __init__(self) -> None:
         self.last: int | None = None

@@ -29,8 +29,9 @@ from pymotor.kv_conductor.holders import Holder, Holders
 from pymotor.kv_conductor.index import PrefixIndex
 from pymotor.kv_conductor.matching import Matches, Matching
 from pymotor.kv_conductor.media_items import MediaItems, WrittenPrompt, write_out
+from pymotor.kv_conductor.passed_over import PassedOver
 from pymotor.kv_conductor.prompt_keys import PromptKeys
-from pymotor.kv_conductor.publisher_view import PublisherView, ViewCounts
+from pymotor.kv_conductor.publisher_view import PublisherView
 from pymotor.kv_conductor.questions import AskedQuestions, Beginnings
 from pymotor.kv_conductor.routed import RoutedPrompts
 
@@ -97,6 +98,8 @@ class ConductorCore:
         self._routed = RoutedPrompts(clock, routed_seconds)
         self._asked = AskedQuestions()
         self._views: dict[str, list[PublisherView]] = {}
+        self._passed_over = PassedOver()
+        """Of views that have ended."""
         self._matching = Matching(self.index, self.holders, self._routed)
 
     def follow(
@@ -119,6 +122,7 @@ class ConductorCore:
         """The endpoint is gone; its views must not be used any more."""
         for view in self._views.pop(endpoint, ()):
             view.end()
+            self._passed_over.add(view.counts)
             self._routed.forget(view.slot)
         self.holders.remove(endpoint)
 
@@ -206,9 +210,12 @@ class ConductorCore:
             routed_prompts=len(self._routed),
         )
 
-    def counts(self) -> dict[str, list[ViewCounts]]:
-        """For each endpoint and each of its publishers, the blocks that were passed over."""
-        return {endpoint: [view.counts for view in views] for endpoint, views in self._views.items()}
+    def passed_over(self) -> PassedOver:
+        """All that was, of publishers that are gone, too."""
+        total = PassedOver()
+        for counts in (self._passed_over, *(view.counts for views in self._views.values() for view in views)):
+            total.add(counts)
+        return total
 
     def _look_up(self, query: PrefixQuery) -> Matches:
         prompts: list[Beginnings] = []

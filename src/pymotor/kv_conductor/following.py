@@ -245,4 +245,5 @@ def _source_described(one: Subscriber) -> dict[str, Any]:
         "last_sequence": one.order.last,
         "blocks": len(one.view),
         "block_size": one.view.block_size,
+        "passed_over": one.view.counts.by_reason(),
     }

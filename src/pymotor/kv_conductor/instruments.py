@@ -32,6 +32,9 @@ class Figures:
         self.dropped = registry.counter(
             "pymotor_kv_conductor_dropped_publishers_total", "Times that a publisher was left for what it sent."
         ).child()
+        self._passed_over = registry.counter(
+            "pymotor_kv_conductor_passed_over_total", "Blocks that were told of and are not in the index.", ("reason",)
+        )
         self.queries = registry.counter("pymotor_kv_conductor_queries_total", "Questions answered.").child()
         self.query_seconds = registry.histogram(
             "pymotor_kv_conductor_query_seconds", "Seconds that a question took to be answered.", (), _QUERY_BOUNDS
@@ -57,3 +60,8 @@ class Figures:
         """How many publishers there are of each standing."""
         for standing, number in by_standing.items():
             self._sources.child(standing).set(number)
+
+    def set_passed_over(self, by_reason: dict[str, int]) -> None:
+        """How many there have been for each reason."""
+        for reason, number in by_reason.items():
+            self._passed_over.child(reason).set(number)

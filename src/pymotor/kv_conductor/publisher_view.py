@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from array import array
 
-import msgspec
 import numpy as np
 
 from pymotor.kv_conductor.events import BlockHash, BlocksRemoved, BlocksStored, EventBatch, low_64_bits
@@ -21,28 +20,13 @@ from pymotor.kv_conductor.holder_sets import distinct
 from pymotor.kv_conductor.index import PrefixIndex
 from pymotor.kv_conductor.key_table import Keys, Rows
 from pymotor.kv_conductor.media_items import MediaItems
+from pymotor.kv_conductor.passed_over import PassedOver
 from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, PromptKeys, most_blocks
 from pymotor.kv_conductor.told_blocks import DEVICE_TIER, NO_PARENT, TOGETHER, ToldBlocks
 
 _TIERS = {"GPU": DEVICE_TIER, "CPU": 2, "STORAGE": 4}
 _OTHER_TIER = 8
 _FULL_ATTENTION = frozenset({None, "full_attention", "mla_attention", "sink_full_attention"})
-
-
-class ViewCounts(msgspec.Struct):
-    """Blocks that a publisher told of and that are not in the index, and why."""
-
-    orphans: int = 0
-    """Their parent is not known."""
-    other_groups: int = 0
-    other_sizes: int = 0
-    """Their number of tokens is not that of the publisher's blocks."""
-    too_deep: int = 0
-    """After the longest prompt that has keys."""
-    no_room: int = 0
-    repeated: int = 0
-    """Their event names a block twice."""
-    unknown_events: int = 0
 
 
 class PublisherView:
@@ -62,7 +46,7 @@ class PublisherView:
         self.model = model
         self.block_size = 0
         """Tokens; 0 until an event told."""
-        self.counts = ViewCounts()
+        self.counts = PassedOver()
         self._index = index
         self._keys = keys
         self._media = media
@@ -106,15 +90,14 @@ class PublisherView:
         self._told.settle()
 
     def clear(self) -> None:
-        """The publisher holds nothing: it said so, started anew, or its events were lost."""
-        self._told.clear()
-        if self._media is not None:
-            self._media.forget(self.slot)
+        """The publisher holds nothing: it said so, started anew, or its events were lost. Size and group of its blocks
+        are learned anew, since it may be another engine."""
+        self._resize(0)
+        self._group = None
 
     def end(self) -> None:
         """The publisher is gone; its slot may be given to another."""
         self.clear()
-        self._resize(0)
 
     def _store(self, event: BlocksStored) -> None:
         count = len(event.block_hashes)
@@ -224,9 +207,7 @@ class PublisherView:
             larger = on_device and (size > self.block_size or not self._sized_by_device)
             if self.block_size and not larger:
                 return False
-            self.clear()
             self._resize(size)
-            self._sized_by_device = False
         self._sized_by_device |= on_device
         return True
 
@@ -291,8 +272,13 @@ class PublisherView:
             self._told.remove(_hashes(block_hashes), _tier(medium))
 
     def _resize(self, size: int) -> None:
+        """Blocks have this size from now on; what was told before is forgotten."""
+        self._told.clear()
+        if self._media is not None:
+            self._media.forget(self.slot)
         self._index.sizes.change(self.model, self.block_size, size)
         self.block_size = size
+        self._sized_by_device = False
 
 
 def _are_empty(event: BlocksStored, count: int) -> bool:

@@ -99,6 +99,8 @@ class Subscriber:
         """What of its messages cannot be read."""
         self._verified = False
         """Whether the newest batch that was applied was replayed as it was."""
+        self._begun: tuple[int, bytes] | None = None
+        """The batch that is being applied."""
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -112,7 +114,8 @@ class Subscriber:
             else:
                 self._set(Standing.UNREACHABLE, reason)
                 pause = _FIRST_PAUSE if monotonic() - began > _LONGEST_PAUSE else min(_LONGEST_PAUSE, 2 * pause)
-            if monotonic() - self._lost_at > KEPT_SECONDS:
+            # What could not be read is forgotten already; where it was has to be known to begin behind it.
+            if monotonic() - self._lost_at > KEPT_SECONDS and not self._unreadable:
                 self._forget()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
@@ -297,23 +300,32 @@ class Subscriber:
     # -- what is known
 
     def _apply(self, number: int, payload: bytes) -> None:
+        self._begun = number, payload
         batch = decode_batch(payload)
         self.view.apply(batch)
+        self._begun = None
         self.order.applied(number, payload)
         self._figures.batches.add()
         self._figures.events.add(len(batch.events))
 
     def _forget(self) -> None:
-        if self.order.last is not None:
-            self.order.forget()
-            self.view.clear()
+        self._begun = None
+        known = self.order.last is not None or len(self.view) > 0
+        self.order.forget()
+        # Before the first batch, too: one that cannot be read may have told something up to there.
+        self.view.clear()
+        if known:
             self._forgotten()
 
     def _give_up(self, why: str) -> None:
         self._unreadable = why
         self._held = True
         self._figures.dropped.add()
+        unreadable = self._begun
         self._forget()
+        if unreadable is not None:
+            # The engine would replay it each time: what is learned next begins behind it.
+            self.order.applied(*unreadable)
         self._set(Standing.DROPPED, f"{why}; tried again in {_DROPPED_PAUSE:g} s")
         if self._connection is not None:
             self._connection.close(why)

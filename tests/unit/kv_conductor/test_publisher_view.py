@@ -140,6 +140,26 @@ def test_parts_of_blocks_and_tokens_that_do_not_fit_are_passed_over(core: Conduc
     assert held(core, range(12)) == (2, 2)
 
 
+@pytest.mark.parametrize("size", [2, 8])
+def test_another_engine_may_have_blocks_of_another_size(core: ConductorCore, view: PublisherView, size: int) -> None:
+    tell(view, stored(range(16), range(4), group_idx=0, kv_cache_spec_kind="full_attention"))
+    view.clear()
+    assert core.index.sizes.of("qwen") == ()
+    tell(view, stored(range(16), range(16 // size), block_size=size, group_idx=1))
+    assert core.index.sizes.of("qwen") == (size,)
+    assert held(core, range(16)) == (4, 4)
+    core.unfollow("u-0")
+    assert core.index.sizes.of("qwen") == ()
+
+
+def test_what_is_passed_over_is_counted_of_those_who_are_gone_too(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, stored(range(8), [0, 1]), stored(range(8), [2, 3], parent=99), {"type": "News"})
+    tell(core.follow("u-1", ["qwen"])[0], stored(range(8), [2, 3], parent=99))
+    core.unfollow("u-1")
+    passed_over = core.passed_over()
+    assert (passed_over.orphans, passed_over.unknown_events, passed_over.other_sizes) == (4, 1, 0)
+
+
 def test_a_prompt_longer_than_keys_reach(core: ConductorCore, view: PublisherView) -> None:
     blocks = (1 << 16) + 3
     tell(view, stored([1] * (4 * blocks), range(blocks)))
