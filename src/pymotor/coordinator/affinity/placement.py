@@ -137,15 +137,19 @@ class AffinityPlacement:
         return await self._engine_tokens.read(view, _that_render(routes))
 
     async def _ask(self, conductor: ConductorClient, view: RequestView, prompt: Prompt) -> Asked:
-        tokens = prompt.tokens
+        # An engine computes the last token whatever it holds: a block that ends with it is of no use to this request.
+        length = prompt.length - 1
         media: list[tuple[int, str]] = []
         for item, place in zip(view.media, prompt.places, strict=True):
             identifier = self._identifiers.get((item.kind, item.key))
             if identifier is None:
                 # What comes from here on nobody can have been told of by a name that is known here.
-                tokens = tokens[: place * TOKEN_BYTES]
+                length = place
+                break
+            if place == length:
                 break
             media.append((place, identifier))
+        tokens = memoryview(prompt.tokens)[: length * TOKEN_BYTES]
         return await conductor.ask(view.model, tokens, media, salt=_salt(view))
 
     def _by_text(self, view: RequestView, outcome: str) -> AffinityChoice:
