@@ -199,6 +199,40 @@ async def test_before_media_that_nobody_knows_no_prompt_ends(asking: Asking) -> 
     assert await asked_of(16, 39) == (list(range(39)), [(16, "an image")])
 
 
+@pytest.mark.parametrize(
+    ("more", "all_computed"),
+    [
+        ({"prompt_logprobs": 0}, True),
+        ({"prompt_logprobs": 1}, True),
+        ({"prompt_logprobs": None}, False),
+        ({"echo": True, "logprobs": 1}, True),
+        ({"echo": True}, False),
+        ({"echo": False, "logprobs": 1}, False),
+        ({"logprobs": 1}, False),
+    ],
+)
+async def test_who_is_to_tell_of_the_whole_prompt_computes_it(
+    asking: Asking, more: dict[str, Any], all_computed: bool
+) -> None:
+    """Afterwards it is there for others."""
+    prompt = list(range(1000))
+    asking.conductor.holds("union-0/0", prompt[:320])
+    assert await asking.held(prompt, **more) == (0 if all_computed else 320)
+    await asking.conductor.has_told.wait()
+    assert len(asking.conductor.told) == 1
+
+
+async def test_a_chat_with_its_prompt_in_the_answer_is_computed_whole(asking: Asking) -> None:
+    """Where texts are compared too."""
+    await asking._client.close()
+    chat = {"messages": [{"role": "user", "content": "a long story " * 100}]}
+    for body, expected in ((chat, False), ({**chat, "echo": True}, False), (chat, True)):
+        made = await asking.placement.choice(read("/v1/chat/completions", body), {}, _nobody)
+        assert made is not None
+        made.choose(group_of(asking.targets), NOBODY)
+        assert bool(made.decisions[-1].held) == expected
+
+
 def name_all(asking: Asking, *items: MediaItem) -> None:
     """Engines have named them."""
     for item in items:
