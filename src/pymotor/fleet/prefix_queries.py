@@ -69,8 +69,8 @@ class PrefixMatches(msgspec.Struct, frozen=True, array_like=True, tag="matches")
 
 
 class PrefixRouted(msgspec.Struct, frozen=True, array_like=True, tag="routed"):
-    """Coordinator: the prompt of that question was sent to this endpoint. No answer; an unknown number is passed
-    over."""
+    """Coordinator: the prompt of that question was sent to this endpoint; said again when it fails there and goes
+    elsewhere. No answer; an unknown number is passed over."""
 
     number: int
     endpoint: str
