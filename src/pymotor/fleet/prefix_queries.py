@@ -13,7 +13,9 @@ import msgspec
 PREFACE = b"\x00PYMOTOR-KV\x01\n"
 LENGTH_BYTES = 4
 LONGEST_FRAME = 64 * 1024 * 1024
-"""Bytes; a prompt of a million tokens has 4 MB."""
+"""Bytes; `MOST_TOKENS` have 4 MB."""
+MOST_TOKENS = 1 << 20
+"""Of a prompt, that are compared. Later ones need not be told."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):

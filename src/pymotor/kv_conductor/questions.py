@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from pymotor.fleet.prefix_queries import PrefixQuery
+from pymotor.fleet.prefix_queries import MOST_TOKENS, PrefixQuery
 from pymotor.kv_conductor.key_table import Keys
 from pymotor.kv_conductor.media_items import WrittenPrompt
-from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, MOST_TOKENS, PromptKeys, media_extra, most_blocks
+from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, PromptKeys, media_extra, most_blocks
 from pymotor.kv_conductor.told_runs import Reached, Run
 
 _TOKENS = np.dtype("<u4")

@@ -24,7 +24,7 @@ from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
 from pymotor.coordinator.scheduling.target import Target
-from pymotor.fleet.prefix_queries import PREFACE, Followed, PrefixMatches, PrefixQuery, PrefixRouted
+from pymotor.fleet.prefix_queries import MOST_TOKENS, PREFACE, Followed, PrefixMatches, PrefixQuery, PrefixRouted
 from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.events import decode_batch
 from pymotor.kv_conductor.frames import CoordinatorConnection
@@ -197,6 +197,12 @@ async def test_before_media_that_nobody_knows_no_prompt_ends(asking: Asking) -> 
     name_all(asking, first, second)
     assert await asked_of(16, 20) == (list(range(39)), [(16, "an image"), (20, "an image")])
     assert await asked_of(16, 39) == (list(range(39)), [(16, "an image")])
+
+
+async def test_of_a_long_prompt_what_is_compared_is_asked(asking: Asking) -> None:
+    """A frame with all of it could be longer than frames are."""
+    await asking.held([7] * (MOST_TOKENS + 100))
+    assert len(asked(asking.conductor)) == MOST_TOKENS
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.prefix_hash import prefix_key, session_key
 from pymotor.coordinator.scheduling.target import Policy, Target
 from pymotor.fleet import Role
+from pymotor.fleet.prefix_queries import MOST_TOKENS
 
 _IDENTIFIERS = 16384
 """Media items whose identifiers are remembered."""
@@ -142,15 +143,15 @@ class AffinityPlacement:
 
     async def _ask(self, conductor: ConductorClient, view: RequestView, prompt: Prompt) -> Asked:
         # An engine computes the last token whatever it holds: a block that ends with it is of no use to this request.
-        length = prompt.length - 1
+        length = min(prompt.length - 1, MOST_TOKENS)
         media: list[tuple[int, str]] = []
         for item, place in zip(view.media, prompt.places, strict=True):
+            if place >= length:
+                break
             identifier = self._identifiers.get((item.kind, item.key))
             if identifier is None:
                 # What comes from here on nobody can have been told of by a name that is known here.
                 length = place
-                break
-            if place == length:
                 break
             media.append((place, identifier))
         tokens = memoryview(prompt.tokens)[: length * TOKEN_BYTES]
