@@ -27,6 +27,7 @@ class Engine:
     def __init__(self) -> None:
         self.status = 200
         self.asked = 0
+        self.tokens = [1, 2, 3]
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -44,7 +45,7 @@ class Engine:
         length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
         await reader.readexactly(int(length.split(b":")[1]))
         self.asked += 1
-        body = json.dumps({"tokens": [1, 2, 3]} if self.status == 200 else {"error": "no"}).encode()
+        body = json.dumps({"tokens": self.tokens} if self.status == 200 else {"error": "no"}).encode()
         writer.write(
             b"HTTP/1.1 %d x\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (self.status, len(body)) + body
         )
@@ -159,3 +160,29 @@ async def test_what_is_wrong_with_a_request_silences_nobody(book: Ledger, engine
     assert await read(tokens, alone) is None
     engine.status = 200
     assert await read(tokens, alone) is not None
+
+
+def a_completion(prompt: object, **more: object) -> RequestView:
+    """With this prompt."""
+    surface = SURFACES[b"/v1/completions"]
+    return surface.read(surface, json.dumps({"model": "tiny", "prompt": prompt, **more}).encode(), False)
+
+
+@pytest.mark.parametrize(("count", "in_a_thread"), [(1000, False), (100_000, True)])
+async def test_many_token_ids_do_not_hold_up_the_event_loop(count: int, in_a_thread: bool) -> None:
+    loop = asyncio.get_running_loop()
+    tokens = EngineTokens(loop, 30.0)
+    for prompt in ([7] * count, [[7] * count]):
+        others: list[str] = []
+        loop.call_soon(others.append, "had their turn")
+        found = await tokens.read(a_completion(prompt), ())
+        assert found is not None
+        assert found.length == count
+        assert bool(others) == in_a_thread
+
+
+async def test_many_tokens_of_an_engine_are_read(book: Ledger, engine: Engine) -> None:
+    engine.tokens = list(range(100_000))
+    found = await read(EngineTokens(asyncio.get_running_loop(), 30.0), target(book, 0, engine.port))
+    assert found is not None
+    assert found.length == 100_000

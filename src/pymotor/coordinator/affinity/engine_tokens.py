@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE
-from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
+from pymotor.coordinator.api.request_view import RequestView, body_of
 from pymotor.coordinator.api.surface import CHAT, COMPLETIONS
 from pymotor.coordinator.http.exchange import DeadlineExceeded, UpstreamError
 from pymotor.coordinator.http.replies import WholeReply
@@ -45,6 +45,8 @@ _LONG_PAUSE, _SHORT_PAUSE = 30.0, 1.0
 """Seconds for which an endpoint is not asked: one that is slow or does not offer the path, and one that failed."""
 _ABOUT_THE_REQUEST = frozenset((400, 413, 422))
 _PASSES = frozenset((429, 500, 502, 503, 504))
+_LOOP_BYTES = 32768
+"""More than that of token ids would take the event loop about half a millisecond: they are read in a thread."""
 _MOST_SILENT = 1024
 """Endpoints that are remembered as silent; those of which it was learned first are forgotten."""
 
@@ -52,6 +54,11 @@ _MOST_SILENT = 1024
 class _Tokenized(msgspec.Struct):
     tokens: list[int]
 
+
+_QUOTE = ord('"')
+
+Bytes = TypeVar("Bytes", bytes, msgspec.Raw)
+Result = TypeVar("Result")
 
 _decoder = msgspec.json.Decoder(_Tokenized)
 
@@ -73,7 +80,7 @@ class EngineTokens:
     async def read(self, view: RequestView, targets: Sequence[Target]) -> Prompt | None:
         """The request's prompt, asked of the least loaded of `targets`, at most two; None where none of them says."""
         if view.surface is COMPLETIONS and not view.prompts:
-            ids = _token_ids(view.fields)
+            ids = await self._read(_token_ids, view.fields["prompt"])
             if ids is not None:
                 return ids
         elif view.surface is not CHAT or view.media or "chat_template" in view.fields:
@@ -140,16 +147,21 @@ class EngineTokens:
         except UpstreamError as error:
             slow = isinstance(error, DeadlineExceeded) or monotonic() >= connect_by
             return _silence("it is too slow" if slow else "it cannot be reached", slow)
-        return _prompt_in(receiver)
+        if receiver.status in _ABOUT_THE_REQUEST:
+            return None
+        if receiver.status != 200:
+            return _silence(f"its /tokenize answers {receiver.status}", receiver.status not in _PASSES)
+        return await self._read(_tokenized, receiver.body)
+
+    async def _read(self, work: Callable[[Bytes], Result], raw: Bytes) -> Result:
+        if len(memoryview(raw)) <= _LOOP_BYTES:
+            return work(raw)
+        return await self._loop.run_in_executor(None, work, raw)
 
 
-def _prompt_in(reply: WholeReply) -> Prompt | _Silence | None:
-    if reply.status in _ABOUT_THE_REQUEST:
-        return None
-    if reply.status != 200:
-        return _silence(f"its /tokenize answers {reply.status}", reply.status not in _PASSES)
+def _tokenized(body: bytes) -> Prompt | _Silence | None:
     try:
-        return prompt_of_ids(_decoder.decode(reply.body).tokens)
+        return prompt_of_ids(_decoder.decode(body).tokens)
     except UNREADABLE:
         return _silence("its /tokenize answers something else", long=True)
 
@@ -158,11 +170,13 @@ def _silence(why: str, long: bool) -> _Silence:
     return _Silence(monotonic() + (_LONG_PAUSE if long else _SHORT_PAUSE), why)
 
 
-def _token_ids(fields: Fields) -> Prompt | None:
+def _token_ids(raw: msgspec.Raw) -> Prompt | None:
+    if memoryview(raw)[0] == _QUOTE:
+        return None
     try:
-        prompt = msgspec.json.decode(fields["prompt"])
+        prompt = msgspec.json.decode(raw)
     except UNREADABLE:
         return None
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
-    return prompt_of_ids(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], str) else None
+    return prompt_of_ids(prompt) if isinstance(prompt, list) else None
