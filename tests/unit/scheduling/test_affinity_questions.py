@@ -18,7 +18,7 @@ from pymotor.coordinator.affinity.engine_tokens import EngineTokens
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.placement import AffinityPlacement
 from pymotor.coordinator.api.media import MediaItem
-from pymotor.coordinator.prompts.prompt_tokens import Prompt
+from pymotor.coordinator.prompts.prompt import Prompt
 from pymotor.coordinator.routing import Routes
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 from pymotor.coordinator.scheduling.ledger import Ledger

@@ -17,11 +17,12 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE
-from pymotor.coordinator.api.request_view import RequestView, body_of
+from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
 from pymotor.coordinator.api.surface import CHAT, COMPLETIONS
 from pymotor.coordinator.http.exchange import DeadlineExceeded, UpstreamError
 from pymotor.coordinator.http.replies import WholeReply
-from pymotor.coordinator.prompts.prompt_tokens import Prompt, prompt_of_ids
+from pymotor.coordinator.prompts.prompt import Prompt, prompt_of_ids
+from pymotor.coordinator.prompts.truncation import UNKNOWN, kept_tokens, truncated
 from pymotor.coordinator.scheduling.target import Target
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ _ASKED_WITH = (
     "chat_template_kwargs",
 )
 """Fields of a request that decide its tokens."""
+_NOT_ASKED_WITH = ("chat_template", "documents", "reasoning_effort")
+"""Likewise, of a chat; the engine is not asked with them, or does not look at them there."""
 _SECONDS = 1.0
 """That a request waits, for all its tries together."""
 _TRIES = 2
@@ -79,14 +82,28 @@ class EngineTokens:
 
     async def read(self, view: RequestView, targets: Sequence[Target]) -> Prompt | None:
         """The request's prompt, asked of the least loaded of `targets`, at most two; None where none of them says."""
-        if view.surface is COMPLETIONS and not view.prompts:
-            ids = await self._read(_token_ids, view.fields["prompt"])
-            if ids is not None:
-                return ids
-        elif view.surface is not CHAT or view.media or "chat_template" in view.fields:
+        fields = view.fields
+        kept = kept_tokens(fields)
+        if view.prompts or kept == UNKNOWN:
             return None
-        if view.prompts:
+        found: Prompt | None
+        if view.surface is COMPLETIONS:
+            found = await self._read(_token_ids, fields["prompt"])
+            plain = found is not None or _says(fields, "add_special_tokens", b"false")
+        elif view.surface is CHAT and not view.media and not any(_states(fields, name) for name in _NOT_ASKED_WITH):
+            found = None
+            plain = not _says(fields, "add_special_tokens", b"true")
+        else:
             return None
+        if found is None:
+            found = await self._ask_one_of(view, targets)
+        if found is not None:
+            found = truncated(found, kept, plain=plain)
+        if found is not None:
+            view.prompt_tokens = found.length
+        return found
+
+    async def _ask_one_of(self, view: RequestView, targets: Sequence[Target]) -> Prompt | None:
         started = monotonic()
         asked = self._to_ask(targets, started)
         if not asked:
@@ -102,8 +119,6 @@ class EngineTokens:
                 continue
             if self._silent and self._silent.pop(target.url, None) is not None:
                 logger.info("%s is asked for tokens again", target.endpoint_id)
-            if reply is not None:
-                view.prompt_tokens = reply.length
             return reply
         return None
 
@@ -168,6 +183,14 @@ def _tokenized(body: bytes) -> Prompt | _Silence | None:
 
 def _silence(why: str, long: bool) -> _Silence:
     return _Silence(monotonic() + (_LONG_PAUSE if long else _SHORT_PAUSE), why)
+
+
+def _states(fields: Fields, name: str) -> bool:
+    return name in fields and not _says(fields, name, b"null")
+
+
+def _says(fields: Fields, name: str, value: bytes) -> bool:
+    return name in fields and memoryview(fields[name]) == value
 
 
 def _token_ids(raw: msgspec.Raw) -> Prompt | None:

@@ -19,7 +19,8 @@ from pymotor.coordinator.api.errors import UNREADABLE, ApiError
 from pymotor.coordinator.api.media import MediaItem
 from pymotor.coordinator.api.request_view import Fields, RequestView
 from pymotor.coordinator.api.surface import CHAT
-from pymotor.coordinator.prompts.prompt_tokens import Prompt, PromptTokens
+from pymotor.coordinator.prompts.prompt import Prompt
+from pymotor.coordinator.prompts.prompt_tokens import PromptTokens
 from pymotor.coordinator.prompts.text_tokens import TOKEN_BYTES
 from pymotor.coordinator.routing import Routes
 from pymotor.coordinator.scheduling.key_choice import KeyChoice
