@@ -11,7 +11,7 @@ import tokenizers
 
 from pymotor.coordinator.api.paths import SURFACES
 from pymotor.coordinator.api.request_view import RequestView
-from pymotor.coordinator.prompts.prompt_tokens import Prompt
+from pymotor.coordinator.prompts.prompt import Prompt
 from pymotor.coordinator.prompts.text_tokens import FILE_NAME
 from pymotor.engines.sim.tokenizer import PAD, SPECIAL_TOKENS
 

@@ -13,7 +13,9 @@ import msgspec
 PREFACE = b"\x00PYMOTOR-KV\x01\n"
 LENGTH_BYTES = 4
 LONGEST_FRAME = 64 * 1024 * 1024
-"""Bytes; a prompt of a million tokens has 4 MB."""
+"""Bytes; `MOST_TOKENS` have 4 MB."""
+MOST_TOKENS = 1 << 20
+"""Of a prompt, that are compared. Later ones need not be told."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
@@ -69,8 +71,8 @@ class PrefixMatches(msgspec.Struct, frozen=True, array_like=True, tag="matches")
 
 
 class PrefixRouted(msgspec.Struct, frozen=True, array_like=True, tag="routed"):
-    """Coordinator: the prompt of that question was sent to this endpoint. No answer; an unknown number is passed
-    over."""
+    """Coordinator: the prompt of that question was sent to this endpoint; said again when it fails there and goes
+    elsewhere. No answer; an unknown number is passed over."""
 
     number: int
     endpoint: str

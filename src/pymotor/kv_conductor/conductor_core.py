@@ -145,8 +145,9 @@ class ConductorCore:
         )
 
     def routed(self, asker: Hashable, told: PrefixRouted) -> bool:
-        """A prompt was sent somewhere. False: the question or the endpoint is not known (any more)."""
-        query = self._asked.take(asker, told.number)
+        """A prompt was sent somewhere, or somewhere else after it failed there. False: the question or the endpoint is
+        not known (any more)."""
+        query = self._asked.find(asker, told.number)
         views = self._views.get(told.endpoint)
         if query is None or views is None:
             return False

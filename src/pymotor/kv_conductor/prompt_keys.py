@@ -23,12 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from pymotor.fleet.prefix_queries import MOST_TOKENS
 from pymotor.kv_conductor.key_table import Keys
 
 LONGEST = 1 << 16
 """Blocks; a prompt's later ones have no key."""
-MOST_TOKENS = 1 << 20
-"""Likewise."""
 LONGEST_BLOCK = 4096
 """Tokens that a block may have."""
 _PIECE = 8192

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from pymotor.fleet.prefix_queries import PrefixQuery
+from pymotor.fleet.prefix_queries import MOST_TOKENS, PrefixQuery
 from pymotor.kv_conductor.key_table import Keys
 from pymotor.kv_conductor.media_items import WrittenPrompt
-from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, MOST_TOKENS, PromptKeys, media_extra, most_blocks
+from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, PromptKeys, media_extra, most_blocks
 from pymotor.kv_conductor.told_runs import Reached, Run
 
 _TOKENS = np.dtype("<u4")
@@ -102,8 +102,8 @@ class Beginnings:
 
 
 class AskedQuestions:
-    """The last questions, for who says later where the prompt went. Bounded in number and in bytes of tokens: the more
-    of them are kept, the colder is the memory that the next one is written to."""
+    """The last questions, for who says later where the prompt went, perhaps more than once. Bounded in number and in
+    bytes of tokens: the more of them are kept, the colder is the memory that the next one is written to."""
 
     def __init__(self, most: int = 8192, most_bytes: int = 4 << 20) -> None:
         self._questions: OrderedDict[tuple[Hashable, int], PrefixQuery] = OrderedDict()
@@ -120,26 +120,26 @@ class AskedQuestions:
         return self._bytes + 400 * len(self._questions)
 
     def keep(self, asker: Hashable, question: PrefixQuery) -> None:
-        """Until `take`, or until it is one of too many."""
+        """Until it is one of too many, or its asker is gone."""
         key = (asker, question.number)
         if key in self._questions:
-            self.take(asker, question.number)
+            self._drop(key)
         self._questions[key] = question
         self._bytes += len(question.tokens)
         while len(self._questions) > self._most or self._bytes > self._most_bytes:
             self._bytes -= len(self._questions.popitem(last=False)[1].tokens)
 
-    def take(self, asker: Hashable, number: int) -> PrefixQuery | None:
-        """The question, which is then forgotten; None if it is not kept."""
-        question = self._questions.pop((asker, number), None)
-        if question is not None:
-            self._bytes -= len(question.tokens)
-        return question
+    def find(self, asker: Hashable, number: int) -> PrefixQuery | None:
+        """The question; None if it is not kept."""
+        return self._questions.get((asker, number))
 
     def forget(self, asker: Hashable) -> None:
         """All questions of somebody who is gone."""
         for own in [own for own in self._questions if own[0] == asker]:
-            self.take(*own)
+            self._drop(own)
+
+    def _drop(self, key: tuple[Hashable, int]) -> None:
+        self._bytes -= len(self._questions.pop(key).tokens)
 
 
 def _extras(prompt: WrittenPrompt, block_size: int) -> Mapping[int, int]:

@@ -8,6 +8,7 @@ from played_events import CLEARED, Clock, answer, question, stored, tell
 from pymotor.fleet.prefix_queries import PrefixRouted
 from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.holders import TooManyHoldersError
+from pymotor.kv_conductor.questions import AskedQuestions
 
 
 @pytest.fixture
@@ -49,7 +50,6 @@ def test_routed_prompts_are_expected_until_time_is_up(core: ConductorCore, clock
     prompt = range(1000)
     answer(core, question(prompt, 7))
     assert core.routed("coordinator", PrefixRouted(7, "u-1"))
-    assert not core.routed("coordinator", PrefixRouted(7, "u-1")), "a question is routed once"
     assert answer(core, question(prompt, 8)) == {"u-0": (8, 8, 8), "u-1": (0, 0, 768)}
     clock.now += 1.5
     assert core.routed("coordinator", PrefixRouted(8, "u-1"))
@@ -57,6 +57,30 @@ def test_routed_prompts_are_expected_until_time_is_up(core: ConductorCore, clock
     assert answer(core, question(prompt, 9))["u-1"] == (0, 0, 768), "sent again since"
     clock.now += 0.5
     assert answer(core, question(prompt, 10)) == {"u-0": (8, 8, 8)}
+
+
+def test_a_prompt_that_failed_somewhere_is_expected_where_it_went_next(core: ConductorCore) -> None:
+    for endpoint in ("u-0", "u-1", "u-2"):
+        core.follow(endpoint, ["qwen"])
+    answer(core, question(range(512), 7))
+    assert not core.routed("coordinator", PrefixRouted(7, "nobody"))
+    for endpoint in ("u-0", "u-2"):
+        assert core.routed("coordinator", PrefixRouted(7, endpoint))
+    assert answer(core, question(range(512), 8)) == {"u-0": (0, 0, 512), "u-2": (0, 0, 512)}
+
+
+def test_no_more_is_kept_of_questions_than_there_is_room() -> None:
+    asked = AskedQuestions(most=3, most_bytes=4 * 100)
+    for number, length in enumerate((50, 40, 10, 5)):
+        asked.keep("one", question(range(length), number))
+    asked.keep("another", question(range(30), 2))
+    assert [number for number in range(4) if asked.find("one", number)] == [2, 3]
+    asked.keep("another", question(range(95), 2))
+    assert [number for number in range(4) if asked.find("one", number)] == [3]
+    asked.forget("one")
+    assert asked.find("another", 2) is not None
+    asked.forget("another")
+    assert (len(asked), asked.memory_bytes) == (0, 0)
 
 
 def test_who_restarted_or_went_expects_nothing(core: ConductorCore) -> None:

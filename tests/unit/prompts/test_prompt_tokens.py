@@ -13,7 +13,8 @@ import tokenizers
 from prompt_models import read, template_model, tokens
 from pymotor.coordinator.affinity.composition import prompt_tokens
 from pymotor.coordinator.prompts.model_files import read_model_files, why_not
-from pymotor.coordinator.prompts.prompt_tokens import PromptTokens, prompt_of_ids
+from pymotor.coordinator.prompts.prompt import prompt_of_ids
+from pymotor.coordinator.prompts.prompt_tokens import PromptTokens
 from pymotor.coordinator.prompts.text_tokens import FILE_NAME, TextTokens
 from pymotor.coordinator.settings import Settings
 
@@ -145,6 +146,52 @@ async def test_prompts_of_completions(tmp_path: Path, prompt: Any, expected: lis
     loaded = PromptTokens.load(template_model(tmp_path), asyncio.get_running_loop())
     found = await loaded.read(read("/v1/completions", {"prompt": prompt}))
     assert (None if found is None else tokens(found)) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "expected"),
+    [
+        ("abc", {"truncate_prompt_tokens": 2}, [98, 99]),
+        ("abc", {"truncate_prompt_tokens": 3}, [97, 98, 99]),
+        ("abc", {"truncate_prompt_tokens": None}, [97, 98, 99]),
+        ("abc", {"truncate_prompt_tokens": -1}, None),
+        ("abc", {"truncate_prompt_tokens": "2"}, None),
+        ("abc", {"truncate_prompt_tokens": 2, "truncation_side": "right"}, None),
+        ([7, 8, 9], {"truncate_prompt_tokens": 1, "truncation_side": "left"}, [9]),
+    ],
+)
+async def test_of_a_prompt_that_is_cut_the_end_is_left(
+    tmp_path: Path, prompt: Any, more: dict[str, Any], expected: list[int] | None
+) -> None:
+    loaded = PromptTokens.load(template_model(tmp_path), asyncio.get_running_loop())
+    view = read("/v1/completions", {"prompt": prompt, **more})
+    found = await loaded.read(view)
+    assert (None if found is None else tokens(found)) == expected
+    assert expected is None or view.prompt_tokens == len(expected)
+
+
+async def test_what_stands_around_a_prompt_stays_when_it_is_cut(tmp_path: Path) -> None:
+    """Which of its tokens then go the engine's tokenizer decides."""
+    loaded = PromptTokens.load(template_model(tmp_path), asyncio.get_running_loop())
+    inner = tokenizers.Tokenizer.from_file(str(tmp_path / FILE_NAME))
+    loaded._texts = TextTokens(inner, [], before=[START])
+
+    async def cut_to(kept: int, **more: Any) -> list[int] | None:
+        found = await loaded.read(read("/v1/completions", {"prompt": "abc", "truncate_prompt_tokens": kept, **more}))
+        return None if found is None else tokens(found)
+
+    assert await cut_to(4) == [START, 97, 98, 99]
+    assert await cut_to(3) is None
+    assert await cut_to(2, add_special_tokens=False) == [98, 99]
+
+
+async def test_a_chat_that_is_cut(tmp_path: Path) -> None:
+    loaded = PromptTokens.load(template_model(tmp_path), asyncio.get_running_loop())
+    found = await loaded.read(read("/v1/chat/completions", chat("hi", truncate_prompt_tokens=11)))
+    assert found is not None
+    assert tokens(found) == [START, *b"assistant\n"]
+    pictured = chat([IMAGE], truncate_prompt_tokens=100)
+    assert await loaded.read(read("/v1/chat/completions", pictured)) is None, "how many tokens are its media?"
 
 
 async def test_a_long_prompt_is_the_same_in_a_thread(tmp_path: Path) -> None:

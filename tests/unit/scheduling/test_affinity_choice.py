@@ -120,7 +120,8 @@ def test_decode_is_near_prefill_unless_that_host_has_too_much() -> None:
     hosts = ("10.0.0.1", "10.0.0.2")
     with endpoints_of(2, Role.PREFILL, hosts) as (ledger, prefills), endpoints_of(4, Role.DECODE, hosts) as decoding:
         decode_ledger, decodes = decoding
-        choice = choice_of(ledger, matches_of(prefills, 0, 900))
+        told = Remembering()
+        choice = choice_of(ledger, matches_of(prefills, 0, 900), told)
         assert choice.choose(group_of(prefills), NOBODY) is prefills[1]
         choice._ledger, choice._base = decode_ledger, LoadBalance(decode_ledger)
         group = group_of(decodes)
@@ -132,6 +133,7 @@ def test_decode_is_near_prefill_unless_that_host_has_too_much() -> None:
         chosen = choice.choose(group, NOBODY)
         assert chosen in (decodes[0], decodes[2])
         assert [leg.by for leg in explain(choice).legs] == ["affinity", "locality", "locality", "load"]
+        assert told.told == ["prefill-1/0"], "decode computes no prompt"
 
 
 def test_the_explanation_has_all_figures() -> None:

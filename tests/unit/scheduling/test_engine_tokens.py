@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+from array import array
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from pymotor.coordinator.affinity.engine_tokens import EngineTokens
 from pymotor.coordinator.api.paths import SURFACES
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.http.upstream_pool import SharedState
-from pymotor.coordinator.prompts.prompt_tokens import Prompt
+from pymotor.coordinator.prompts.prompt import Prompt
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.target import Target
 from pymotor.fleet import Endpoint, Instance, Role
@@ -27,6 +28,7 @@ class Engine:
     def __init__(self) -> None:
         self.status = 200
         self.asked = 0
+        self.tokens = [1, 2, 3]
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -44,7 +46,7 @@ class Engine:
         length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
         await reader.readexactly(int(length.split(b":")[1]))
         self.asked += 1
-        body = json.dumps({"tokens": [1, 2, 3]} if self.status == 200 else {"error": "no"}).encode()
+        body = json.dumps({"tokens": self.tokens} if self.status == 200 else {"error": "no"}).encode()
         writer.write(
             b"HTTP/1.1 %d x\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (self.status, len(body)) + body
         )
@@ -81,11 +83,17 @@ def target(book: Ledger, row: int, port: int) -> Target:
     return Target(endpoint, owner, book, row, 1, SharedState())
 
 
-def a_view() -> RequestView:
+def a_view(**more: object) -> RequestView:
     """A chat."""
     surface = SURFACES[b"/v1/chat/completions"]
-    body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hello"}]})
+    body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hello"}], **more})
     return surface.read(surface, body.encode(), False)
+
+
+def a_completion(prompt: object, **more: object) -> RequestView:
+    """With this prompt."""
+    surface = SURFACES[b"/v1/completions"]
+    return surface.read(surface, json.dumps({"model": "tiny", "prompt": prompt, **more}).encode(), False)
 
 
 async def read(tokens: EngineTokens, *targets: Target) -> Prompt | None:
@@ -159,3 +167,51 @@ async def test_what_is_wrong_with_a_request_silences_nobody(book: Ledger, engine
     assert await read(tokens, alone) is None
     engine.status = 200
     assert await read(tokens, alone) is not None
+
+
+@pytest.mark.parametrize(("count", "in_a_thread"), [(1000, False), (100_000, True)])
+async def test_many_token_ids_do_not_hold_up_the_event_loop(count: int, in_a_thread: bool) -> None:
+    loop = asyncio.get_running_loop()
+    tokens = EngineTokens(loop, 30.0)
+    for prompt in ([7] * count, [[7] * count]):
+        others: list[str] = []
+        loop.call_soon(others.append, "had their turn")
+        found = await tokens.read(a_completion(prompt), ())
+        assert found is not None
+        assert found.length == count
+        assert bool(others) == in_a_thread
+
+
+async def test_many_tokens_of_an_engine_are_read(book: Ledger, engine: Engine) -> None:
+    engine.tokens = list(range(100_000))
+    found = await read(EngineTokens(asyncio.get_running_loop(), 30.0), target(book, 0, engine.port))
+    assert found is not None
+    assert found.length == 100_000
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        (a_view(), [1, 2, 3]),
+        (a_view(truncate_prompt_tokens=2), [2, 3]),
+        (a_view(truncate_prompt_tokens=3), [1, 2, 3]),
+        (a_view(truncate_prompt_tokens=None), [1, 2, 3]),
+        (a_view(truncate_prompt_tokens=2, truncation_side="right"), None),
+        (a_view(truncate_prompt_tokens=-1), None),
+        (a_view(truncate_prompt_tokens=2, add_special_tokens=True), None),
+        (a_view(reasoning_effort="high"), None),
+        (a_view(documents=[{"title": "a"}]), None),
+        (a_view(reasoning_effort=None, documents=None, chat_template=None), [1, 2, 3]),
+        (a_completion("hello", truncate_prompt_tokens=2), None),
+        (a_completion("hello", truncate_prompt_tokens=2, add_special_tokens=False), [2, 3]),
+        (a_completion("hello", truncate_prompt_tokens=3), [1, 2, 3]),
+        (a_completion([4, 5, 6], truncate_prompt_tokens=2), [5, 6]),
+        (a_completion([4, 5, 6], truncate_prompt_tokens=-1), None),
+    ],
+)
+async def test_no_prompt_is_told_but_the_one_that_the_engine_computes(
+    book: Ledger, engine: Engine, view: RequestView, expected: list[int] | None
+) -> None:
+    found = await EngineTokens(asyncio.get_running_loop(), 30.0).read(view, [target(book, 0, engine.port)])
+    assert (found and array("I", bytes(found.tokens)).tolist()) == expected
+    assert expected is None or view.prompt_tokens == len(expected)

@@ -42,6 +42,8 @@ def test_a_chat_that_goes_on_is_known_where_it_was() -> None:
     assert held(prefixes, chat("x" + "a" * 4000)) == [0, 0, 0]
     assert held(prefixes, chat("a" * 4000, tools=[])) == [0, 0, 0]
     assert held(prefixes, chat("a" * 4000, model="another")) == [0, 0, 0]
+    assert held(prefixes, chat("a" * 4000, reasoning_effort="high")) == [0, 0, 0]
+    assert held(prefixes, chat("a" * 4000, truncate_prompt_tokens=9)) == [0, 0, 0]
 
 
 def test_several_may_have_it() -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,7 +21,8 @@ from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
 from pymotor.coordinator.api.surface import CHAT, COMPLETIONS
 from pymotor.coordinator.http.exchange import DeadlineExceeded, UpstreamError
 from pymotor.coordinator.http.replies import WholeReply
-from pymotor.coordinator.prompts.prompt_tokens import Prompt, prompt_of_ids
+from pymotor.coordinator.prompts.prompt import Prompt, prompt_of_ids
+from pymotor.coordinator.prompts.truncation import UNKNOWN, kept_tokens, truncated
 from pymotor.coordinator.scheduling.target import Target
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ _ASKED_WITH = (
     "chat_template_kwargs",
 )
 """Fields of a request that decide its tokens."""
+_NOT_ASKED_WITH = ("chat_template", "documents", "reasoning_effort")
+"""Likewise, of a chat; the engine is not asked with them, or does not look at them there."""
 _SECONDS = 1.0
 """That a request waits, for all its tries together."""
 _TRIES = 2
@@ -45,6 +48,8 @@ _LONG_PAUSE, _SHORT_PAUSE = 30.0, 1.0
 """Seconds for which an endpoint is not asked: one that is slow or does not offer the path, and one that failed."""
 _ABOUT_THE_REQUEST = frozenset((400, 413, 422))
 _PASSES = frozenset((429, 500, 502, 503, 504))
+_LOOP_BYTES = 32768
+"""More than that of token ids would take the event loop about half a millisecond: they are read in a thread."""
 _MOST_SILENT = 1024
 """Endpoints that are remembered as silent; those of which it was learned first are forgotten."""
 
@@ -52,6 +57,11 @@ _MOST_SILENT = 1024
 class _Tokenized(msgspec.Struct):
     tokens: list[int]
 
+
+_QUOTE = ord('"')
+
+Bytes = TypeVar("Bytes", bytes, msgspec.Raw)
+Result = TypeVar("Result")
 
 _decoder = msgspec.json.Decoder(_Tokenized)
 
@@ -72,14 +82,28 @@ class EngineTokens:
 
     async def read(self, view: RequestView, targets: Sequence[Target]) -> Prompt | None:
         """The request's prompt, asked of the least loaded of `targets`, at most two; None where none of them says."""
-        if view.surface is COMPLETIONS and not view.prompts:
-            ids = _token_ids(view.fields)
-            if ids is not None:
-                return ids
-        elif view.surface is not CHAT or view.media or "chat_template" in view.fields:
+        fields = view.fields
+        kept = kept_tokens(fields)
+        if view.prompts or kept == UNKNOWN:
             return None
-        if view.prompts:
+        found: Prompt | None
+        if view.surface is COMPLETIONS:
+            found = await self._read(_token_ids, fields["prompt"])
+            plain = found is not None or _says(fields, "add_special_tokens", b"false")
+        elif view.surface is CHAT and not view.media and not any(_states(fields, name) for name in _NOT_ASKED_WITH):
+            found = None
+            plain = not _says(fields, "add_special_tokens", b"true")
+        else:
             return None
+        if found is None:
+            found = await self._ask_one_of(view, targets)
+        if found is not None:
+            found = truncated(found, kept, plain=plain)
+        if found is not None:
+            view.prompt_tokens = found.length
+        return found
+
+    async def _ask_one_of(self, view: RequestView, targets: Sequence[Target]) -> Prompt | None:
         started = monotonic()
         asked = self._to_ask(targets, started)
         if not asked:
@@ -95,8 +119,6 @@ class EngineTokens:
                 continue
             if self._silent and self._silent.pop(target.url, None) is not None:
                 logger.info("%s is asked for tokens again", target.endpoint_id)
-            if reply is not None:
-                view.prompt_tokens = reply.length
             return reply
         return None
 
@@ -140,16 +162,21 @@ class EngineTokens:
         except UpstreamError as error:
             slow = isinstance(error, DeadlineExceeded) or monotonic() >= connect_by
             return _silence("it is too slow" if slow else "it cannot be reached", slow)
-        return _prompt_in(receiver)
+        if receiver.status in _ABOUT_THE_REQUEST:
+            return None
+        if receiver.status != 200:
+            return _silence(f"its /tokenize answers {receiver.status}", receiver.status not in _PASSES)
+        return await self._read(_tokenized, receiver.body)
+
+    async def _read(self, work: Callable[[Bytes], Result], raw: Bytes) -> Result:
+        if len(memoryview(raw)) <= _LOOP_BYTES:
+            return work(raw)
+        return await self._loop.run_in_executor(None, work, raw)
 
 
-def _prompt_in(reply: WholeReply) -> Prompt | _Silence | None:
-    if reply.status in _ABOUT_THE_REQUEST:
-        return None
-    if reply.status != 200:
-        return _silence(f"its /tokenize answers {reply.status}", reply.status not in _PASSES)
+def _tokenized(body: bytes) -> Prompt | _Silence | None:
     try:
-        return prompt_of_ids(_decoder.decode(reply.body).tokens)
+        return prompt_of_ids(_decoder.decode(body).tokens)
     except UNREADABLE:
         return _silence("its /tokenize answers something else", long=True)
 
@@ -158,11 +185,21 @@ def _silence(why: str, long: bool) -> _Silence:
     return _Silence(monotonic() + (_LONG_PAUSE if long else _SHORT_PAUSE), why)
 
 
-def _token_ids(fields: Fields) -> Prompt | None:
+def _states(fields: Fields, name: str) -> bool:
+    return name in fields and not _says(fields, name, b"null")
+
+
+def _says(fields: Fields, name: str, value: bytes) -> bool:
+    return name in fields and memoryview(fields[name]) == value
+
+
+def _token_ids(raw: msgspec.Raw) -> Prompt | None:
+    if memoryview(raw)[0] == _QUOTE:
+        return None
     try:
-        prompt = msgspec.json.decode(fields["prompt"])
+        prompt = msgspec.json.decode(raw)
     except UNREADABLE:
         return None
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
-    return prompt_of_ids(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], str) else None
+    return prompt_of_ids(prompt) if isinstance(prompt, list) else None

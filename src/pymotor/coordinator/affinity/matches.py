@@ -81,6 +81,10 @@ class Matches:
         self._any = in_any_tier
         self._expected = expected
 
+    def without_tokens(self) -> Matches:
+        """The answer as if nobody held anything."""
+        return Matches(self.holders, self.number, (), (), (), ())
+
     def expected(self, group: Group) -> npt.NDArray[np.int64]:
         """Tokens for each of the group's endpoints, with what was just sent there."""
         return self._of(group, self._expected)

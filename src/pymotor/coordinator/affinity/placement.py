@@ -14,11 +14,13 @@ from pymotor.coordinator.affinity.engine_tokens import EngineTokens
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.matches import Expected
 from pymotor.coordinator.affinity.recent_choices import RecentChoices
-from pymotor.coordinator.affinity.text_prefixes import TextPrefixes
+from pymotor.coordinator.affinity.text_prefixes import TextMatches, TextPrefixes
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError
 from pymotor.coordinator.api.media import MediaItem
-from pymotor.coordinator.api.request_view import RequestView
-from pymotor.coordinator.prompts.prompt_tokens import Prompt, PromptTokens
+from pymotor.coordinator.api.request_view import Fields, RequestView
+from pymotor.coordinator.api.surface import CHAT
+from pymotor.coordinator.prompts.prompt import Prompt
+from pymotor.coordinator.prompts.prompt_tokens import PromptTokens
 from pymotor.coordinator.prompts.text_tokens import TOKEN_BYTES
 from pymotor.coordinator.routing import Routes
 from pymotor.coordinator.scheduling.key_choice import KeyChoice
@@ -27,11 +29,14 @@ from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.prefix_hash import prefix_key, session_key
 from pymotor.coordinator.scheduling.target import Policy, Target
 from pymotor.fleet import Role
+from pymotor.fleet.prefix_queries import MOST_TOKENS
 
 _IDENTIFIERS = 16384
 """Media items whose identifiers are remembered."""
 _COMPUTE_PROMPTS = frozenset((Role.PREFILL, Role.UNION))
 _ALL_ROLES = frozenset(Role)
+_ABOUT_LOGPROBS = frozenset(("prompt_logprobs", "echo"))
+"""Fields without which an engine uses what it holds."""
 
 
 class Placement(Protocol):
@@ -107,7 +112,8 @@ class AffinityPlacement:
                 made = self._by_text(view, asked.outcome)
             else:
                 told = ToldConductor(conductor, asked.matches.number)
-                made = self._made(view, asked.matches, asked.outcome, told)
+                matches = asked.matches.without_tokens() if _computes_all(view) else asked.matches
+                made = self._made(view, matches, asked.outcome, told)
         if kept:
             self._instruments.asked(made.outcome)
             self.recent.keep(made, headers)
@@ -137,20 +143,25 @@ class AffinityPlacement:
         return await self._engine_tokens.read(view, _that_render(routes))
 
     async def _ask(self, conductor: ConductorClient, view: RequestView, prompt: Prompt) -> Asked:
-        tokens = prompt.tokens
+        # An engine computes the last token whatever it holds: a block that ends with it is of no use to this request.
+        length = min(prompt.length - 1, MOST_TOKENS)
         media: list[tuple[int, str]] = []
         for item, place in zip(view.media, prompt.places, strict=True):
+            if place >= length:
+                break
             identifier = self._identifiers.get((item.kind, item.key))
             if identifier is None:
                 # What comes from here on nobody can have been told of by a name that is known here.
-                tokens = tokens[: place * TOKEN_BYTES]
+                length = place
                 break
             media.append((place, identifier))
+        tokens = memoryview(prompt.tokens)[: length * TOKEN_BYTES]
         return await conductor.ask(view.model, tokens, media, salt=_salt(view))
 
     def _by_text(self, view: RequestView, outcome: str) -> AffinityChoice:
         trail = self._texts.trail(view)
-        return self._made(view, self._texts.matches(trail), outcome, ToldTexts(self._texts, trail))
+        matches = TextMatches({}) if _computes_all(view) else self._texts.matches(trail)
+        return self._made(view, matches, outcome, ToldTexts(self._texts, trail))
 
     def _made(self, view: RequestView, matches: Expected, outcome: str, told: Told) -> AffinityChoice:
         return AffinityChoice(
@@ -229,6 +240,26 @@ def _that_render(routes: Callable[[], Routes]) -> list[Target]:
         return []
     groups = [pair.prefills for pair in found.pairs] + [one.targets for one in (*found.singles, *found.leftovers)]
     return [target for group in groups for target in group.targets]
+
+
+def _computes_all(view: RequestView) -> bool:
+    """Whether an engine reads nothing of its prefix cache for the request: it is to tell probabilities of all the
+    prompt's tokens."""
+    fields = view.fields
+    if _ABOUT_LOGPROBS.isdisjoint(fields):
+        return False
+    if _stated(fields, "prompt_logprobs") is not None:
+        return True
+    # With `echo` those asked for are the prompt's too; of a chat engines take them as asked for.
+    return bool(_stated(fields, "echo")) and (view.surface is CHAT or _stated(fields, "logprobs") is not None)
+
+
+def _stated(fields: Fields, name: str) -> object:
+    raw = fields.get(name)
+    try:
+        return msgspec.json.decode(raw) if raw is not None else None
+    except UNREADABLE:
+        return None
 
 
 def _salt(view: RequestView) -> str:

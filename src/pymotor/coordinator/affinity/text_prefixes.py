@@ -24,7 +24,10 @@ _MOST_BLOCKS = 131072
 """32 MiB of text."""
 _HOLDERS = 4
 """Endpoints that are remembered of a block, the latest last."""
-_CONTEXT_FIELDS = ("system", "instructions", "tools", "chat_template_kwargs", "cache_salt")
+_CONTEXT_FIELDS = (
+    "system", "instructions", "tools", "documents", "chat_template_kwargs", "reasoning_effort",
+    "truncate_prompt_tokens", "cache_salt",
+)  # fmt: skip
 _NOBODY: tuple[str, ...] = ()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from array import array
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -23,7 +22,9 @@ from pymotor.coordinator.api.without_media import messages_without_media
 from pymotor.coordinator.prompts.chat_template import ChatTemplate, TemplateFailed
 from pymotor.coordinator.prompts.conversation import NotRendered, conversation_of, tools_of
 from pymotor.coordinator.prompts.model_files import read_model_files
+from pymotor.coordinator.prompts.prompt import Prompt, prompt_of_ids
 from pymotor.coordinator.prompts.text_tokens import TOKEN_BYTES, TextTokens
+from pymotor.coordinator.prompts.truncation import kept_tokens, truncated
 
 logger = logging.getLogger(__name__)
 
@@ -38,20 +39,6 @@ _LOOP_BYTES = 2048
 """A request longer than that would take the event loop about a millisecond."""
 
 Result = TypeVar("Result")
-
-
-class Prompt(msgspec.Struct, frozen=True):
-    """One prompt as an engine will have it, but for the media, each of which is its one placeholder."""
-
-    tokens: bytes | memoryview
-    """4 bytes each, little endian."""
-    places: tuple[int, ...] = ()
-    """Of the media's placeholders, in the order of the request's items."""
-
-    @property
-    def length(self) -> int:
-        """Tokens, with one for each media item."""
-        return len(self.tokens) // TOKEN_BYTES
 
 
 class PromptTokens:
@@ -137,10 +124,13 @@ class PromptTokens:
         prompt = msgspec.json.decode(view.fields["prompt"])
         if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
             prompt = prompt[0]
+        kept = kept_tokens(view.fields)
         if isinstance(prompt, str):
             with_special = _field(view, "add_special_tokens", True) is not False
-            return Prompt(self._texts.encode(prompt, with_special=with_special))
-        return prompt_of_ids(prompt)
+            found = Prompt(self._texts.encode(prompt, with_special=with_special))
+            return truncated(found, kept, plain=not (with_special and self._texts.adds_special))
+        ids = prompt_of_ids(prompt)
+        return truncated(ids, kept, plain=True) if ids is not None else None
 
     def _chat(self, view: RequestView) -> Prompt | None:
         fields = view.fields
@@ -159,10 +149,11 @@ class PromptTokens:
         )
         with_special = bool(_field(view, "add_special_tokens", False))
         tokens = self._texts.encode(text, with_special=with_special)
+        kept = kept_tokens(fields)
         if not view.media:
-            return Prompt(tokens)
+            return truncated(Prompt(tokens), kept, plain=not (with_special and self._texts.adds_special))
         places = self._places(view, tokens)
-        return Prompt(tokens, places) if places is not None else None
+        return truncated(Prompt(tokens, places), kept, plain=False) if places is not None else None
 
     def _options_of(self, view: RequestView) -> dict[str, Any]:
         stated = _field(view, "chat_template_kwargs", None) or {}
@@ -209,17 +200,6 @@ def _template(source: str, special_tokens: dict[str, Any]) -> ChatTemplate | Non
         return ChatTemplate(source, special_tokens)
     except TemplateFailed as error:
         logger.warning("%s: the lengths of chats are estimated, their tokens are not known", error)
-        return None
-
-
-def prompt_of_ids(ids: Any) -> Prompt | None:
-    """A prompt that came as token ids; None for what is no list of them."""
-    if not isinstance(ids, list) or not ids:
-        return None
-    try:
-        # From lists this is three times as fast as numpy, and takes nothing but integers of the right size.
-        return Prompt(memoryview(array("I", ids)).cast("B"))
-    except (TypeError, OverflowError):
         return None
 
 

@@ -86,6 +86,11 @@ class TextTokens:
         before, after = _around(tokenizer)
         return cls(tokenizer, cutting_tokens(described), before=before, after=after)
 
+    @property
+    def adds_special(self) -> bool:
+        """Whether a prompt that is to have special tokens gets any."""
+        return bool(self._before or self._after)
+
     def encode(self, text: str, *, with_special: bool = False) -> bytes:
         """The ids of the whole text; `with_special`: and those that the tokenizer puts around a prompt."""
         # Of what is no UTF-8 the library would know nothing.

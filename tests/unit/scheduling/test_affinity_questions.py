@@ -1,0 +1,245 @@
+"""What the KV Conductor is asked about a request, and what is predicted of it."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Hashable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from ledgers import endpoints_of, group_of
+
+from prompt_models import read
+from pymotor.coordinator.affinity.choices import AffinityChoice
+from pymotor.coordinator.affinity.conductor_client import Address, ConductorClient
+from pymotor.coordinator.affinity.engine_tokens import EngineTokens
+from pymotor.coordinator.affinity.instruments import AffinityInstruments
+from pymotor.coordinator.affinity.placement import AffinityPlacement
+from pymotor.coordinator.api.media import MediaItem
+from pymotor.coordinator.prompts.prompt import Prompt
+from pymotor.coordinator.routing import Routes
+from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
+from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.scheduling.load_balance import LoadBalance
+from pymotor.coordinator.scheduling.target import Target
+from pymotor.fleet.prefix_queries import MOST_TOKENS, PREFACE, Followed, PrefixMatches, PrefixQuery, PrefixRouted
+from pymotor.kv_conductor.conductor_core import ConductorCore
+from pymotor.kv_conductor.events import decode_batch
+from pymotor.kv_conductor.frames import CoordinatorConnection
+from pymotor.kv_conductor.instruments import Figures
+from pymotor.telemetry.metrics import Registry
+
+BLOCK = 16
+NOBODY: frozenset[str] = frozenset()
+IMAGE = {"type": "image_url", "image_url": {"url": "http://x/y"}}
+
+
+class Conductor:
+    """A conductor's core behind its frames, which remembers what it was asked and told."""
+
+    def __init__(self) -> None:
+        self.core = ConductorCore()
+        self.asked: list[PrefixQuery] = []
+        self.told: list[str] = []
+        self.has_told = asyncio.Event()
+        self.connections: set[CoordinatorConnection] = set()
+
+    @property
+    def followed(self) -> Followed:
+        """See `Answerer`."""
+        return self.core.followed()
+
+    def match(self, asker: Hashable, query: PrefixQuery) -> PrefixMatches:
+        """See `Answerer`."""
+        self.asked.append(query)
+        return self.core.match(asker, query)
+
+    def routed(self, asker: Hashable, message: PrefixRouted) -> None:
+        """See `Answerer`."""
+        if self.core.routed(asker, message):
+            self.told.append(message.endpoint)
+        self.has_told.set()
+
+    def forget_asker(self, asker: Hashable) -> None:
+        """See `Answerer`."""
+        self.core.forget_asker(asker)
+
+    def holds(self, endpoint: str, tokens: list[int]) -> None:
+        """The endpoint tells that it stores these full blocks."""
+        (view,) = self.core.follow(endpoint, ("m",))
+        event = {
+            "type": "BlockStored",
+            "block_hashes": list(range(len(tokens) // BLOCK)),
+            "parent_block_hash": None,
+            "token_ids": tokens,
+            "block_size": BLOCK,
+            "lora_id": None,
+            "medium": "GPU",
+            "lora_name": None,
+        }
+        view.apply(decode_batch(msgspec.msgpack.encode([1.0, [event], None])))
+
+
+class Door(asyncio.Protocol):
+    """Reads the preface; what follows is the connection's."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._connection = CoordinatorConnection(conductor, None, Figures(), conductor.connections)
+        self._missing = len(PREFACE)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._connection.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        passed = data[self._missing :]
+        self._missing = max(0, self._missing - len(data))
+        if passed:
+            self._connection.data_received(passed)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
+
+
+@pytest.fixture
+async def conductor() -> Conductor:
+    return Conductor()
+
+
+@pytest.fixture
+async def client(conductor: Conductor) -> AsyncIterator[ConductorClient]:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Door(conductor), "127.0.0.1", 0)
+    found = ConductorClient(Address(*server.sockets[0].getsockname()[:2]), "", loop, patience=60)
+    found.start()
+    yield found
+    await found.close()
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.fixture
+def places() -> Iterator[tuple[Ledger, list[Target]]]:
+    with endpoints_of(2) as found:
+        yield found
+
+
+class Asking:
+    """A worker's placement, in front of the conductor and two engines that nobody listens at."""
+
+    def __init__(self, conductor: Conductor, client: ConductorClient, places: tuple[Ledger, list[Target]]) -> None:
+        self.conductor = conductor
+        self._client = client
+        self._ledger, self.targets = places
+        self.placement = AffinityPlacement(
+            AffinityRules(),
+            self._ledger,
+            LoadBalance(self._ledger),
+            AffinityInstruments(Registry()),
+            tokens=None,
+            engine_tokens=EngineTokens(asyncio.get_running_loop(), 1.0),
+            conductor=client,
+        )
+
+    async def choice(self, body: dict[str, Any], path: str = "/v1/completions") -> AffinityChoice:
+        """Of a request with this body, once the conductor has said whom it follows."""
+        while not self._client.open:  # noqa: ASYNC110  nobody tells when it is connected
+            await asyncio.sleep(0.005)
+        made = await self.placement.choice(read(path, body), {}, _nobody)
+        assert isinstance(made, AffinityChoice)
+        return made
+
+    async def held(self, prompt: list[int], **more: Any) -> int | None:
+        """What is expected of a completion's prompt at the endpoint that gets it."""
+        made = await self.choice({"prompt": prompt, **more})
+        assert made.outcome == "answered"
+        made.choose(group_of(self.targets), NOBODY)
+        return made.decisions[-1].held
+
+
+@pytest.fixture
+async def asking(conductor: Conductor, client: ConductorClient, places: tuple[Ledger, list[Target]]) -> Asking:
+    return Asking(conductor, client, places)
+
+
+def _nobody() -> Routes:
+    return Routes((), (), (), None)
+
+
+def asked(conductor: Conductor) -> list[int]:
+    """The tokens of the last question."""
+    return array("I", conductor.asked[-1].tokens.tobytes()).tolist()
+
+
+async def test_the_last_token_is_computed_whoever_holds_it(asking: Asking) -> None:
+    """So the block that ends with it is of no use to a request that ends there, and one that goes on has it."""
+    prompt = list(range(13 * BLOCK))
+    asking.conductor.holds("union-0/0", prompt)
+    assert await asking.held(prompt) == 12 * BLOCK
+    assert await asking.held([*prompt, 1]) == 13 * BLOCK
+    assert await asking.held(prompt[: BLOCK + 1]) == BLOCK
+    assert await asking.held(prompt[:BLOCK]) == 0
+    assert await asking.held(prompt[:1]) == 0
+
+
+async def test_before_media_that_nobody_knows_no_prompt_ends(asking: Asking) -> None:
+    view = read("/v1/chat/completions", {"messages": [{"role": "user", "content": [IMAGE, IMAGE]}]})
+    first, second = view.media
+    ids = memoryview(array("I", range(40))).cast("B")
+
+    async def asked_of(*places: int) -> tuple[list[int], list[tuple[int, str]]]:
+        await asking.placement._ask(asking._client, view, Prompt(ids, places))
+        return asked(asking.conductor), asking.conductor.asked[-1].media
+
+    await asking.choice({"prompt": [1, 2]})
+    assert await asked_of(16, 20) == (list(range(16)), [])
+    name_all(asking, first, second)
+    assert await asked_of(16, 20) == (list(range(39)), [(16, "an image"), (20, "an image")])
+    assert await asked_of(16, 39) == (list(range(39)), [(16, "an image")])
+
+
+async def test_of_a_long_prompt_what_is_compared_is_asked(asking: Asking) -> None:
+    """A frame with all of it could be longer than frames are."""
+    await asking.held([7] * (MOST_TOKENS + 100))
+    assert len(asked(asking.conductor)) == MOST_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("more", "all_computed"),
+    [
+        ({"prompt_logprobs": 0}, True),
+        ({"prompt_logprobs": 1}, True),
+        ({"prompt_logprobs": None}, False),
+        ({"echo": True, "logprobs": 1}, True),
+        ({"echo": True}, False),
+        ({"echo": False, "logprobs": 1}, False),
+        ({"logprobs": 1}, False),
+    ],
+)
+async def test_who_is_to_tell_of_the_whole_prompt_computes_it(
+    asking: Asking, more: dict[str, Any], all_computed: bool
+) -> None:
+    """Afterwards it is there for others."""
+    prompt = list(range(1000))
+    asking.conductor.holds("union-0/0", prompt[:320])
+    assert await asking.held(prompt, **more) == (0 if all_computed else 320)
+    await asking.conductor.has_told.wait()
+    assert len(asking.conductor.told) == 1
+
+
+async def test_a_chat_with_its_prompt_in_the_answer_is_computed_whole(asking: Asking) -> None:
+    """Where texts are compared too."""
+    await asking._client.close()
+    chat = {"messages": [{"role": "user", "content": "a long story " * 100}]}
+    for body, expected in ((chat, False), ({**chat, "echo": True}, False), (chat, True)):
+        made = await asking.placement.choice(read("/v1/chat/completions", body), {}, _nobody)
+        assert made is not None
+        made.choose(group_of(asking.targets), NOBODY)
+        assert bool(made.decisions[-1].held) == expected
+
+
+def name_all(asking: Asking, *items: MediaItem) -> None:
+    """Engines have named them."""
+    for item in items:
+        asking.placement.identified(item, "an image")
