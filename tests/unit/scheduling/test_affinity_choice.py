@@ -13,6 +13,7 @@ from pymotor.coordinator.affinity.matches import Holders, Matches
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
+from pymotor.coordinator.scheduling.round_robin import RoundRobin
 from pymotor.coordinator.scheduling.target import Reservation, Target
 from pymotor.fleet import Role
 from pymotor.telemetry.metrics import Registry
@@ -114,6 +115,19 @@ def test_looking_decides_nothing() -> None:
         assert found.chosen is targets[1]
         assert not told.told
         assert not choice.decisions
+
+
+@pytest.mark.parametrize("by", ["affinity", "load", "turn"])
+def test_looking_takes_nobodys_turn(by: str) -> None:
+    with endpoints_of(3) as (ledger, targets):
+        choice = choice_of(ledger, matches_of(targets, 0, 0, 0) if by == "affinity" else None)
+        if by == "turn":
+            choice._base = RoundRobin()
+        group = group_of(targets)
+        for target in targets:
+            looks = [choice.look(group, NOBODY) for _ in range(4)]
+            assert [look.chosen for look in looks if look is not None] == [target] * 4
+            assert choice.choose(group, NOBODY) is target
 
 
 def test_decode_is_near_prefill_unless_that_host_has_too_much() -> None:

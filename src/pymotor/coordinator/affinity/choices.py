@@ -70,7 +70,7 @@ class Choice:
 
     def choose(self, group: Group, avoid: frozenset[str]) -> Target | None:
         """See `Policy`."""
-        decision = self.look(group, avoid)
+        decision = self._decide(group, avoid)
         if decision is None:
             return None
         if len(self.decisions) >= _HISTORY:
@@ -80,8 +80,11 @@ class Choice:
         return decision.chosen
 
     def look(self, group: Group, avoid: frozenset[str]) -> Decision | None:
-        """Whom `choose` would choose, and why; no leg begins."""
-        return self._by_load(group, avoid, self._ledger.loads(group.row_index))
+        """Whom `choose` would choose, and why; no leg begins, and whose turn it is stays as it was."""
+        turn = group.cursor
+        decision = self._decide(group, avoid)
+        group.cursor = turn
+        return decision
 
     def decided(self, decision: Decision) -> None:
         """A leg goes there."""
@@ -103,6 +106,10 @@ class Choice:
     def best_group(self, groups: Sequence[Group], avoid: frozenset[str]) -> int | None:  # noqa: ARG002  likewise
         """The index of the group that has the best endpoint of all of them; None: load decides which."""
         return None
+
+    def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
+        """May move the turn of equals on."""
+        return self._by_load(group, avoid, self._ledger.loads(group.row_index))
 
     def _by_load(self, group: Group, avoid: frozenset[str], loads: Loads) -> Decision | None:
         target = self._base.choose(group, avoid)
@@ -171,8 +178,7 @@ class AffinityChoice(Choice):
         self.rules = rules
         self.matches = matches
 
-    def look(self, group: Group, avoid: frozenset[str]) -> Decision | None:
-        """See `Choice`."""
+    def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
         loads = self._ledger.loads(group.row_index)
         if group.targets[0].instance.role is Role.DECODE and self._prefill_host:
             return self._near_prefill(group, avoid, loads)
@@ -297,8 +303,7 @@ class KeyedChoice(Choice):
         self._key = key
         self._roles = roles
 
-    def look(self, group: Group, avoid: frozenset[str]) -> Decision | None:
-        """See `Choice`."""
+    def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
         loads = self._ledger.loads(group.row_index)
         if group.targets[0].instance.role not in self._roles:
             return self._by_load(group, avoid, loads)
