@@ -84,6 +84,14 @@ def test_why_several_prompts_have_no_key_together(engines: Engines) -> None:
             assert [leg["by"] for leg in would["legs"]] == by
 
 
+def test_the_newest_request_is_the_newest_of_all_workers(engines: Engines) -> None:
+    with gateway_of(engines, "prefix_hash") as gateway:
+        for number in range(16):
+            way_of(gateway, "hello", **{"X-Request-Id": f"request {number}"})
+            found = plain_http.get(f"{gateway.management_url}/explain").raise_for_status().json()
+            assert found["request_id"] == f"request {number}"
+
+
 def test_texts_that_begin_alike_where_nobody_tells_of_caches(engines: Engines) -> None:
     scheduler = {"scheduler_type": "kv_cache_affinity"}
     with Gateway(engines, config={"scheduler_config": scheduler}, label="texts") as gateway:

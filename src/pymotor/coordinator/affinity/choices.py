@@ -52,7 +52,7 @@ class Decision(NamedTuple):
 class Choice:
     """A request's own policy."""
 
-    __slots__ = ("_base", "_ledger", "decisions", "leg_ids", "outcome", "prompt_tokens", "prompts", "request_id")
+    __slots__ = ("_base", "_ledger", "decisions", "leg_ids", "outcome", "placed_at", "prompt_tokens", "prompts", "request_id")
 
     def __init__(self, ledger: Ledger, base: Policy, prompt_tokens: int, outcome: str) -> None:
         """`base` decides where nothing is known. `outcome` says how what is known came about, or why nothing is."""
@@ -64,6 +64,8 @@ class Choice:
         """How many the request has, where they are several."""
         self.request_id = b""
         """What the client calls the request; empty: nothing."""
+        self.placed_at: float | None = None
+        """When it came to that, in seconds since 1970, which all workers count alike; None: it is not sent."""
         self.leg_ids: list[bytes] = []
         """Under which engines got it."""
         self.decisions: list[Decision] = []

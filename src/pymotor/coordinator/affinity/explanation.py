@@ -57,6 +57,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """One request's choices."""
 
     request_id: str
+    placed_at: float | None
+    """When endpoints began to be chosen for it, in seconds since 1970; None: it is not sent."""
     found: str
     """How the matches came about: `answered`, `late`, `lost`, `closed`, `text`, `session`, `prefix`; `load` where
     nothing but load was looked at, `several` where that is because the request has more than one prompt. With `late`,
@@ -93,6 +95,7 @@ def explain_now(
 def _explanation(choice: Choice, decisions: Sequence[Decision]) -> Explanation:
     return Explanation(
         request_id=choice.request_id.decode("latin-1"),
+        placed_at=choice.placed_at,
         found=choice.outcome,
         mode=choice.rules.mode if isinstance(choice, AffinityChoice) else "",
         prompt_tokens=choice.prompt_tokens,
