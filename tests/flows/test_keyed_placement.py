@@ -7,9 +7,11 @@ from typing import Any
 
 import plain_http
 import pytest
-from answers import COMPLETIONS, ask_one
+from answers import CHAT, COMPLETIONS, ask_one
 from fleet_under_test import Engines, Gateway, Role
 from images import text_chat
+
+from pymotor.operate.explain_command import lines_of
 
 SESSIONS = [f"session {number}" for number in range(12)]
 
@@ -90,6 +92,34 @@ def test_the_newest_request_is_the_newest_of_all_workers(engines: Engines) -> No
             way_of(gateway, "hello", **{"X-Request-Id": f"request {number}"})
             found = plain_http.get(f"{gateway.management_url}/explain").raise_for_status().json()
             assert found["request_id"] == f"request {number}"
+
+
+def test_each_worker_says_where_it_would_send_a_text(engines: Engines) -> None:
+    with gateway_of(engines, "kv_cache_affinity") as gateway:
+
+        def would(text: str) -> dict[str, Any]:
+            asked = {"path": CHAT, "body": text_chat(text, max_tokens=2)}
+            found = plain_http.post(f"{gateway.management_url}/explain", json=asked).raise_for_status().json()
+            assert found["note"] == "each worker compares with the texts that it sent itself; " + (
+                f"the figures are worker {found['note'][-3]}'s"
+            )
+            return dict(found)
+
+        differ = 0
+        for number in range(12):
+            text = f"text {number} " * 100
+            where = way_of(gateway, text)["prefill"]
+            found = would(text)
+            (chosen,) = [one for one in found["legs"][0]["endpoints"] if one["chosen"]]
+            assert chosen["endpoint"] == f"{where}/0"
+            assert chosen["match_expected"] > 0, "the figures are those of the worker that sent it"
+            if found["workers"]:
+                differ += 1
+                assert sorted(number for one in found["workers"] for number in one["workers"]) == [0, 1]
+                (knowing,) = [one for one in found["workers"] if int(found["note"][-3]) in one["workers"]]
+                assert knowing["chosen"][0] == f"{where}/0"
+                assert f"\nworker 1: {found['workers'][1]['chosen'][0]}" in "\n".join(lines_of(found))
+        assert differ, "one that does not know a text takes its turn"
 
 
 def test_texts_that_begin_alike_where_nobody_tells_of_caches(engines: Engines) -> None:

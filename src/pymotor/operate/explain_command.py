@@ -131,6 +131,9 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     lines = [f"{name}{found['prompt_tokens']} prompt tokens; matches: {found['found']}{mode}"]
     # A Coordinator of an older version says no such thing.
     lines += [found["note"]] if found.get("note") else []
+    for one in found.get("workers", []):
+        title = "worker" if len(one["workers"]) == 1 else "workers"
+        lines.append(f"{title} {', '.join(map(str, one['workers']))}: {', '.join(filter(None, one['chosen']))}")
     for leg in found["legs"]:
         bound = f", no load above {leg['highest_load']:g}" if leg["highest_load"] is not None else ""
         item = f", media item {leg['item']}" if leg.get("item") is not None else ""

@@ -52,7 +52,17 @@ class Decision(NamedTuple):
 class Choice:
     """A request's own policy."""
 
-    __slots__ = ("_base", "_ledger", "decisions", "leg_ids", "outcome", "placed_at", "prompt_tokens", "prompts", "request_id")
+    __slots__ = (
+        "_base",
+        "_ledger",
+        "decisions",
+        "leg_ids",
+        "outcome",
+        "placed_at",
+        "prompt_tokens",
+        "prompts",
+        "request_id",
+    )
 
     def __init__(self, ledger: Ledger, base: Policy, prompt_tokens: int, outcome: str) -> None:
         """`base` decides where nothing is known. `outcome` says how what is known came about, or why nothing is."""

@@ -53,6 +53,15 @@ class LegFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the figures do not say, for people; empty: nothing."""
 
 
+class WorkersChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Workers that would do the same with a request, where others would not."""
+
+    workers: list[int]
+    """Their numbers."""
+    chosen: list[str]
+    """The endpoint of each leg; empty where none gets it."""
+
+
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """One request's choices."""
 
@@ -69,6 +78,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     legs: list[LegFigures]
     note: str
     """What the figures do not say, for people; empty: nothing."""
+    workers: list[WorkersChoice] = []
+    """Of a request that is not sent: what each worker would do, where not all would do the same."""
 
 
 def explain(choice: Choice) -> Explanation:
