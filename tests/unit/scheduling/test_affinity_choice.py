@@ -20,6 +20,7 @@ from pymotor.telemetry.metrics import Registry
 
 NOBODY: frozenset[str] = frozenset()
 PROMPT = 1000
+UNIFIED = AffinityRules()
 
 
 class Remembering:
@@ -41,10 +42,12 @@ def matches_of(targets: list[Target], *held: int) -> Matches:
     return Matches(holders, 1, slots, tokens, tokens, tokens)
 
 
-def choice_of(ledger: Ledger, matches: Matches | None, told: Remembering | None = None) -> AffinityChoice:
-    """For a prompt of 1000 tokens, by the default rules."""
+def choice_of(
+    ledger: Ledger, matches: Matches | None, told: Remembering | None = None, rules: AffinityRules = UNIFIED
+) -> AffinityChoice:
+    """For a prompt of 1000 tokens."""
     return AffinityChoice(
-        AffinityRules(),
+        rules,
         ledger,
         LoadBalance(ledger),
         AffinityInstruments(Registry()),
@@ -145,7 +148,12 @@ def test_decode_is_near_prefill_unless_that_host_has_too_much() -> None:
         decode_ledger.begin(1, 1_000_000)
         chosen = choice.choose(group, NOBODY)
         assert chosen in (decodes[0], decodes[2])
-        assert [leg.by for leg in explain(choice).legs] == ["affinity", "locality", "locality", "load"]
+        legs = explain(choice).legs
+        assert [leg.by for leg in legs] == ["affinity", "locality", "locality", "load"]
+        elsewhere = "not on prefill's host"
+        above = "its load is above the bound"
+        assert [one.excluded for one in legs[1].endpoints] == [elsewhere, "", elsewhere, ""]
+        assert [one.excluded for one in legs[2].endpoints] == [elsewhere, "", elsewhere, above]
 
 
 def test_the_explanation_has_all_figures() -> None:
@@ -159,6 +167,32 @@ def test_the_explanation_has_all_figures() -> None:
         assert leg.highest_load == 1.25 * 10_000 / 2 + PROMPT
         assert (loaded.load, loaded.excluded) == (10_000, "its load is above the bound")
         assert avoided.excluded.startswith("avoided")
+
+
+def test_who_is_outside_of_the_gate_is_told_so() -> None:
+    with endpoints_of(5) as (ledger, targets):
+        for row, load in enumerate((100_000, 7_000, 0, 10, 10)):
+            ledger.begin(row, load)
+        rules = AffinityRules(mode="load_gated")
+        choice = choice_of(ledger, matches_of(targets, 990, 800, 0, 0, 0), rules=rules)
+        choice.choose(group_of(targets), frozenset(("union-4/0",)))
+        (leg,) = explain(choice).legs
+        outside = "outside of the gate: not among the 2 least loaded"
+        avoided = "avoided: it failed this request, is full or has no room"
+        assert [one.excluded for one in leg.endpoints] == ["its load is above the bound", outside, "", "", avoided]
+        assert [one.chosen for one in leg.endpoints] == [False, False, True, False, False]
+        assert leg.note == "of the 2 least loaded the longest match, then the least load"
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_of_equals_the_gate_has_those_whose_turn_it_was(count: int) -> None:
+    with endpoints_of(count) as (ledger, targets):
+        choice = choice_of(ledger, matches_of(targets, *[0] * count), rules=AffinityRules(mode="load_gated"))
+        group = group_of(targets)
+        for turn in range(count):
+            choice.choose(group, NOBODY)
+            within = [place for place, one in enumerate(explain(choice).legs[-1].endpoints) if not one.excluded]
+            assert within == sorted((turn, (turn + 1) % count))
 
 
 def test_of_several_groups_the_one_with_the_best_endpoint_is_chosen() -> None:

@@ -47,6 +47,8 @@ class Decision(NamedTuple):
     """Which rule decided: `affinity`, `load`, `locality` or `key`."""
     held: int | None = None
     """Tokens of the prompt that the chosen one was expected to hold; None where nobody knew."""
+    turn: int = 0
+    """Whose turn it was among equals, where what they hold decided."""
 
 
 class Choice:
@@ -263,17 +265,18 @@ class AffinityChoice(Choice):
 
     def _by_match(self, group: Group, avoid: frozenset[str], loads: Loads, matches: Expected) -> Decision | None:
         allowed = _allowed(group, avoid)
+        turn = group.cursor
         if allowed is None:
             places, tokens = matches.holding(group)
-            index, held = choose_among_holders(self.rules, self.prompt_tokens, places, tokens, loads, group.cursor)
+            index, held = choose_among_holders(self.rules, self.prompt_tokens, places, tokens, loads, turn)
         elif not allowed:
             return None
         else:
             expected = matches.expected(group)[allowed]
-            best = choose_by_affinity(self.rules, self.prompt_tokens, expected, loads[allowed], group.cursor)
+            best = choose_by_affinity(self.rules, self.prompt_tokens, expected, loads[allowed], turn)
             index, held = allowed[best], min(int(expected[best]), self.prompt_tokens)
         group.cursor = index + 1
-        return Decision(group, avoid, loads, group.targets[index], "affinity", held)
+        return Decision(group, avoid, loads, group.targets[index], "affinity", held, turn)
 
     def _near_prefill(self, group: Group, avoid: frozenset[str], loads: Loads) -> Decision | None:
         """The least loaded on prefill's host, if it is within the bound; else the least loaded."""

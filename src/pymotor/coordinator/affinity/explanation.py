@@ -8,11 +8,12 @@ import msgspec
 
 from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, Decision
 from pymotor.coordinator.affinity.matches import Matches
-from pymotor.coordinator.scheduling.kv_affinity import highest_load, prefill_cost, unified_score
+from pymotor.coordinator.scheduling.kv_affinity import highest_load, prefill_cost, unified_score, within_gate
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
 from pymotor.coordinator.scheduling.target import Group
 
 ABOVE_BOUND = "its load is above the bound"
+_AVOIDED = "avoided: it failed this request, is full or has no room"
 _NOBODY: frozenset[str] = frozenset()
 
 
@@ -129,17 +130,39 @@ def _leg(choice: Choice, decision: Decision) -> LegFigures:
     group = decision.group
     allowed = [index for index, target in enumerate(group.targets) if target.endpoint_id not in decision.avoid]
     highest = float("inf")
+    note = ""
+    excluded = {index: _AVOIDED for index in range(len(group)) if index not in allowed}
     if isinstance(choice, AffinityChoice) and decision.by in ("affinity", "locality"):
         highest = highest_load(choice.rules, choice.prompt_tokens, decision.loads[allowed])
+        excluded |= {index: ABOVE_BOUND for index in allowed if decision.loads[index] > highest}
+        passed_over, note = _passed_over(choice, decision, allowed)
+        excluded = passed_over | excluded
     return LegFigures(
         role=group.targets[0].instance.role.value,
         by=decision.by,
         highest_load=None if highest == float("inf") else highest / TENTHS_PER_ACTIVE_TOKEN,
-        endpoints=[_endpoint(choice, decision, index, highest) for index in range(len(group))],
+        endpoints=[_endpoint(choice, decision, index, excluded.get(index, "")) for index in range(len(group))],
+        note=note,
     )
 
 
-def _endpoint(choice: Choice, decision: Decision, index: int, highest: float) -> EndpointFigures:
+def _passed_over(choice: AffinityChoice, decision: Decision, allowed: list[int]) -> tuple[dict[int, str], str]:
+    """Who of those allowed was not looked at, and why; and what the figures do not say of it."""
+    group = decision.group
+    if decision.by == "locality":
+        host = decision.chosen.pool.host
+        return {index: "not on prefill's host" for index in allowed if group.targets[index].pool.host != host}, ""
+    if choice.rules.mode != "load_gated" or choice.matches is None:
+        return {}, ""
+    expected = choice.matches.expected(group)[allowed]
+    loads = decision.loads[allowed]
+    gate = {allowed[one] for one in within_gate(choice.rules, choice.prompt_tokens, expected, loads, decision.turn)}
+    outside = f"outside of the gate: not among the {choice.rules.gate} least loaded"
+    note = f"of the {choice.rules.gate} least loaded the longest match, then the least load"
+    return {index: outside for index in allowed if index not in gate}, note
+
+
+def _endpoint(choice: Choice, decision: Decision, index: int, excluded: str) -> EndpointFigures:
     group = decision.group
     target = group.targets[index]
     load = int(decision.loads[index])
@@ -147,13 +170,7 @@ def _endpoint(choice: Choice, decision: Decision, index: int, highest: float) ->
         endpoint=target.endpoint_id,
         chosen=target is decision.chosen,
         load=load / TENTHS_PER_ACTIVE_TOKEN,
-        excluded=(
-            "avoided: it failed this request, is full or has no room"
-            if target.endpoint_id in decision.avoid
-            else ABOVE_BOUND
-            if load > highest
-            else ""
-        ),
+        excluded=excluded,
     )
     if not isinstance(choice, AffinityChoice) or choice.matches is None or decision.by != "affinity":
         return figures
