@@ -62,6 +62,38 @@ def test_the_header_of_a_session_can_be_another(engines: Engines) -> None:
         assert len(set(spread)) == 3, "without it load decides"
 
 
+def test_why_a_session_went_where_it_went(engines: Engines) -> None:
+    with gateway_of(engines, "session_affinity") as gateway:
+        url = f"{gateway.management_url}/explain"
+
+        def explained(name: str) -> dict[str, Any]:
+            found = plain_http.get(url, params={"request_id": name}).raise_for_status().json()
+            assert plain_http.get(url).raise_for_status().json()["request_id"] == name, "and it is the newest"
+            return dict(found)
+
+        way = way_of(gateway, "hello", **{"X-Session-ID": "one", "X-Request-Id": "named"})
+        found = explained("named")
+        assert found["found"] == "session"
+        for leg in found["legs"]:
+            assert (leg["role"], leg["by"]) in (("prefill", "key"), ("decode", "key"))
+            assert leg["note"] == "the first of the key's own order whose load is within the bound"
+            assert leg["highest_load"] > 0
+            assert sorted(one["place"] for one in leg["endpoints"]) == [1, 2, 3]
+            (first,) = [one for one in leg["endpoints"] if one["place"] == 1]
+            assert first["chosen"]
+            assert first["endpoint"] == f"{way[leg['role']]}/0"
+        way = way_of(gateway, "hello", **{"X-Request-Id": "nameless"})
+        found = explained("nameless")
+        words = "it names no session (session_header): load alone decides where it goes"
+        assert (found["found"], found["note"]) == ("no_session", words)
+        assert [leg["by"] for leg in found["legs"]] == ["load", "load"]
+        chosen = [one["endpoint"] for leg in found["legs"] for one in leg["endpoints"] if one["chosen"]]
+        assert chosen == [f"{way['prefill']}/0", f"{way['decode']}/0"]
+        body = {"model": "tiny", "prompt": ["Once upon a time", "There was"], "max_tokens": 2}
+        assert ask_one(gateway.url, body, COMPLETIONS, **{"X-Request-Id": "two"}).status == 200
+        assert explained("two")["found"] == "several"
+
+
 def test_prompts_that_begin_alike_go_to_one_prefill(engines: Engines) -> None:
     with gateway_of(engines, "prefix_hash") as gateway:
         ways = [way_of(gateway, "a long common beginning " * 200 + str(number)) for number in range(6)]

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from ledgers import endpoints_of, group_of
 
-from pymotor.coordinator.affinity.choices import AffinityChoice
+from pymotor.coordinator.affinity.choices import AffinityChoice, KeyedChoice
 from pymotor.coordinator.affinity.explanation import explain
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.matches import Holders, Matches
+from pymotor.coordinator.scheduling.key_choice import KeyChoice
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
+from pymotor.coordinator.scheduling.prefix_hash import session_key
 from pymotor.coordinator.scheduling.round_robin import RoundRobin
 from pymotor.coordinator.scheduling.target import Reservation, Target
 from pymotor.fleet import Role
@@ -193,6 +195,36 @@ def test_of_equals_the_gate_has_those_whose_turn_it_was(count: int) -> None:
             choice.choose(group, NOBODY)
             within = [place for place, one in enumerate(explain(choice).legs[-1].endpoints) if not one.excluded]
             assert within == sorted((turn, (turn + 1) % count))
+
+
+def test_why_a_key_did_not_get_the_first_of_its_order() -> None:
+    with endpoints_of(4) as (ledger, targets):
+        choice = KeyedChoice(
+            KeyChoice(ledger),
+            ledger,
+            LoadBalance(ledger),
+            key=session_key(b"one"),
+            roles=frozenset((Role.UNION,)),
+            prompt_tokens=PROMPT,
+            outcome="session",
+        )
+        group = group_of(targets)
+        first = choice.choose(group, NOBODY)
+        assert first is not None
+        ledger.begin(first.row, 20_000)
+        second = choice.choose(group, NOBODY)
+        assert second is not None
+        third = choice.choose(group, frozenset((second.endpoint_id,)))
+        legs = explain(choice).legs
+        assert legs[1].highest_load == pytest.approx(1.25 * (2000 + PROMPT) / 4, abs=0.2)
+        assert legs[2].highest_load == pytest.approx(1.25 * (2000 + PROMPT) / 3, abs=0.2), "of those allowed"
+        order = [sorted(leg.endpoints, key=lambda one: one.place or 0) for leg in legs]
+        assert [one.endpoint for one in order[1]][:2] == [first.endpoint_id, second.endpoint_id]
+        assert [one.excluded for one in order[1]] == ["its load is above the bound", "", "", ""]
+        assert order[2][1].excluded.startswith("avoided")
+        assert third is not None
+        assert [one.chosen for one in order[2]] == [False, False, True, False]
+        assert third.endpoint_id == order[2][2].endpoint
 
 
 def test_of_several_groups_the_one_with_the_best_endpoint_is_chosen() -> None:

@@ -325,6 +325,10 @@ class KeyedChoice(Choice):
         target = self._choice.choose(self._key, self.prompt_tokens, group, avoid)
         return None if target is None else Decision(group, avoid, loads, target, "key")
 
+    def places(self, group: Group) -> npt.NDArray[np.intp]:
+        """Each endpoint's place in the key's own order, 0 first."""
+        return self._choice.places(self._key, group)
+
 
 def _allowed(group: Group, avoid: frozenset[str]) -> list[int] | None:
     """The indices that are not to be avoided; None: all."""

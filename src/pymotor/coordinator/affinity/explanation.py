@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, Decision
+from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, Decision, KeyedChoice
 from pymotor.coordinator.affinity.matches import Matches
+from pymotor.coordinator.scheduling import key_choice
 from pymotor.coordinator.scheduling.kv_affinity import highest_load, prefill_cost, unified_score, within_gate
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
 from pymotor.coordinator.scheduling.target import Group
@@ -34,7 +35,8 @@ class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     score: float | None = None
     """What `unified` minimises; None where something else decides."""
     place: int | None = None
-    """In the order of encoders that a media item has by its hash, 1 first: the first within the bound gets it."""
+    """In the order of endpoints that a media item, a session or a prompt's beginning has by its hash, 1 first: the
+    first within the bound gets it."""
     excluded: str = ""
     """Why it could not be chosen; empty: it could."""
 
@@ -71,7 +73,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """When endpoints began to be chosen for it, in seconds since 1970; None: it is not sent."""
     found: str
     """How the matches came about: `answered`, `late`, `lost`, `closed`, `text`, `session`, `prefix`; `load` where
-    nothing but load was looked at, `several` where that is because the request has more than one prompt. With `late`,
+    nothing but load was looked at, `several` where that is because the request has more than one prompt, `no_session`
+    because it names none. With `late`,
     `lost` and `closed` texts were compared, as with `text`."""
     mode: str
     """`unified` or `load_gated`; empty where neither decides."""
@@ -119,6 +122,8 @@ def _explanation(choice: Choice, decisions: Sequence[Decision]) -> Explanation:
 def _note(choice: Choice, decisions: Sequence[Decision]) -> str:
     if choice.outcome == "several":
         return f"{choice.prompts} prompts in one request: load alone decides where they go, whatever endpoints hold"
+    if choice.outcome == "no_session":
+        return "it names no session (session_header): load alone decides where it goes"
     if decisions:
         return ""
     if choice.prompts:
@@ -131,17 +136,27 @@ def _leg(choice: Choice, decision: Decision) -> LegFigures:
     allowed = [index for index, target in enumerate(group.targets) if target.endpoint_id not in decision.avoid]
     highest = float("inf")
     note = ""
+    passed_over: dict[int, str] = {}
     excluded = {index: _AVOIDED for index in range(len(group)) if index not in allowed}
     if isinstance(choice, AffinityChoice) and decision.by in ("affinity", "locality"):
         highest = highest_load(choice.rules, choice.prompt_tokens, decision.loads[allowed])
-        excluded |= {index: ABOVE_BOUND for index in allowed if decision.loads[index] > highest}
         passed_over, note = _passed_over(choice, decision, allowed)
-        excluded = passed_over | excluded
+    elif decision.by == "key":
+        highest = key_choice.highest_load(choice.prompt_tokens, decision.loads[allowed])
+        note = "the first of the key's own order whose load is within the bound"
+    above = {index: ABOVE_BOUND for index in allowed if decision.loads[index] > highest}
+    excluded = passed_over | excluded | above
+    endpoints = [_endpoint(choice, decision, index, excluded.get(index, "")) for index in range(len(group))]
+    if isinstance(choice, KeyedChoice) and decision.by == "key":
+        places = choice.places(group)
+        endpoints = [
+            msgspec.structs.replace(one, place=int(place) + 1) for one, place in zip(endpoints, places, strict=True)
+        ]
     return LegFigures(
         role=group.targets[0].instance.role.value,
         by=decision.by,
         highest_load=None if highest == float("inf") else highest / TENTHS_PER_ACTIVE_TOKEN,
-        endpoints=[_endpoint(choice, decision, index, excluded.get(index, "")) for index in range(len(group))],
+        endpoints=endpoints,
         note=note,
     )
 
