@@ -7,9 +7,11 @@ from typing import Any
 
 import plain_http
 import pytest
-from answers import COMPLETIONS, ask_one
+from answers import CHAT, COMPLETIONS, ask_one
 from fleet_under_test import Engines, Gateway, Role
 from images import text_chat
+
+from pymotor.operate.explain_command import lines_of
 
 SESSIONS = [f"session {number}" for number in range(12)]
 
@@ -60,6 +62,38 @@ def test_the_header_of_a_session_can_be_another(engines: Engines) -> None:
         assert len(set(spread)) == 3, "without it load decides"
 
 
+def test_why_a_session_went_where_it_went(engines: Engines) -> None:
+    with gateway_of(engines, "session_affinity") as gateway:
+        url = f"{gateway.management_url}/explain"
+
+        def explained(name: str) -> dict[str, Any]:
+            found = plain_http.get(url, params={"request_id": name}).raise_for_status().json()
+            assert plain_http.get(url).raise_for_status().json()["request_id"] == name, "and it is the newest"
+            return dict(found)
+
+        way = way_of(gateway, "hello", **{"X-Session-ID": "one", "X-Request-Id": "named"})
+        found = explained("named")
+        assert found["found"] == "session"
+        for leg in found["legs"]:
+            assert (leg["role"], leg["by"]) in (("prefill", "key"), ("decode", "key"))
+            assert leg["note"] == "the first of the key's own order whose load is within the bound"
+            assert leg["highest_load"] > 0
+            assert sorted(one["place"] for one in leg["endpoints"]) == [1, 2, 3]
+            (first,) = [one for one in leg["endpoints"] if one["place"] == 1]
+            assert first["chosen"]
+            assert first["endpoint"] == f"{way[leg['role']]}/0"
+        way = way_of(gateway, "hello", **{"X-Request-Id": "nameless"})
+        found = explained("nameless")
+        words = "it names no session (session_header): load alone decides where it goes"
+        assert (found["found"], found["note"]) == ("no_session", words)
+        assert [leg["by"] for leg in found["legs"]] == ["load", "load"]
+        chosen = [one["endpoint"] for leg in found["legs"] for one in leg["endpoints"] if one["chosen"]]
+        assert chosen == [f"{way['prefill']}/0", f"{way['decode']}/0"]
+        body = {"model": "tiny", "prompt": ["Once upon a time", "There was"], "max_tokens": 2}
+        assert ask_one(gateway.url, body, COMPLETIONS, **{"X-Request-Id": "two"}).status == 200
+        assert explained("two")["found"] == "several"
+
+
 def test_prompts_that_begin_alike_go_to_one_prefill(engines: Engines) -> None:
     with gateway_of(engines, "prefix_hash") as gateway:
         ways = [way_of(gateway, "a long common beginning " * 200 + str(number)) for number in range(6)]
@@ -82,6 +116,42 @@ def test_why_several_prompts_have_no_key_together(engines: Engines) -> None:
             asked = {"path": COMPLETIONS, "body": body | {"prompt": prompt}}
             would = plain_http.post(url, json=asked).raise_for_status().json()
             assert [leg["by"] for leg in would["legs"]] == by
+
+
+def test_the_newest_request_is_the_newest_of_all_workers(engines: Engines) -> None:
+    with gateway_of(engines, "prefix_hash") as gateway:
+        for number in range(16):
+            way_of(gateway, "hello", **{"X-Request-Id": f"request {number}"})
+            found = plain_http.get(f"{gateway.management_url}/explain").raise_for_status().json()
+            assert found["request_id"] == f"request {number}"
+
+
+def test_each_worker_says_where_it_would_send_a_text(engines: Engines) -> None:
+    with gateway_of(engines, "kv_cache_affinity") as gateway:
+
+        def would(text: str) -> dict[str, Any]:
+            asked = {"path": CHAT, "body": text_chat(text, max_tokens=2)}
+            found = plain_http.post(f"{gateway.management_url}/explain", json=asked).raise_for_status().json()
+            assert found["note"] == "each worker compares with the texts that it sent itself; " + (
+                f"the figures are worker {found['note'][-3]}'s"
+            )
+            return dict(found)
+
+        differ = 0
+        for number in range(12):
+            text = f"text {number} " * 100
+            where = way_of(gateway, text)["prefill"]
+            found = would(text)
+            (chosen,) = [one for one in found["legs"][0]["endpoints"] if one["chosen"]]
+            assert chosen["endpoint"] == f"{where}/0"
+            assert chosen["match_expected"] > 0, "the figures are those of the worker that sent it"
+            if found["workers"]:
+                differ += 1
+                assert sorted(number for one in found["workers"] for number in one["workers"]) == [0, 1]
+                (knowing,) = [one for one in found["workers"] if int(found["note"][-3]) in one["workers"]]
+                assert knowing["chosen"][0] == f"{where}/0"
+                assert f"\nworker 1: {found['workers'][1]['chosen'][0]}" in "\n".join(lines_of(found))
+        assert differ, "one that does not know a text takes its turn"
 
 
 def test_texts_that_begin_alike_where_nobody_tells_of_caches(engines: Engines) -> None:

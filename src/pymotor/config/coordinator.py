@@ -33,14 +33,16 @@ class InferenceWorkersConfig(Section):
 
 
 class PrefillKVEventConfig(Section):
-    """Where engines tell which prefixes they hold; taken from the engine sections and kv_conductor_config."""
+    """The KV conductor that tells which prefixes engines hold, where it is not that of kv_conductor_config."""
 
-    conductor_service: str | None = Field(None, description="Name of the KV conductor; empty: off.")
-    http_server_port: Port = Field(13333, description="Port of the KV conductor.")
-    block_size: AtLeastOne = Field(128, description="Tokens of a KV block.")
-    endpoint: str = Field("", description="Where engines publish, tcp://*:5557.")
-    replay_endpoint: str = Field("", description="Where engines repeat what was missed, tcp://*:6667.")
-    engine_type: str = Field("vLLM", description="Engine that publishes, as the conductor calls it.")
+    conductor_service: str | None = Field(
+        None, description="Name of the KV conductor; empty: off; null: that of kv_conductor_config."
+    )
+    http_server_port: Port = Field(13333, description="Port of the KV conductor that conductor_service names.")
+    block_size: Any = no_effect("engines tell how many tokens their blocks have")
+    endpoint: Any = no_effect("engines publish where kv-events-config in their engine_config says")
+    replay_endpoint: Any = no_effect("engines repeat events where kv-events-config in their engine_config says")
+    engine_type: Any = no_effect("the fleet says which engines there are")
     model_path: str = Field("", description="Directory of the tokenizer.")
 
 
@@ -78,7 +80,7 @@ class CoordinatorConfig(Section):
     etcd_config: EtcdConfig = Field(default_factory=EtcdConfig, description="etcd.")
     tracer_config: TracerConfig = Field(default_factory=TracerConfig, description="Traces.")
     prefill_kv_event_config: PrefillKVEventConfig = Field(
-        default_factory=PrefillKVEventConfig, description="Where engines tell which prefixes they hold."
+        default_factory=PrefillKVEventConfig, description="The KV conductor that is asked, and the tokenizer."
     )
     aigw: AIGWConfig | None = Field(None, description="What /v1/models says beside the name.")
     api_config: CoordinatorAPIConfig = Field(default_factory=CoordinatorAPIConfig, description="Addresses.")

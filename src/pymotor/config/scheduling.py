@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pymotor.config.section import AtLeastOne, Count, NotNegative, Seconds, Section, no_effect
+from pymotor.config.section import AtLeastOne, Count, HeaderName, NotNegative, Ratio, Seconds, Section, no_effect
 
 RequestDeployMode = Literal[
     "single_node",
@@ -37,7 +37,9 @@ class SchedulerConfig(Section):
         "unified", description="One score of load and cached prefix, or the longest prefix among the least loaded."
     )
     kv_affinity_load_weight: NotNegative = Field(1.0, description="unified: weight of the load.")
-    kv_affinity_overlap_credit: NotNegative = Field(1.0, description="Discount for tokens already cached.")
+    kv_affinity_overlap_credit: Ratio = Field(
+        1.0, description="Discount for tokens already cached: the part of them that counts as done."
+    )
     kv_affinity_prefill_load_scale: NotNegative = Field(1.0, description="unified: weight of the prefill to do.")
     kv_affinity_load_gate_topn: Count = Field(
         0, description="load_gated: how many least loaded endpoints are looked at; 0: 2."
@@ -47,12 +49,10 @@ class SchedulerConfig(Section):
         description="An endpoint whose load is above so many times the mean and the prompt gets nothing, whatever it "
         "has cached; 0: no bound.",
     )
-    kv_affinity_patience: Seconds = Field(
+    kv_affinity_patience: Annotated[float, Field(gt=0, le=60)] = Field(
         0.02, description="Seconds that a request waits for the KV conductor before texts are compared."
     )
-    session_header: Annotated[str, Field(min_length=1)] = Field(
-        "X-Session-ID", description="session_affinity: the header that names a session."
-    )
+    session_header: HeaderName = Field("X-Session-ID", description="session_affinity: the header that names a session.")
     prefill_threshold: Count = Field(
         512, description="Tokens from which a prompt goes to prefill and decode where union instances run too."
     )

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pymotor.config.problems import Location, json_path
-from pymotor.config.section import LARGEST, NO_EFFECT
+from pymotor.config.section import HEADER_NAME, LARGEST, NO_EFFECT
 
 Schema = Mapping[str, Any]
 
@@ -93,6 +93,7 @@ _PATTERNS = {
         "a DNS label: lower-case letters, digits and -, beginning and ending with a letter or digit, at most 63"
     ),
     "^/": "that begins with /",
+    HEADER_NAME: "the name of a header: letters, digits and !#$%&'*+-.^_`|~",
     r"^[0-9A-Za-z][0-9A-Za-z.:_-]*$|^::": "an IP address or the name of a host",
 }
 

@@ -35,6 +35,9 @@ LARGEST = 2**53 - 1
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 AtLeastOne = Annotated[int, Field(ge=1, le=LARGEST)]
 Host = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.:_-]*$|^::")]
+HEADER_NAME = r"^[0-9A-Za-z!#$%&'*+.^_`|~-]+$"
+"""A token of RFC 9110, section 5.6.2: no other name can come."""
+HeaderName = Annotated[str, Field(pattern=HEADER_NAME)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 

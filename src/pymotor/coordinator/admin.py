@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pymotor.config import ConfigState
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.control import ExplainRequest
+from pymotor.coordinator.differing_workers import all_would, newest
 from pymotor.coordinator.engine_scrapes import EngineScrapes
 from pymotor.coordinator.fleet_metrics import fleet_metrics, worker_metrics
 from pymotor.coordinator.fleet_source import FleetSource
@@ -199,8 +200,7 @@ class Overview:
         replies = await self._pool.explain(request, EXPLAIN_DEADLINE)
         if not replies:
             return 503, ApiError(503, "no worker answers").body()
-        best = min(replies.values(), key=lambda reply: (reply.status != 200, reply.status))
-        return best.status, best.body
+        return all_would(replies) if request.path else newest(replies)
 
     async def metrics(self, view: View | None = None) -> str:
         """The gateway's own figures as Prometheus text, or a view of the engines'."""

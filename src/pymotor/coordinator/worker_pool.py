@@ -178,11 +178,9 @@ class WorkerPool:
         return self._metrics.total(names)
 
     async def explain(self, request: ExplainRequest | FinishedQuestion, deadline: float) -> dict[int, ExplainReply]:
-        """What each worker says to it, by column; those that do not answer within `deadline` seconds say nothing. What
-        is not sent is asked of one worker only: all choose alike."""
+        """What each worker says to it, by column; those that do not answer within `deadline` seconds say
+        nothing."""
         asked = {column: worker for column, worker in self._workers.items() if worker.listens}
-        if isinstance(request, ExplainRequest) and request.path:
-            asked = dict(list(asked.items())[:1])
         with self._explained.inquiry(asked) as inquiry:
             words = frame(msgspec.structs.replace(request, number=inquiry.number))
             for worker in asked.values():

@@ -19,7 +19,9 @@ from pymotor.local.selection import add_fleet_options, choose_fleet
 from pymotor.local.state import FleetError, state_home
 from pymotor.operate.target import certificates_for
 
+DONE, FAILED, USAGE = 0, 1, 2
 _SECONDS = 15.0
+_PATH = "/v1/chat/completions"
 _COLUMNS = (
     ("endpoint", "endpoint"),
     ("place", "place"),
@@ -51,26 +53,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--body", metavar="FILE", help="a request's JSON, - for standard input: where would it go now? Nothing is sent"
     )
-    parser.add_argument("--path", default="/v1/chat/completions", help="of --body (default: %(default)s)")
+    parser.add_argument("--path", help=f"of --body (default: {_PATH})")
     parser.add_argument(
         "--header", action="append", default=[], metavar="NAME:VALUE", help="of --body, as X-Session-ID"
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     add_certificate_options(parser)
+    parser.epilog = "Exit status: 0 done, 1 nobody knows or nobody can be asked, 2 wrong usage."
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask and print; returns the exit status."""
+    wrong = _wrong_usage(arguments)
+    if wrong:
+        print(f"pymotor explain: {wrong}", file=sys.stderr)
+        return USAGE
     try:
         found = _ask(arguments, *_management(arguments))
     except ExplainError as error:
         print(f"pymotor explain: {error}", file=sys.stderr)
-        return 1
+        return FAILED
     if arguments.json:
         print(json.dumps(found))
     else:
         print("\n".join(lines_of(found)))
-    return 0
+    return DONE
+
+
+def _wrong_usage(arguments: argparse.Namespace) -> str:
+    if arguments.body is not None:
+        if arguments.request:
+            return "--body asks about a request that is not sent, an ID about one that was: not both"
+        bad = next((one for one in arguments.header if ":" not in one), None)
+        return f"--header {bad!r} has no colon: write NAME:VALUE" if bad is not None else ""
+    if arguments.path is not None:
+        return "--path goes with --body"
+    return "--header goes with --body" if arguments.header else ""
 
 
 def _management(arguments: argparse.Namespace) -> tuple[str, Trust | None]:
@@ -93,9 +111,9 @@ def _ask(arguments: argparse.Namespace, url: str, certificates: Trust | None) ->
         token = ClusterToken.from_environment()
         shown = token.header if token is not None else None
         with verb_client(url, certificates, timeout=_SECONDS, headers=shown) as client:
-            if arguments.body:
+            if arguments.body is not None:
                 headers = dict(_header(one) for one in arguments.header)
-                asked = {"path": arguments.path, "body": _read_body(arguments.body), "headers": headers}
+                asked = {"path": arguments.path or _PATH, "body": _read_body(arguments.body), "headers": headers}
                 reply = client.post(f"{url}/explain", json=asked)
             else:
                 reply = client.get(f"{url}/explain", params={"request_id": arguments.request})
@@ -111,9 +129,7 @@ def _ask(arguments: argparse.Namespace, url: str, certificates: Trust | None) ->
 
 
 def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon:
-        raise ExplainError(f"--header {text!r} has no colon: write NAME:VALUE")
+    name, _, value = text.partition(":")
     return name.strip(), value.strip()
 
 
@@ -131,6 +147,9 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     lines = [f"{name}{found['prompt_tokens']} prompt tokens; matches: {found['found']}{mode}"]
     # A Coordinator of an older version says no such thing.
     lines += [found["note"]] if found.get("note") else []
+    for one in found.get("workers", []):
+        title = "worker" if len(one["workers"]) == 1 else "workers"
+        lines.append(f"{title} {', '.join(map(str, one['workers']))}: {', '.join(filter(None, one['chosen']))}")
     for leg in found["legs"]:
         bound = f", no load above {leg['highest_load']:g}" if leg["highest_load"] is not None else ""
         item = f", media item {leg['item']}" if leg.get("item") is not None else ""

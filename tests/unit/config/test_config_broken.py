@@ -85,6 +85,26 @@ ERRORS = {
         "$.motor_deploy_config.single_p_instance_pod_num",
         ["too small", "1 or more"],
     ),
+    "a header with a space": (
+        {f"{COORDINATOR}.scheduler_config.session_header": "a b"},
+        "$.motor_coordinator_config.scheduler_config.session_header",
+        ["not written as it must be", "a b", "the name of a header: letters, digits"],
+    ),
+    "no header": (
+        {f"{COORDINATOR}.scheduler_config.session_header": ""},
+        "$.motor_coordinator_config.scheduler_config.session_header",
+        ["not written as it must be", "the name of a header"],
+    ),
+    "more credit than all of it": (
+        {f"{COORDINATOR}.scheduler_config.kv_affinity_overlap_credit": 5},
+        "$.motor_coordinator_config.scheduler_config.kv_affinity_overlap_credit",
+        ["too large", "5", "a number from 0 to 1"],
+    ),
+    "patience of years": (
+        {f"{COORDINATOR}.scheduler_config.kv_affinity_patience": 1e9},
+        "$.motor_coordinator_config.scheduler_config.kv_affinity_patience",
+        ["too large", "a number greater than 0, at most 60"],
+    ),
     "decode without prefill": (
         {f"{DEPLOY}.p_instances_num": ...},
         "$.motor_deploy_config.p_instances_num",

@@ -69,6 +69,16 @@ WARNINGS = {
         "$.motor_engine_prefill_config.motor_nodemanger_config.basic_config.device_num",
         [NO_EFFECT, "computed"],
     ),
+    "a place of events beside the engines": (
+        {f"{COORDINATOR}.prefill_kv_event_config": {"endpoint": "tcp://*:5557"}},
+        "$.motor_coordinator_config.prefill_kv_event_config.endpoint",
+        [NO_EFFECT, "kv-events-config in their engine_config"],
+    ),
+    "a size of blocks beside the engines": (
+        {f"{COORDINATOR}.prefill_kv_event_config": {"block_size": 128}},
+        "$.motor_coordinator_config.prefill_kv_event_config.block_size",
+        [NO_EFFECT, "engines tell"],
+    ),
     "no engine type": (
         {f"{PREFILL}.engine_type": ...},
         "$.motor_engine_prefill_config.engine_type",

@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 from ledgers import endpoints_of, group_of
 
-from pymotor.coordinator.affinity.choices import AffinityChoice
+from pymotor.coordinator.affinity.choices import AffinityChoice, KeyedChoice
 from pymotor.coordinator.affinity.explanation import explain
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.matches import Holders, Matches
+from pymotor.coordinator.scheduling.key_choice import KeyChoice
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
+from pymotor.coordinator.scheduling.prefix_hash import session_key
+from pymotor.coordinator.scheduling.round_robin import RoundRobin
 from pymotor.coordinator.scheduling.target import Reservation, Target
 from pymotor.fleet import Role
 from pymotor.telemetry.metrics import Registry
 
 NOBODY: frozenset[str] = frozenset()
 PROMPT = 1000
+UNIFIED = AffinityRules()
 
 
 class Remembering:
@@ -40,10 +44,12 @@ def matches_of(targets: list[Target], *held: int) -> Matches:
     return Matches(holders, 1, slots, tokens, tokens, tokens)
 
 
-def choice_of(ledger: Ledger, matches: Matches | None, told: Remembering | None = None) -> AffinityChoice:
-    """For a prompt of 1000 tokens, by the default rules."""
+def choice_of(
+    ledger: Ledger, matches: Matches | None, told: Remembering | None = None, rules: AffinityRules = UNIFIED
+) -> AffinityChoice:
+    """For a prompt of 1000 tokens."""
     return AffinityChoice(
-        AffinityRules(),
+        rules,
         ledger,
         LoadBalance(ledger),
         AffinityInstruments(Registry()),
@@ -116,6 +122,19 @@ def test_looking_decides_nothing() -> None:
         assert not choice.decisions
 
 
+@pytest.mark.parametrize("by", ["affinity", "load", "turn"])
+def test_looking_takes_nobodys_turn(by: str) -> None:
+    with endpoints_of(3) as (ledger, targets):
+        choice = choice_of(ledger, matches_of(targets, 0, 0, 0) if by == "affinity" else None)
+        if by == "turn":
+            choice._base = RoundRobin()
+        group = group_of(targets)
+        for target in targets:
+            looks = [choice.look(group, NOBODY) for _ in range(4)]
+            assert [look.chosen for look in looks if look is not None] == [target] * 4
+            assert choice.choose(group, NOBODY) is target
+
+
 def test_decode_is_near_prefill_unless_that_host_has_too_much() -> None:
     hosts = ("10.0.0.1", "10.0.0.2")
     with endpoints_of(2, Role.PREFILL, hosts) as (ledger, prefills), endpoints_of(4, Role.DECODE, hosts) as decoding:
@@ -132,7 +151,12 @@ def test_decode_is_near_prefill_unless_that_host_has_too_much() -> None:
         decode_ledger.begin(1, 1_000_000)
         chosen = choice.choose(group, NOBODY)
         assert chosen in (decodes[0], decodes[2])
-        assert [leg.by for leg in explain(choice).legs] == ["affinity", "locality", "locality", "load"]
+        legs = explain(choice).legs
+        assert [leg.by for leg in legs] == ["affinity", "locality", "locality", "load"]
+        elsewhere = "not on prefill's host"
+        above = "its load is above the bound"
+        assert [one.excluded for one in legs[1].endpoints] == [elsewhere, "", elsewhere, ""]
+        assert [one.excluded for one in legs[2].endpoints] == [elsewhere, "", elsewhere, above]
         assert told.told == ["prefill-1/0"], "decode computes no prompt"
 
 
@@ -147,6 +171,62 @@ def test_the_explanation_has_all_figures() -> None:
         assert leg.highest_load == 1.25 * 10_000 / 2 + PROMPT
         assert (loaded.load, loaded.excluded) == (10_000, "its load is above the bound")
         assert avoided.excluded.startswith("avoided")
+
+
+def test_who_is_outside_of_the_gate_is_told_so() -> None:
+    with endpoints_of(5) as (ledger, targets):
+        for row, load in enumerate((100_000, 7_000, 0, 10, 10)):
+            ledger.begin(row, load)
+        rules = AffinityRules(mode="load_gated")
+        choice = choice_of(ledger, matches_of(targets, 990, 800, 0, 0, 0), rules=rules)
+        choice.choose(group_of(targets), frozenset(("union-4/0",)))
+        (leg,) = explain(choice).legs
+        outside = "outside of the gate: not among the 2 least loaded"
+        avoided = "avoided: it failed this request, is full or has no room"
+        assert [one.excluded for one in leg.endpoints] == ["its load is above the bound", outside, "", "", avoided]
+        assert [one.chosen for one in leg.endpoints] == [False, False, True, False, False]
+        assert leg.note == "of the 2 least loaded the longest match, then the least load"
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_of_equals_the_gate_has_those_whose_turn_it_was(count: int) -> None:
+    with endpoints_of(count) as (ledger, targets):
+        choice = choice_of(ledger, matches_of(targets, *[0] * count), rules=AffinityRules(mode="load_gated"))
+        group = group_of(targets)
+        for turn in range(count):
+            choice.choose(group, NOBODY)
+            within = [place for place, one in enumerate(explain(choice).legs[-1].endpoints) if not one.excluded]
+            assert within == sorted((turn, (turn + 1) % count))
+
+
+def test_why_a_key_did_not_get_the_first_of_its_order() -> None:
+    with endpoints_of(4) as (ledger, targets):
+        choice = KeyedChoice(
+            KeyChoice(ledger),
+            ledger,
+            LoadBalance(ledger),
+            key=session_key(b"one"),
+            roles=frozenset((Role.UNION,)),
+            prompt_tokens=PROMPT,
+            outcome="session",
+        )
+        group = group_of(targets)
+        first = choice.choose(group, NOBODY)
+        assert first is not None
+        ledger.begin(first.row, 20_000)
+        second = choice.choose(group, NOBODY)
+        assert second is not None
+        third = choice.choose(group, frozenset((second.endpoint_id,)))
+        legs = explain(choice).legs
+        assert legs[1].highest_load == pytest.approx(1.25 * (2000 + PROMPT) / 4, abs=0.2)
+        assert legs[2].highest_load == pytest.approx(1.25 * (2000 + PROMPT) / 3, abs=0.2), "of those allowed"
+        order = [sorted(leg.endpoints, key=lambda one: one.place or 0) for leg in legs]
+        assert [one.endpoint for one in order[1]][:2] == [first.endpoint_id, second.endpoint_id]
+        assert [one.excluded for one in order[1]] == ["its load is above the bound", "", "", ""]
+        assert order[2][1].excluded.startswith("avoided")
+        assert third is not None
+        assert [one.chosen for one in order[2]] == [False, False, True, False]
+        assert third.endpoint_id == order[2][2].endpoint
 
 
 def test_of_several_groups_the_one_with_the_best_endpoint_is_chosen() -> None:

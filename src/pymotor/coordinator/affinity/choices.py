@@ -47,12 +47,24 @@ class Decision(NamedTuple):
     """Which rule decided: `affinity`, `load`, `locality` or `key`."""
     held: int | None = None
     """Tokens of the prompt that the chosen one was expected to hold; None where nobody knew."""
+    turn: int = 0
+    """Whose turn it was among equals, where what they hold decided."""
 
 
 class Choice:
     """A request's own policy."""
 
-    __slots__ = ("_base", "_ledger", "decisions", "leg_ids", "outcome", "prompt_tokens", "prompts", "request_id")
+    __slots__ = (
+        "_base",
+        "_ledger",
+        "decisions",
+        "leg_ids",
+        "outcome",
+        "placed_at",
+        "prompt_tokens",
+        "prompts",
+        "request_id",
+    )
 
     def __init__(self, ledger: Ledger, base: Policy, prompt_tokens: int, outcome: str) -> None:
         """`base` decides where nothing is known. `outcome` says how what is known came about, or why nothing is."""
@@ -64,13 +76,15 @@ class Choice:
         """How many the request has, where they are several."""
         self.request_id = b""
         """What the client calls the request; empty: nothing."""
+        self.placed_at: float | None = None
+        """When it came to that, in seconds since 1970, which all workers count alike; None: it is not sent."""
         self.leg_ids: list[bytes] = []
         """Under which engines got it."""
         self.decisions: list[Decision] = []
 
     def choose(self, group: Group, avoid: frozenset[str]) -> Target | None:
         """See `Policy`."""
-        decision = self.look(group, avoid)
+        decision = self._decide(group, avoid)
         if decision is None:
             return None
         if len(self.decisions) >= _HISTORY:
@@ -80,8 +94,11 @@ class Choice:
         return decision.chosen
 
     def look(self, group: Group, avoid: frozenset[str]) -> Decision | None:
-        """Whom `choose` would choose, and why; no leg begins."""
-        return self._by_load(group, avoid, self._ledger.loads(group.row_index))
+        """Whom `choose` would choose, and why; no leg begins, and whose turn it is stays as it was."""
+        turn = group.cursor
+        decision = self._decide(group, avoid)
+        group.cursor = turn
+        return decision
 
     def decided(self, decision: Decision) -> None:
         """A leg goes there."""
@@ -103,6 +120,10 @@ class Choice:
     def best_group(self, groups: Sequence[Group], avoid: frozenset[str]) -> int | None:  # noqa: ARG002  likewise
         """The index of the group that has the best endpoint of all of them; None: load decides which."""
         return None
+
+    def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
+        """May move the turn of equals on."""
+        return self._by_load(group, avoid, self._ledger.loads(group.row_index))
 
     def _by_load(self, group: Group, avoid: frozenset[str], loads: Loads) -> Decision | None:
         target = self._base.choose(group, avoid)
@@ -171,8 +192,7 @@ class AffinityChoice(Choice):
         self.rules = rules
         self.matches = matches
 
-    def look(self, group: Group, avoid: frozenset[str]) -> Decision | None:
-        """See `Choice`."""
+    def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
         loads = self._ledger.loads(group.row_index)
         if group.targets[0].instance.role is Role.DECODE and self._prefill_host:
             return self._near_prefill(group, avoid, loads)
@@ -245,17 +265,18 @@ class AffinityChoice(Choice):
 
     def _by_match(self, group: Group, avoid: frozenset[str], loads: Loads, matches: Expected) -> Decision | None:
         allowed = _allowed(group, avoid)
+        turn = group.cursor
         if allowed is None:
             places, tokens = matches.holding(group)
-            index, held = choose_among_holders(self.rules, self.prompt_tokens, places, tokens, loads, group.cursor)
+            index, held = choose_among_holders(self.rules, self.prompt_tokens, places, tokens, loads, turn)
         elif not allowed:
             return None
         else:
             expected = matches.expected(group)[allowed]
-            best = choose_by_affinity(self.rules, self.prompt_tokens, expected, loads[allowed], group.cursor)
+            best = choose_by_affinity(self.rules, self.prompt_tokens, expected, loads[allowed], turn)
             index, held = allowed[best], min(int(expected[best]), self.prompt_tokens)
         group.cursor = index + 1
-        return Decision(group, avoid, loads, group.targets[index], "affinity", held)
+        return Decision(group, avoid, loads, group.targets[index], "affinity", held, turn)
 
     def _near_prefill(self, group: Group, avoid: frozenset[str], loads: Loads) -> Decision | None:
         """The least loaded on prefill's host, if it is within the bound; else the least loaded."""
@@ -297,13 +318,16 @@ class KeyedChoice(Choice):
         self._key = key
         self._roles = roles
 
-    def look(self, group: Group, avoid: frozenset[str]) -> Decision | None:
-        """See `Choice`."""
+    def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
         loads = self._ledger.loads(group.row_index)
         if group.targets[0].instance.role not in self._roles:
             return self._by_load(group, avoid, loads)
         target = self._choice.choose(self._key, self.prompt_tokens, group, avoid)
         return None if target is None else Decision(group, avoid, loads, target, "key")
+
+    def places(self, group: Group) -> npt.NDArray[np.intp]:
+        """Each endpoint's place in the key's own order, 0 first."""
+        return self._choice.places(self._key, group)
 
 
 def _allowed(group: Group, avoid: frozenset[str]) -> list[int] | None:

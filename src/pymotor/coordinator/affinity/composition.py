@@ -10,6 +10,7 @@ from pymotor.coordinator.affinity.conductor_client import Address, ConductorClie
 from pymotor.coordinator.affinity.engine_tokens import EngineTokens
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.placement import AffinityPlacement, KeyedPlacement, Placement
+from pymotor.coordinator.affinity.session_placement import SessionPlacement
 from pymotor.coordinator.prompts.model_files import UNUSABLE, in_words
 from pymotor.coordinator.prompts.prompt_tokens import PromptTokens
 from pymotor.coordinator.scheduling.ledger import Ledger
@@ -55,7 +56,7 @@ def placement_for(
     if settings.scheduler_type == "prefix_hash":
         return KeyedPlacement(ledger, base, tokens)
     if settings.scheduler_type == "session_affinity":
-        return KeyedPlacement(ledger, base, tokens, affinity.session_header.encode())
+        return SessionPlacement(ledger, base, tokens, affinity.session_header.encode())
     if settings.scheduler_type != "kv_cache_affinity":
         return None
     conductor = None

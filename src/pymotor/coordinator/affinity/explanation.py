@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, Decision
+from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, Decision, KeyedChoice
 from pymotor.coordinator.affinity.matches import Matches
-from pymotor.coordinator.scheduling.kv_affinity import highest_load, prefill_cost, unified_score
+from pymotor.coordinator.scheduling import key_choice
+from pymotor.coordinator.scheduling.kv_affinity import highest_load, prefill_cost, unified_score, within_gate
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
 from pymotor.coordinator.scheduling.target import Group
 
 ABOVE_BOUND = "its load is above the bound"
+_AVOIDED = "avoided: it failed this request, is full or has no room"
 _NOBODY: frozenset[str] = frozenset()
 
 
@@ -33,7 +35,8 @@ class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     score: float | None = None
     """What `unified` minimises; None where something else decides."""
     place: int | None = None
-    """In the order of encoders that a media item has by its hash, 1 first: the first within the bound gets it."""
+    """In the order of endpoints that a media item, a session or a prompt's beginning has by its hash, 1 first: the
+    first within the bound gets it."""
     excluded: str = ""
     """Why it could not be chosen; empty: it could."""
 
@@ -53,13 +56,25 @@ class LegFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the figures do not say, for people; empty: nothing."""
 
 
+class WorkersChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Workers that would do the same with a request, where others would not."""
+
+    workers: list[int]
+    """Their numbers."""
+    chosen: list[str]
+    """The endpoint of each leg; empty where none gets it."""
+
+
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """One request's choices."""
 
     request_id: str
+    placed_at: float | None
+    """When endpoints began to be chosen for it, in seconds since 1970; None: it is not sent."""
     found: str
     """How the matches came about: `answered`, `late`, `lost`, `closed`, `text`, `session`, `prefix`; `load` where
-    nothing but load was looked at, `several` where that is because the request has more than one prompt. With `late`,
+    nothing but load was looked at, `several` where that is because the request has more than one prompt, `no_session`
+    because it names none. With `late`,
     `lost` and `closed` texts were compared, as with `text`."""
     mode: str
     """`unified` or `load_gated`; empty where neither decides."""
@@ -67,6 +82,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     legs: list[LegFigures]
     note: str
     """What the figures do not say, for people; empty: nothing."""
+    workers: list[WorkersChoice] = []
+    """Of a request that is not sent: what each worker would do, where not all would do the same."""
 
 
 def explain(choice: Choice) -> Explanation:
@@ -93,6 +110,7 @@ def explain_now(
 def _explanation(choice: Choice, decisions: Sequence[Decision]) -> Explanation:
     return Explanation(
         request_id=choice.request_id.decode("latin-1"),
+        placed_at=choice.placed_at,
         found=choice.outcome,
         mode=choice.rules.mode if isinstance(choice, AffinityChoice) else "",
         prompt_tokens=choice.prompt_tokens,
@@ -104,6 +122,8 @@ def _explanation(choice: Choice, decisions: Sequence[Decision]) -> Explanation:
 def _note(choice: Choice, decisions: Sequence[Decision]) -> str:
     if choice.outcome == "several":
         return f"{choice.prompts} prompts in one request: load alone decides where they go, whatever endpoints hold"
+    if choice.outcome == "no_session":
+        return "it names no session (session_header): load alone decides where it goes"
     if decisions:
         return ""
     if choice.prompts:
@@ -115,17 +135,49 @@ def _leg(choice: Choice, decision: Decision) -> LegFigures:
     group = decision.group
     allowed = [index for index, target in enumerate(group.targets) if target.endpoint_id not in decision.avoid]
     highest = float("inf")
+    note = ""
+    passed_over: dict[int, str] = {}
+    excluded = {index: _AVOIDED for index in range(len(group)) if index not in allowed}
     if isinstance(choice, AffinityChoice) and decision.by in ("affinity", "locality"):
         highest = highest_load(choice.rules, choice.prompt_tokens, decision.loads[allowed])
+        passed_over, note = _passed_over(choice, decision, allowed)
+    elif decision.by == "key":
+        highest = key_choice.highest_load(choice.prompt_tokens, decision.loads[allowed])
+        note = "the first of the key's own order whose load is within the bound"
+    above = {index: ABOVE_BOUND for index in allowed if decision.loads[index] > highest}
+    excluded = passed_over | excluded | above
+    endpoints = [_endpoint(choice, decision, index, excluded.get(index, "")) for index in range(len(group))]
+    if isinstance(choice, KeyedChoice) and decision.by == "key":
+        places = choice.places(group)
+        endpoints = [
+            msgspec.structs.replace(one, place=int(place) + 1) for one, place in zip(endpoints, places, strict=True)
+        ]
     return LegFigures(
         role=group.targets[0].instance.role.value,
         by=decision.by,
         highest_load=None if highest == float("inf") else highest / TENTHS_PER_ACTIVE_TOKEN,
-        endpoints=[_endpoint(choice, decision, index, highest) for index in range(len(group))],
+        endpoints=endpoints,
+        note=note,
     )
 
 
-def _endpoint(choice: Choice, decision: Decision, index: int, highest: float) -> EndpointFigures:
+def _passed_over(choice: AffinityChoice, decision: Decision, allowed: list[int]) -> tuple[dict[int, str], str]:
+    """Who of those allowed was not looked at, and why; and what the figures do not say of it."""
+    group = decision.group
+    if decision.by == "locality":
+        host = decision.chosen.pool.host
+        return {index: "not on prefill's host" for index in allowed if group.targets[index].pool.host != host}, ""
+    if choice.rules.mode != "load_gated" or choice.matches is None:
+        return {}, ""
+    expected = choice.matches.expected(group)[allowed]
+    loads = decision.loads[allowed]
+    gate = {allowed[one] for one in within_gate(choice.rules, choice.prompt_tokens, expected, loads, decision.turn)}
+    outside = f"outside of the gate: not among the {choice.rules.gate} least loaded"
+    note = f"of the {choice.rules.gate} least loaded the longest match, then the least load"
+    return {index: outside for index in allowed if index not in gate}, note
+
+
+def _endpoint(choice: Choice, decision: Decision, index: int, excluded: str) -> EndpointFigures:
     group = decision.group
     target = group.targets[index]
     load = int(decision.loads[index])
@@ -133,13 +185,7 @@ def _endpoint(choice: Choice, decision: Decision, index: int, highest: float) ->
         endpoint=target.endpoint_id,
         chosen=target is decision.chosen,
         load=load / TENTHS_PER_ACTIVE_TOKEN,
-        excluded=(
-            "avoided: it failed this request, is full or has no room"
-            if target.endpoint_id in decision.avoid
-            else ABOVE_BOUND
-            if load > highest
-            else ""
-        ),
+        excluded=excluded,
     )
     if not isinstance(choice, AffinityChoice) or choice.matches is None or decision.by != "affinity":
         return figures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from time import time
 
 from pymotor.coordinator.affinity.choices import Choice
 
@@ -19,6 +20,7 @@ class RecentChoices:
 
     def keep(self, choice: Choice, headers: Mapping[bytes, bytes]) -> None:
         """Of a request with these headers, names in lower case."""
+        choice.placed_at = time()
         request_id = headers.get(_REQUEST_ID)
         if request_id is not None:
             choice.request_id = request_id

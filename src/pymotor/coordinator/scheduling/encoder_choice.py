@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pymotor.coordinator.scheduling.ledger import Ledger
-from pymotor.coordinator.scheduling.rendezvous import first_within_bound, hashes_of, load_bound, rank_values
+from pymotor.coordinator.scheduling.rendezvous import first_within_bound, hashes_of, load_bound, places_of, rank_values
 
 
 class NoEncoderLeft(LookupError):
@@ -91,9 +91,7 @@ class EncoderChoice:
         if not len(kept):
             raise NoEncoderLeft("no encoder endpoint is left to choose from")
         chosen = int(kept[first_within_bound(scores[kept], loads[kept], load)])
-        places = np.empty(len(scores), dtype=np.intp)
-        places[np.argsort(scores)[::-1]] = np.arange(len(scores))
-        return EncoderLook(chosen, loads, places, load_bound(loads[kept], load) - 1)
+        return EncoderLook(chosen, loads, places_of(scores), load_bound(loads[kept], load) - 1)
 
     def _kept(self, excluded: AbstractSet[str], avoided: AbstractSet[str]) -> npt.NDArray[np.intp]:
         """The indices that may be chosen."""

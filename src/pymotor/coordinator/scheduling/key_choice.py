@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, Ledger
-from pymotor.coordinator.scheduling.rendezvous import first_within_bound, hashes_of, rank_values
+from pymotor.coordinator.scheduling.rendezvous import first_within_bound, hashes_of, load_bound, places_of, rank_values
 from pymotor.coordinator.scheduling.target import Group, Target
 
 _GROUPS = 64
@@ -39,6 +39,11 @@ class KeyChoice:
         best = first_within_bound(rank_values(hashes, key), loads, TENTHS_PER_ACTIVE_TOKEN * prompt_tokens)
         return targets[best]
 
+    def places(self, key: int, group: Group) -> npt.NDArray[np.intp]:
+        """Each endpoint's place in the key's order, 0 first: who is chosen is the first whose load is within the
+        bound."""
+        return places_of(rank_values(self._hashes(group), key))
+
     def _hashes(self, group: Group) -> npt.NDArray[np.uint64]:
         known = self._groups.get(id(group))
         if known is not None and known[0] is group:
@@ -48,3 +53,8 @@ class KeyChoice:
         found = hashes_of(target.endpoint_id for target in group.targets)
         self._groups[id(group)] = (group, found)
         return found
+
+
+def highest_load(prompt_tokens: int, loads: npt.NDArray[np.int64]) -> int:
+    """The load, in tenths of a token as `loads`, above which an endpoint does not get the prompt."""
+    return load_bound(loads, TENTHS_PER_ACTIVE_TOKEN * prompt_tokens) - 1

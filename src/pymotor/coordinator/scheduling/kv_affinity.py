@@ -115,6 +115,12 @@ def choose_among_holders(
     )
 
 
+def within_gate(rules: AffinityRules, prompt_tokens: int, matched: Figures, loads: Figures, turn: int = 0) -> list[int]:
+    """The indices of those that `load_gated` looks at; arguments as for `choose_by_affinity`."""
+    turn %= max(1, len(loads))
+    return [one[3] for one in _gate(rules, prompt_tokens, _listed(matched), _listed(loads), turn)] if len(loads) else []
+
+
 def prefill_cost(rules: AffinityRules, prompt_tokens: int, matched: int) -> float:
     """Tokens that are still to be computed, at an endpoint that holds `matched`."""
     return max(0.0, prompt_tokens - rules.overlap_credit * min(matched, prompt_tokens))
@@ -225,14 +231,21 @@ def _unified_by_loop(
 def _gated_by_loop(
     rules: AffinityRules, prompt_tokens: int, matched: Sequence[int], loads: Sequence[int], turn: int
 ) -> int:
+    kept = _gate(rules, prompt_tokens, matched, loads, turn)
+    return min(kept, key=lambda one: (one[1], one[0], one[2]))[3]
+
+
+def _gate(
+    rules: AffinityRules, prompt_tokens: int, matched: Sequence[int], loads: Sequence[int], turn: int
+) -> list[tuple[int, int, int, int]]:
+    """Load, match, turn and index of those in it, in their order."""
     highest = highest_load(rules, prompt_tokens, loads)
     count = len(loads)
-    kept = sorted(
+    return sorted(
         (loads[index], -min(matched[index], prompt_tokens), (index - turn) % count, index)
         for index in range(count)
         if loads[index] <= highest
     )[: rules.gate]
-    return min(kept, key=lambda one: (one[1], one[0], one[2]))[3]
 
 
 # -- many endpoints

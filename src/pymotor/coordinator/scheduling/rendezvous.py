@@ -38,6 +38,13 @@ def rank_values(hashes: npt.NDArray[np.uint64], key: int) -> npt.NDArray[np.uint
     return mixed
 
 
+def places_of(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    """Each one's place in the key's order by its rank value, 0 first."""
+    places = np.empty(len(values), dtype=np.intp)
+    places[np.argsort(values)[::-1]] = np.arange(len(values))
+    return places
+
+
 def load_bound(loads: npt.NDArray[np.int64], own: int) -> int:
     """The load from which on one gets nothing more; `own` is what is to be placed."""
     total = max(0, int(loads.sum())) + max(0, own)
