@@ -531,6 +531,9 @@ def test_the_http_api_says_what_is_wrong(conductor: ConductorUnderTest) -> None:
         for path in ("/health", "/readiness", "/liveness", "/startup", "/metrics"):
             assert bare.get(path).status_code == 200
         assert bare.get("/sources").status_code == 401
+        told = bare.get("/sources").json()["error"]
+        assert "PYMOTOR_CLUSTER_TOKEN, or the file that PYMOTOR_CLUSTER_TOKEN_FILE names" in told
+        assert "pymotor/NAME/token" in told
         assert bare.post("/query", json={}).status_code == 401
         assert bare.post("/register", json={}, headers={"Authorization": "Bearer not-the-token"}).status_code == 401
 

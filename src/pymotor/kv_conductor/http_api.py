@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.responses import Response
 
 from pymotor.control_plane import ClusterToken
+from pymotor.control_plane.token import LOCAL_TOKEN_FILE, TOKEN_PLACE
 from pymotor.control_plane.token_gate import TokenGate
 from pymotor.fleet.prefix_queries import PrefixQuery
 from pymotor.kv_conductor.following import Following
@@ -151,4 +152,8 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 def _no_token() -> Response:
-    return JSONResponse({"error": "this needs the cluster token"}, 401, headers={"WWW-Authenticate": "Bearer"})
+    told = (
+        f"this needs the cluster token, 'Authorization: Bearer TOKEN': {TOKEN_PLACE}; of a fleet of `pymotor up` "
+        f"{LOCAL_TOKEN_FILE}"
+    )
+    return JSONResponse({"error": told}, 401, headers={"WWW-Authenticate": "Bearer"})
