@@ -20,7 +20,13 @@ from pymotor.control_plane.token_gate import TokenGate
 from pymotor.fleet.prefix_queries import PrefixQuery
 from pymotor.kv_conductor.following import Following
 from pymotor.kv_conductor.instruments import Figures
-from pymotor.kv_conductor.registered import NotRegisteredError, Registration, RegistrationError, Unregistration
+from pymotor.kv_conductor.registered import (
+    MalformedRegistrationError,
+    NotRegisteredError,
+    Registration,
+    RegistrationError,
+    Unregistration,
+)
 from pymotor.telemetry.metrics import render
 
 LONGEST_BODY = 32 * 1024 * 1024
@@ -115,6 +121,8 @@ def _register(following: Following) -> Answer:
     async def register(request: Request) -> Response:
         try:
             following.register(await _body(request, Registration))
+        except MalformedRegistrationError as error:
+            raise _RefusedError(400, str(error)) from error
         except RegistrationError as error:
             raise _RefusedError(409, str(error)) from error
         return JSONResponse({"status": "ok"})
