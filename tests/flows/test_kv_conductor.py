@@ -595,12 +595,22 @@ def test_the_http_api_says_what_is_wrong(conductor: ConductorUnderTest) -> None:
     assert conductor.post("/query", {"model": MODEL, "token_ids": []}).json() == {"default": {}, "tokens": 0}
     for address in ("tcp://*:5557", "http://127.0.0.1:1", "tcp://127.0.0.1", "ipc:///x"):
         refused = conductor.post("/register", {"endpoint": address, "modelname": MODEL, "instance_id": "x"})
-        assert refused.status_code == 409, address
+        assert refused.status_code == 400, address
+    nameless = {"endpoint": "tcp://127.0.0.1:1", "modelname": "", "instance_id": "x"}
+    refused = conductor.post("/register", nameless)
+    assert (refused.status_code, "modelname" in refused.json()["error"]) == (400, True)
+    other = nameless | {"modelname": MODEL, "replay_endpoint": "tcp://127.0.0.2:2"}
+    assert conductor.post("/register", other).status_code == 400
+    named = nameless | {"modelname": MODEL, "type": "another"}
+    assert conductor.post("/register", named).status_code == 400
     bare = httpx.Client(base_url=conductor.url, trust_env=False, timeout=60)
     with bare:
         for path in ("/health", "/readiness", "/liveness", "/startup", "/metrics"):
             assert bare.get(path).status_code == 200
         assert bare.get("/sources").status_code == 401
+        told = bare.get("/sources").json()["error"]
+        assert "PYMOTOR_CLUSTER_TOKEN, or the file that PYMOTOR_CLUSTER_TOKEN_FILE names" in told
+        assert "pymotor/NAME/token" in told
         assert bare.post("/query", json={}).status_code == 401
         assert bare.post("/register", json={}, headers={"Authorization": "Bearer not-the-token"}).status_code == 401
 

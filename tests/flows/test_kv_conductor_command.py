@@ -66,6 +66,7 @@ def test_in_a_pod_the_environment_says_it(ready: Callable[..., None], tmp_path: 
     ("options", "variables", "status", "told"),
     [
         (["--host", "0.0.0.0"], {}, 2, "loopback"),
+        (["--host", "0.0.0.0"], {}, 2, "set PYMOTOR_CLUSTER_TOKEN, or the file that PYMOTOR_CLUSTER_TOKEN_FILE names"),
         (["--controller", "controller:1026"], {}, 2, "is no URL of a Controller"),
         (["--port", "70000"], {}, 2, "is no port"),
         (["--user_config_path", "/nowhere.json"], {}, 1, "/nowhere.json"),

@@ -10,6 +10,10 @@ from pathlib import Path
 
 TOKEN_VARIABLE = "PYMOTOR_CLUSTER_TOKEN"  # noqa: S105  the name of a variable
 TOKEN_FILE_VARIABLE = "PYMOTOR_CLUSTER_TOKEN_FILE"  # noqa: S105
+TOKEN_PLACE = f"{TOKEN_VARIABLE}, or the file that {TOKEN_FILE_VARIABLE} names"
+"""Where a part finds the token, in words."""
+LOCAL_TOKEN_FILE = "~/.local/state/pymotor/NAME/token"  # noqa: S105  the name of a file
+"""Where that of a fleet of `pymotor up` is, as long as nobody says where such fleets are to be."""
 _SHORTEST = 16
 _SCHEME = "bearer "
 

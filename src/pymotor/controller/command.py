@@ -18,6 +18,7 @@ from pymotor.control_plane.foreground import announce_url, failed
 from pymotor.control_plane.plane import PlaneTLS
 from pymotor.control_plane.ports import PortError
 from pymotor.control_plane.tls import TLSError
+from pymotor.control_plane.token import TOKEN_PLACE
 from pymotor.controller.file_lease import FileLease
 from pymotor.controller.kubernetes_lease import KubernetesLease
 from pymotor.controller.lease import Lease, LeaseError
@@ -102,7 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
         token = ClusterToken.from_environment()
         guarded = options.management_tls is not None and options.management_tls.keeps_strangers_out
         if token is None and not guarded and not is_loopback(options.host):
-            return failed(_PROGRAM, f"without a cluster token it listens on loopback only, not on {options.host}", 2)
+            told = f"without a cluster token it listens on loopback only, not on {options.host}: set {TOKEN_PLACE}"
+            return failed(_PROGRAM, told, 2)
         lease = _lease(arguments, user)
     except (TokenError, LeaseError) as error:
         return failed(_PROGRAM, str(error))

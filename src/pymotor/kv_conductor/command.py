@@ -22,6 +22,7 @@ from pymotor.control_plane.open_files import allow_many_files
 from pymotor.control_plane.plane import PlaneTLS
 from pymotor.control_plane.ports import PortError, http_url
 from pymotor.control_plane.tls import ClientTLS, TLSError, tls_files
+from pymotor.control_plane.token import LOCAL_TOKEN_FILE, TOKEN_PLACE
 from pymotor.kv_conductor.fleet_watch import ControllerWatch, FileWatch, FleetTeller, NoFleet
 from pymotor.kv_conductor.running import ConductorError, ConductorOptions, run_conductor
 from pymotor.telemetry.logs import LEVELS, configure_logging
@@ -36,7 +37,7 @@ SERVICE_VARIABLE = "CONTROLLER_SERVICE"
 """The name of the Controller, in pods."""
 _LOOPBACK = "127.0.0.1"
 
-_EPILOG = """\
+_EPILOG = f"""\
 It follows the KV events of every ready prefill, decode and union engine of the fleet and says, for the tokens of
 a prompt, how much of its beginning each of them holds. Coordinators ask in frames and people over HTTP, on the
 same port. It prints one line to standard output, `pymotor kv-conductor ready on http://HOST:PORT`, when it
@@ -46,8 +47,12 @@ when it starts. Exit status: 0 ended as asked, 1 failed, 2 wrong usage.
 Who is followed, and how it stands with each:   curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:13333/sources
 Metrics for Prometheus:                         curl http://127.0.0.1:13333/metrics
 
-All but probes and metrics need the cluster token (PYMOTOR_CLUSTER_TOKEN, or a file that PYMOTOR_CLUSTER_TOKEN_FILE
-names) or, with mgmt_tls_config, a certificate; without either it listens on loopback only.
+{DEFAULT_PORT} is the port where nothing says another; `pymotor status` shows the address of a local fleet's.
+
+All but probes and metrics need the cluster token or, with mgmt_tls_config, a certificate; without either it
+listens on loopback only. The token is in {TOKEN_PLACE}.
+A fleet of `pymotor up` has one of its own, with the name that `pymotor status` shows:
+TOKEN=$(cat {LOCAL_TOKEN_FILE}), or $PYMOTOR_HOME/NAME/token where that is set.
 """
 
 
@@ -121,7 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
         guarded = management is not None and management.keeps_strangers_out
         token = ClusterToken.from_environment()
         if token is None and not guarded and not is_loopback(options.host):
-            return failed(_PROGRAM, f"without a cluster token it listens on loopback only, not on {options.host}", 2)
+            told = f"without a cluster token it listens on loopback only, not on {options.host}: set {TOKEN_PLACE}"
+            return failed(_PROGRAM, told, 2)
         fleet = _fleet(arguments, user, token, management)
     except (ControllerURLError, PlainURLError) as error:
         return failed(_PROGRAM, str(error), 2)

@@ -15,11 +15,18 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.responses import Response
 
 from pymotor.control_plane import ClusterToken
+from pymotor.control_plane.token import LOCAL_TOKEN_FILE, TOKEN_PLACE
 from pymotor.control_plane.token_gate import TokenGate
 from pymotor.fleet.prefix_queries import PrefixQuery
 from pymotor.kv_conductor.following import Following
 from pymotor.kv_conductor.instruments import Figures
-from pymotor.kv_conductor.registered import NotRegisteredError, Registration, RegistrationError, Unregistration
+from pymotor.kv_conductor.registered import (
+    MalformedRegistrationError,
+    NotRegisteredError,
+    Registration,
+    RegistrationError,
+    Unregistration,
+)
 from pymotor.telemetry.metrics import render
 
 LONGEST_BODY = 32 * 1024 * 1024
@@ -114,6 +121,8 @@ def _register(following: Following) -> Answer:
     async def register(request: Request) -> Response:
         try:
             following.register(await _body(request, Registration))
+        except MalformedRegistrationError as error:
+            raise _RefusedError(400, str(error)) from error
         except RegistrationError as error:
             raise _RefusedError(409, str(error)) from error
         return JSONResponse({"status": "ok"})
@@ -151,4 +160,8 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 def _no_token() -> Response:
-    return JSONResponse({"error": "this needs the cluster token"}, 401, headers={"WWW-Authenticate": "Bearer"})
+    told = (
+        f"this needs the cluster token, 'Authorization: Bearer TOKEN': {TOKEN_PLACE}; of a fleet of `pymotor up` "
+        f"{LOCAL_TOKEN_FILE}"
+    )
+    return JSONResponse({"error": told}, 401, headers={"WWW-Authenticate": "Bearer"})

@@ -17,6 +17,10 @@ class RegistrationError(Exception):
     """What cannot be registered; the message says why."""
 
 
+class MalformedRegistrationError(RegistrationError):
+    """What nobody could register."""
+
+
 class NotRegisteredError(Exception):
     """Nobody registered it."""
 
@@ -26,7 +30,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoint: str
     """`tcp://host:port` of its events, with the rank's own port."""
-    modelname: str
+    modelname: Annotated[str, msgspec.Meta(min_length=1)]
     instance_id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     dp_rank: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     replay_endpoint: str | None = None
@@ -38,13 +42,13 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     """Not used."""
 
     def source(self) -> EventSource:
-        """Where to connect. Raises `RegistrationError`."""
+        """Where to connect. Raises `MalformedRegistrationError`."""
         if self.type != "vLLM":
-            raise RegistrationError(f"events of type {self.type!r} are not followed here; vLLM's are")
+            raise MalformedRegistrationError(f"events of type {self.type!r} are not followed here; vLLM's are")
         host, port = _address(self.endpoint)
         replay_host, replay_port = _address(self.replay_endpoint) if self.replay_endpoint else (host, None)
         if replay_host != host:
-            raise RegistrationError("endpoint and replay_endpoint are to be on one host")
+            raise MalformedRegistrationError("endpoint and replay_endpoint are to be on one host")
         return EventSource(
             endpoint=f"{self.instance_id}/{self.dp_rank}",
             rank=0,
@@ -72,7 +76,7 @@ def _address(text: str) -> tuple[str, int]:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise RegistrationError(f"{text[:200]!r} is no address: {error}") from error
+        raise MalformedRegistrationError(f"{text[:200]!r} is no address: {error}") from error
     if parts.scheme != "tcp" or not host or host in _WILDCARDS or not port or parts.path:
-        raise RegistrationError(f"{text[:200]!r} is no address; one looks like tcp://10.0.0.7:5557")
+        raise MalformedRegistrationError(f"{text[:200]!r} is no address; one looks like tcp://10.0.0.7:5557")
     return host, port

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from free_ports import free_port
+from pymotor.control_plane.token import LOCAL_TOKEN_FILE
 from pymotor.engines.port_claims import PortClaims
 from pymotor.local.processes import ProcessIdentity, identify, is_alive, kill_groups, terminate
 from pymotor.local.selection import choose_fleet
@@ -44,6 +45,16 @@ def test_a_directory_has_one_owner_and_is_private(tmp_path: Path) -> None:
         assert fleet.path.stat().st_mode & 0o777 == 0o700
     with fleet.locked():
         pass
+
+
+def test_the_token_is_where_people_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYMOTOR_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert FleetDirectory(state_home(), "NAME").token_file == Path(LOCAL_TOKEN_FILE).expanduser()
+    argv = [sys.executable, "-m", "pymotor", "kv-conductor", "--help"]
+    told = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+    for words in (LOCAL_TOKEN_FILE, "PYMOTOR_CLUSTER_TOKEN_FILE", "13333 is the port where nothing says another"):
+        assert words in told
 
 
 def test_the_last_logs_are_kept_once(tmp_path: Path) -> None:

@@ -195,8 +195,12 @@ def test_of_equals_the_gate_has_those_whose_turn_it_was(count: int) -> None:
         group = group_of(targets)
         for turn in range(count):
             choice.choose(group, NOBODY)
-            within = [place for place, one in enumerate(explain(choice).legs[-1].endpoints) if not one.excluded]
+            endpoints = explain(choice).legs[-1].endpoints
+            within = [place for place, one in enumerate(endpoints) if not one.excluded]
             assert within == sorted((turn, (turn + 1) % count))
+            assert {one.excluded for one in endpoints} - {""} == {
+                "outside of the gate: as loaded as the last in it, which holds more or had its turn"
+            }
 
 
 def test_why_a_key_did_not_get_the_first_of_its_order() -> None:

@@ -172,9 +172,11 @@ def _passed_over(choice: AffinityChoice, decision: Decision, allowed: list[int])
     expected = choice.matches.expected(group)[allowed]
     loads = decision.loads[allowed]
     gate = {allowed[one] for one in within_gate(choice.rules, choice.prompt_tokens, expected, loads, decision.turn)}
+    most = max(int(decision.loads[index]) for index in gate)
     outside = f"outside of the gate: not among the {choice.rules.gate} least loaded"
+    equal = "outside of the gate: as loaded as the last in it, which holds more or had its turn"
     note = f"of the {choice.rules.gate} least loaded the longest match, then the least load"
-    return {index: outside for index in allowed if index not in gate}, note
+    return {index: outside if decision.loads[index] > most else equal for index in allowed if index not in gate}, note
 
 
 def _endpoint(choice: Choice, decision: Decision, index: int, excluded: str) -> EndpointFigures:
