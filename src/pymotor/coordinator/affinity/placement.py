@@ -54,6 +54,9 @@ class Placement(Protocol):
     def identified(self, item: MediaItem, identifier: str) -> None:
         """Engines know the item by this name."""
 
+    def fleet_changed(self, serving: frozenset[str]) -> None:
+        """Only the endpoints with these ids get new legs from now on."""
+
     async def close(self) -> None:
         """Let go of what was opened."""
 
@@ -126,6 +129,10 @@ class AffinityPlacement:
         known.move_to_end((item.kind, item.key))
         if len(known) > _IDENTIFIERS:
             known.popitem(last=False)
+
+    def fleet_changed(self, serving: frozenset[str]) -> None:
+        """See `Placement`."""
+        self._texts.fleet_changed(serving)
 
     async def close(self) -> None:
         """See `Placement`."""
@@ -219,6 +226,9 @@ class KeyedPlacement:
         return made
 
     def identified(self, item: MediaItem, identifier: str) -> None:
+        """See `Placement`."""
+
+    def fleet_changed(self, serving: frozenset[str]) -> None:
         """See `Placement`."""
 
     async def close(self) -> None:
