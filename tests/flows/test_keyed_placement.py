@@ -10,6 +10,7 @@ import pytest
 from answers import CHAT, COMPLETIONS, ask_one
 from fleet_under_test import Engines, Gateway, Role
 from images import text_chat
+from processes import wait_until
 
 from pymotor.operate.explain_command import lines_of
 
@@ -162,3 +163,23 @@ def test_texts_that_begin_alike_where_nobody_tells_of_caches(engines: Engines) -
         assert again == began
         assert len(set(began)) > 1
         assert gateway.count("pymotor_kv_affinity_questions_total", outcome="text") == 8
+
+
+def test_what_an_engine_was_sent_before_it_was_gone_counts_no_more(engines: Engines) -> None:
+    """Where texts are compared: the engine that serves there afterwards may be another."""
+    config = {"scheduler_config": {"scheduler_type": "kv_cache_affinity"}}
+    with Gateway(engines, config=config, label="by-texts") as gateway:
+        text = "a long common beginning " * 200
+        began = way_of(gateway, text)["prefill"]
+
+        def expected() -> dict[str, int]:
+            asked = {"path": CHAT, "body": text_chat(text, max_tokens=2)}
+            found = plain_http.post(f"{gateway.management_url}/explain", json=asked).raise_for_status().json()
+            return {one["endpoint"]: one["match_expected"] for one in found["legs"][0]["endpoints"]}
+
+        assert [endpoint for endpoint, tokens in expected().items() if tokens] == [f"{began}/0"]
+        gateway.use(*(name for name in engines.fleet if name != began))
+        wait_until(lambda: f"{began}/0" not in expected(), "the worker knows that it is gone")
+        gateway.use(*engines.fleet)
+        wait_until(lambda: f"{began}/0" in expected(), "the worker knows that it is there again")
+        assert not any(expected().values())

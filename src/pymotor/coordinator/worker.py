@@ -186,7 +186,10 @@ class Worker:
         self._services.bootstraps.forget_all()
         targets = self._targets.update(update)
         self._services.circuits.fleet_changed(update.snapshot.instances, targets)
-        self._services.closed.fleet_changed(serving_endpoints(update.snapshot))
+        serving = serving_endpoints(update.snapshot)
+        self._services.closed.fleet_changed(serving)
+        if self._placement is not None:
+            self._placement.fleet_changed(serving)
         view = FleetView(update.snapshot, targets, self._rules)
         if view.has(KVDialect.CALLBACK) and self._serving_callbacks is None:
             self._take_callbacks()

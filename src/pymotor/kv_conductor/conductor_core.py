@@ -89,8 +89,8 @@ class ConductorCore:
         routed_seconds: float = 2.0,
         secret: bytes | None = None,
     ) -> None:
-        """`clock`: seconds. `routed_seconds`: how long a prompt is expected where it was sent. `secret`: keys depend
-        on it; random if not told."""
+        """`clock`: seconds. `routed_seconds`: how long a short prompt is expected where it was sent. `secret`: keys
+        depend on it; random if not told."""
         self.index = PrefixIndex(most_entries)
         self.holders = Holders()
         self._keys = PromptKeys(secret if secret is not None else secrets.token_bytes(16))

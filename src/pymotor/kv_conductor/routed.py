@@ -6,7 +6,8 @@ what is expected may be that much short of what was sent.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -15,6 +16,9 @@ from pymotor.kv_conductor.key_table import Keys
 
 GRAIN = 256
 """Tokens."""
+_TOKENS_FOR_A_SECOND = 4096
+"""Of a prompt: for each so many it is expected a second longer, since it takes longer to be computed."""
+_MOST_SECONDS = 30.0
 
 
 class _Place(msgspec.Struct):
@@ -23,7 +27,7 @@ class _Place(msgspec.Struct):
     until: dict[int, float]
 
 
-class _Sent(msgspec.Struct, frozen=True):
+class _Sent(msgspec.Struct, frozen=True, order=True):
     until: float
     slot: int
     first_key: int
@@ -35,13 +39,14 @@ class RoutedPrompts:
     """What is expected where."""
 
     def __init__(self, clock: Callable[[], float], seconds: float = 2.0, most_keys: int = 1_000_000) -> None:
-        """`clock`: seconds, never going back. `seconds`: how long a prompt is expected. `most_keys`: bound; the
-        prompts sent first are forgotten first."""
+        """`clock`: seconds, never going back. `seconds`: how long a short prompt is expected; a long one longer, by a
+        second for each 4,096 tokens, 30 s at most. `most_keys`: bound; what ends first is forgotten first."""
         self._clock = clock
         self._seconds = seconds
         self._most_keys = most_keys
         self._places: dict[int, _Place] = {}
-        self._sent: deque[_Sent] = deque()
+        self._sent: list[_Sent] = []
+        """A heap: what ends first is its first."""
         self._first_keys: Counter[int] = Counter()
         self._keys = 0
 
@@ -57,7 +62,8 @@ class RoutedPrompts:
         """A prompt with these keys of its full blocks was sent to this slot."""
         self._forget_old()
         step = grain_blocks(block_size)
-        until = self._clock() + self._seconds
+        seconds = self._seconds + len(keys) * block_size // _TOKENS_FOR_A_SECOND
+        until = self._clock() + min(seconds, _MOST_SECONDS)
         sent = _Sent(until, slot, keys.item(0) if len(keys) else 0, keys[step - 1 :: step].tolist())
         if not sent.keys:
             return
@@ -66,8 +72,8 @@ class RoutedPrompts:
             if place is None:
                 place = self._places[key] = _Place(0, {})
             place.mask |= 1 << slot
-            place.until[slot] = until
-        self._sent.append(sent)
+            place.until[slot] = max(until, place.until.get(slot, 0.0))
+        heapq.heappush(self._sent, sent)
         self._first_keys[sent.first_key] += 1
         self._keys += len(sent.keys)
         self._forget_old()
@@ -96,14 +102,15 @@ class RoutedPrompts:
     def forget(self, slot: int) -> None:
         """Nothing is expected there any more."""
         gone = [sent for sent in self._sent if sent.slot == slot]
-        self._sent = deque(sent for sent in self._sent if sent.slot != slot)
+        self._sent = [sent for sent in self._sent if sent.slot != slot]
+        heapq.heapify(self._sent)
         for sent in gone:
             self._drop(sent, always=True)
 
     def _forget_old(self) -> None:
         now = self._clock()
         while self._sent and (self._sent[0].until <= now or self._keys > self._most_keys):
-            self._drop(self._sent.popleft())
+            self._drop(heapq.heappop(self._sent))
 
     def _drop(self, sent: _Sent, always: bool = False) -> None:
         self._keys -= len(sent.keys)

@@ -54,6 +54,25 @@ def test_nothing_is_left_when_time_is_up(clock: Clock) -> None:
     assert (len(routed), routed.memory_bytes) == (0, 0)
 
 
+def test_long_prompts_are_expected_for_longer(clock: Clock) -> None:
+    """As they take longer to be computed; others that share their beginning, or were sent later, change nothing."""
+    routed = RoutedPrompts(clock)
+    routed.add(1, keys(1, 5 * 256, shared=64), 16)
+    routed.add(1, keys(2, 80, shared=64), 16)
+    routed.add(2, keys(3, 60_000), 16)
+    clock.now += 2.0
+    assert expected(routed, keys(2, 80, shared=64)) == {1: 64}
+    clock.now += 4.5
+    assert expected(routed, keys(1, 5 * 256, shared=64)) == {1: 5 * 256}
+    clock.now += 0.5
+    assert expected(routed, keys(1, 5 * 256, shared=64)) == {}
+    clock.now += 22.5
+    assert expected(routed, keys(3, 60_000)) == {2: 60_000}
+    clock.now += 0.5
+    assert expected(routed, keys(3, 60_000)) == {}
+    assert (len(routed), routed.memory_bytes) == (0, 0)
+
+
 def test_too_many_forget_the_first(clock: Clock) -> None:
     routed = RoutedPrompts(clock, most_keys=8)
     for prompt in (1, 2, 3):

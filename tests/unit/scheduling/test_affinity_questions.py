@@ -205,6 +205,15 @@ async def test_of_a_long_prompt_what_is_compared_is_asked(asking: Asking) -> Non
     assert len(asked(asking.conductor)) == MOST_TOKENS
 
 
+async def test_tokens_that_are_lacking_are_no_fault_of_the_conductor(asking: Asking) -> None:
+    chat = {"messages": [{"role": "user", "content": "hello"}]}
+    assert (await asking.choice(chat, "/v1/chat/completions")).outcome == "text", "no engine tells tokens"
+    await asking._client.close()
+    made = await asking.placement.choice(read("/v1/chat/completions", chat), {}, _nobody)
+    assert made is not None
+    assert made.outcome == "closed"
+
+
 @pytest.mark.parametrize(
     ("more", "all_computed"),
     [

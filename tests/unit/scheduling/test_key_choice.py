@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import endpoints_of, group_of
@@ -87,3 +88,39 @@ def test_prompts_that_begin_alike_have_one_key() -> None:
     assert chat(long, model="m") != chat(long, model="another")
     assert chat(long, tools=[]) != chat(long)
     assert key_of("/v1/completions", prompt=long + "x") == key_of("/v1/completions", prompt=long + "y")
+
+
+def turns(count: int, question: str = "and then?", **first: Any) -> list[dict[str, Any]]:
+    """A chat with so many questions."""
+    found = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello", **first}]
+    for number in range(1, count):
+        found.append({"role": "assistant", "content": f"answer {number}"})
+        found.append({"role": "user", "content": question})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [("/v1/chat/completions", "messages"), ("/v1/responses", "input")],
+)
+def test_a_short_chat_keeps_its_key(path: str, field: str) -> None:
+    def key(messages: Any, **more: Any) -> int:
+        return key_of(path, **{field: messages}, **more)
+
+    began = key(turns(1))
+    assert {key(turns(count)) for count in range(1, 12)} == {began}
+    assert key(turns(1, content="good morning")) != began
+    assert key(turns(1, content=[{"type": "text", "text": "hello"}])) != began
+    assert key(turns(1)[::-1]) != began
+    assert key(turns(1), tools=[]) != began
+    long = turns(2, "q" * PREFIX_BYTES)
+    assert key(long) == key([*long, *turns(3)]) != began, "by its first bytes, once there are enough"
+
+
+def test_what_is_no_chat_has_a_key_of_all_its_text() -> None:
+    assert key_of("/v1/responses", input="one") != key_of("/v1/responses", input="two")
+    assert key_of("/v1/completions", prompt=[1, 2, 3]) != key_of("/v1/completions", prompt=[1, 2, 4])
+    assert key_of("/v1/completions", prompt="one") != key_of("/v1/completions", prompt="two")
+    tool, other = {"role": "tool", "content": "one"}, {"role": "tool", "content": "two"}
+    path = "/v1/chat/completions"
+    assert key_of(path, messages=[tool, tool]) != key_of(path, messages=[tool, other])

@@ -55,6 +55,22 @@ def test_several_may_have_it() -> None:
     assert found[1] > found[0] == found[2] > 0
 
 
+def test_who_was_gone_has_nothing_of_what_it_was_sent() -> None:
+    prefixes = TextPrefixes()
+    view = chat("a" * 4000)
+    trail = prefixes.trail(view)
+    for number in range(3):
+        prefixes.routed(trail, f"union-{number}/0")
+    everybody = held(prefixes, view)
+    assert all(everybody)
+    prefixes.fleet_changed(frozenset(("union-0/0", "union-2/0", "union-3/0")))
+    assert [bool(tokens) for tokens in held(prefixes, view)] == [True, False, True]
+    prefixes.fleet_changed(frozenset(("union-0/0", "union-1/0", "union-2/0")))
+    assert [bool(tokens) for tokens in held(prefixes, view)] == [True, False, True], "it is another engine"
+    prefixes.routed(trail, "union-1/0")
+    assert held(prefixes, view) == everybody
+
+
 def test_images_are_not_read_as_text() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
     view = chat([image, {"type": "text", "text": "b" * 1000}])

@@ -54,6 +54,9 @@ class Placement(Protocol):
     def identified(self, item: MediaItem, identifier: str) -> None:
         """Engines know the item by this name."""
 
+    def fleet_changed(self, serving: frozenset[str]) -> None:
+        """Only the endpoints with these ids get new legs from now on."""
+
     async def close(self) -> None:
         """Let go of what was opened."""
 
@@ -103,9 +106,11 @@ class AffinityPlacement:
                 self.recent.keep(several_by_load(view, self._ledger, self._base), headers)
             return None
         conductor = self._conductor
-        prompt = await self._prompt(view, routes)
+        # Where engines would tell the tokens nobody needs them while the conductor cannot be asked.
+        closed = conductor is not None and self._tokens is None and not conductor.open
+        prompt = None if closed else await self._prompt(view, routes)
         if prompt is None or conductor is None:
-            made = self._by_text(view, "text")
+            made = self._by_text(view, "closed" if closed else "text")
         else:
             asked = await self._ask(conductor, view, prompt)
             if asked.matches is None:
@@ -127,6 +132,10 @@ class AffinityPlacement:
         if len(known) > _IDENTIFIERS:
             known.popitem(last=False)
 
+    def fleet_changed(self, serving: frozenset[str]) -> None:
+        """See `Placement`."""
+        self._texts.fleet_changed(serving)
+
     async def close(self) -> None:
         """See `Placement`."""
         if self._conductor is not None:
@@ -138,7 +147,7 @@ class AffinityPlacement:
             if prompt is None:
                 await self._tokens.count(view)
             return prompt
-        if self._conductor is None or not self._conductor.open:
+        if self._conductor is None:
             return None
         return await self._engine_tokens.read(view, _that_render(routes))
 
@@ -219,6 +228,9 @@ class KeyedPlacement:
         return made
 
     def identified(self, item: MediaItem, identifier: str) -> None:
+        """See `Placement`."""
+
+    def fleet_changed(self, serving: frozenset[str]) -> None:
         """See `Placement`."""
 
     async def close(self) -> None:

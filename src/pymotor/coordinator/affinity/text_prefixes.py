@@ -2,7 +2,8 @@
 
 A worker's own memory, an approximation in every respect: it counts bytes of JSON text for tokens, knows nothing of
 what engines evict, and nothing of what other workers sent. A text is a chain of blocks, each of which has a hash
-of all before it; behind each stands who was sent it last. The least recently seen blocks are forgotten.
+of all before it; behind each stands who was sent it last. The least recently seen blocks are forgotten, and what was
+sent to an endpoint as soon as the fleet says that it does not serve: when it does again, its engine may be another.
 """
 
 from __future__ import annotations
@@ -28,7 +29,20 @@ _CONTEXT_FIELDS = (
     "system", "instructions", "tools", "documents", "chat_template_kwargs", "reasoning_effort",
     "truncate_prompt_tokens", "cache_salt",
 )  # fmt: skip
-_NOBODY: tuple[str, ...] = ()
+
+
+class _Holder:
+    """An endpoint for as long as it serves."""
+
+    __slots__ = ("endpoint_id", "gone")
+
+    def __init__(self, endpoint_id: str) -> None:
+        self.endpoint_id = endpoint_id
+        self.gone = False
+        """What it was sent counts no more. It is not looked for in all blocks, but passed over in each."""
+
+
+_NO_HOLDERS: tuple[_Holder, ...] = ()
 
 
 class TextTrail(msgspec.Struct, frozen=True):
@@ -67,7 +81,9 @@ class TextPrefixes:
     """The memory of one worker."""
 
     def __init__(self, most_blocks: int = _MOST_BLOCKS) -> None:
-        self._blocks: OrderedDict[int, tuple[str, ...]] = OrderedDict()
+        self._blocks: OrderedDict[int, tuple[_Holder, ...]] = OrderedDict()
+        self._holders: dict[str, _Holder] = {}
+        """Those that are not gone, by endpoint id."""
         self._most = most_blocks
 
     def trail(self, view: RequestView) -> TextTrail:
@@ -92,21 +108,31 @@ class TextPrefixes:
             if holders is None:
                 break
             if place:
-                for endpoint in holders:
-                    found[endpoint] = int(place * trail.tokens_a_block)
+                tokens = int(place * trail.tokens_a_block)
+                for holder in holders:
+                    if not holder.gone:
+                        found[holder.endpoint_id] = tokens
         return TextMatches(found)
 
     def routed(self, trail: TextTrail, endpoint_id: str) -> None:
         """The text was sent to this endpoint."""
         blocks = self._blocks
+        holder = self._holders.get(endpoint_id)
+        if holder is None:
+            holder = self._holders[endpoint_id] = _Holder(endpoint_id)
         # The end of a text goes first when there is no more room: without its beginning it would be of no use.
         for block in reversed(trail.hashes):
-            former = blocks.pop(block, _NOBODY)
-            if not former or former[-1] != endpoint_id:
-                former = (*[one for one in former if one != endpoint_id], endpoint_id)[-_HOLDERS:]
+            former = blocks.pop(block, _NO_HOLDERS)
+            if not former or former[-1] is not holder:
+                former = (*[one for one in former if one is not holder and not one.gone], holder)[-_HOLDERS:]
             blocks[block] = former
         while len(blocks) > self._most:
             blocks.popitem(last=False)
+
+    def fleet_changed(self, serving: frozenset[str]) -> None:
+        """Only the endpoints with these ids serve now: what was sent to others counts no more."""
+        for endpoint_id in self._holders.keys() - serving:
+            self._holders.pop(endpoint_id).gone = True
 
 
 def _text(view: RequestView) -> bytes | memoryview:
