@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -587,6 +588,53 @@ def test_the_http_api_answers_as_mooncakes_conductor_does(conductor: ConductorUn
         assert conductor.post("/unregister", gone).status_code == 404
         found = conductor.post("/query", question).json()["default"]["vllm-prefill-1"]
         assert found["DP"] == {"0": 3 * SIZE}
+
+
+def registration(publisher: EventPublisher, instance: str) -> dict[str, object]:
+    """Of rank 0."""
+    return {
+        "endpoint": publisher.address,
+        "replay_endpoint": publisher.replay_address,
+        "modelname": MODEL,
+        "instance_id": instance,
+    }
+
+
+def test_of_one_name_the_fleet_wins(conductor: ConductorUnderTest, engine_url: str) -> None:
+    with EventPublisher() as registered, EventPublisher() as of_fleet, Asker(conductor.port) as asker:
+        registered.publish(*blocks(0, 4))
+        of_fleet.publish(*blocks(0, 2))
+        assert conductor.post("/register", registration(registered, "union-0")).status_code == 200
+        conductor.wait_applied(SOURCE, 0)
+        assert asker.match(PROMPT) == {ENDPOINT: 4 * SIZE}
+        conductor.tell(union(0, of_fleet, url=engine_url))
+        wait_until(lambda: asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}, "the fleet's own is followed")
+        (described,) = conductor.get("/sources").json()["endpoints"]
+        assert described["sources"][0]["events"] == of_fleet.address
+        assert conductor.post("/register", registration(registered, "union-0")).status_code == 409
+        assert conductor.post("/unregister", {"instance_id": "union-0"}).status_code == 404
+        assert asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}
+
+
+def test_one_name_that_comes_and_goes_in_haste_is_followed_in_the_end(
+    conductor: ConductorUnderTest, tmp_path: Path
+) -> None:
+    with EventPublisher() as first, EventPublisher() as second, Asker(conductor.port) as asker:
+        second.publish(*blocks(0, 2))
+
+        with httpx.Client(base_url=conductor.url, headers=conductor.headers, trust_env=False, timeout=60) as client:
+
+            def hurry(number: int) -> None:
+                if number % 3 == 0:
+                    client.post("/unregister", json={"instance_id": "hasty"})
+                else:
+                    client.post("/register", json=registration((first, second)[number % 2], "hasty"))
+
+            with ThreadPoolExecutor(8) as threads:
+                list(threads.map(hurry, range(150)))
+            client.post("/register", json=registration(second, "hasty"))
+        wait_until(lambda: asker.match(PROMPT) == {"hasty/0": 2 * SIZE}, "it is followed where it is", 20)
+    assert "mistake" not in (tmp_path / "conductor.log").read_text()
 
 
 def test_the_http_api_says_what_is_wrong(conductor: ConductorUnderTest) -> None:

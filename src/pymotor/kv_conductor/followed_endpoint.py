@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 
 from pymotor.kv_conductor.holders import TooManyHoldersError
 from pymotor.kv_conductor.sources import EventSource, SourceError
@@ -36,11 +37,11 @@ class FollowedEndpoint:
         models: tuple[str, ...],
         find: Callable[[], Awaitable[tuple[EventSource, ...]]],
         subscribe: Subscribe,
-        former: FollowedEndpoint | None = None,
+        place: asyncio.Lock,
         find_aliases: Callable[[], Awaitable[frozenset[str]]] | None = None,
     ) -> None:
         """`endpoint` and `instance` are names of the fleet. `find` says where it publishes, nothing where it does not,
-        and raises `SourceError` when it should be asked again. `former` has this endpoint's slots and ends.
+        and raises `SourceError` when it should be asked again. `place` is held by whoever has this endpoint's slots.
         `find_aliases` says which of the models are the first by another name, and raises likewise. To be made within
         the event loop."""
         self.endpoint = endpoint
@@ -55,9 +56,8 @@ class FollowedEndpoint:
         self._find = find
         self._find_aliases = find_aliases
         self._subscribe = subscribe
-        self._former = former
+        self._place = place
         self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(self._ended)
 
     @property
     def live(self) -> bool:
@@ -73,15 +73,22 @@ class FollowedEndpoint:
         """Return when its slots are free."""
         await asyncio.wait({self._task})
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            self.why = f"it is not followed any more, because of a mistake of the conductor: {task.exception()!r}"
-            logger.error("events of %s: %s", self.endpoint, self.why, exc_info=task.exception())
-
     async def _run(self) -> None:
-        if self._former is not None:
-            await self._former.wait_ended()
-            self._former = None
+        pause = _FIRST_PAUSE
+        async with self._place:
+            while True:
+                began = monotonic()
+                try:
+                    await self._follow_wherever()
+                except Exception as error:
+                    # A mistake here must not make an endpoint invisible for ever.
+                    self.why = f"it is tried again in a moment, because of a mistake of the conductor: {error!r}"
+                    logger.error("events of %s: %s", self.endpoint, self.why, exc_info=error)
+                pause = _FIRST_PAUSE if monotonic() - began > _LONGEST_PAUSE else min(_LONGEST_PAUSE, 2 * pause)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    async def _follow_wherever(self) -> None:
+        """Find out where it publishes and follow it there, for ever."""
         sources = await self._found()
         while True:
             try:

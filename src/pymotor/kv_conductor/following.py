@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from pymotor.config import UserConfig
 from pymotor.control_plane.tls import ClientTLS
@@ -33,6 +35,8 @@ from pymotor.kv_conductor.registered import (
 )
 from pymotor.kv_conductor.sources import EventSource
 from pymotor.kv_conductor.subscriber import Standing, Subscriber
+
+logger = logging.getLogger(__name__)
 
 REPLAYS_AT_A_TIME = 16
 
@@ -58,13 +62,15 @@ class Following:
         self._replays = asyncio.Semaphore(REPLAYS_AT_A_TIME)
         self._fleet: dict[str, tuple[Instance, Endpoint, FollowedEndpoint]] = {}
         self._registered: dict[str, tuple[Registration, FollowedEndpoint]] = {}
-        self._ending: dict[str, FollowedEndpoint] = {}
-        """Those that still have their slots."""
+        self._ending: set[FollowedEndpoint] = set()
+        """Those that may still have their slots."""
+        self._places: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By endpoint; whoever follows it, or is to, has it."""
 
     # -- the fleet
 
     def take_fleet(self, snapshot: FleetSnapshot) -> None:
-        """Follow those of this snapshot."""
+        """Follow those of this snapshot; a registration of the same name ends."""
         wanted = {
             endpoint.id: (instance, endpoint)
             for instance in snapshot.instances
@@ -83,9 +89,10 @@ class Following:
         for name, (instance, endpoint) in wanted.items():
             if name not in self._fleet:
                 find = functools.partial(self._discovery.sources, instance, endpoint)
+                self._end_registration(name)
                 aliases = functools.partial(self._discovery.aliases, instance, endpoint)
                 followed = FollowedEndpoint(
-                    name, instance.name, instance.models, find, self._subscribe, self._ending.get(name), aliases
+                    name, instance.name, instance.models, find, self._subscribe, self._place(name), aliases
                 )
                 self._fleet[name] = (instance, endpoint, followed)
 
@@ -110,7 +117,7 @@ class Following:
             return (source,)
 
         followed = FollowedEndpoint(
-            name, registration.instance_id, (registration.modelname,), find, self._subscribe, self._ending.get(name)
+            name, registration.instance_id, (registration.modelname,), find, self._subscribe, self._place(name)
         )
         self._registered[name] = (registration, followed)
 
@@ -121,7 +128,17 @@ class Following:
             raise NotRegisteredError(f"rank {gone.dp_rank} of {gone.instance_id!r} is not registered")
         self._end(followed)
 
+    def _end_registration(self, name: str) -> None:
+        """The fleet has an endpoint of this name and knows better where it is."""
+        _, followed = self._registered.pop(name, (None, None))
+        if followed is not None:
+            logger.warning("%s was registered, and is an endpoint of the fleet now: the registration ends", name)
+            self._end(followed)
+
     # -- subscribers
+
+    def _place(self, name: str) -> asyncio.Lock:
+        return self._places.setdefault(name, asyncio.Lock())
 
     @contextlib.contextmanager
     def _subscribe(
@@ -145,12 +162,8 @@ class Following:
     def _end(self, followed: FollowedEndpoint) -> None:
         """Nothing of it counts from now on; its slots are free when its task has ended, which is soon."""
         self.answers.count(followed.endpoint, counted=False)
-        self._ending[followed.endpoint] = followed
-        followed.cancel(functools.partial(self._ended, followed))
-
-    def _ended(self, followed: FollowedEndpoint) -> None:
-        if self._ending.get(followed.endpoint) is followed:
-            del self._ending[followed.endpoint]
+        self._ending.add(followed)
+        followed.cancel(functools.partial(self._ending.discard, followed))
 
     async def close(self) -> None:
         """End everything."""
@@ -158,7 +171,7 @@ class Following:
             self._end(followed)
         self._fleet.clear()
         self._registered.clear()
-        for followed in list(self._ending.values()):
+        for followed in list(self._ending):
             await followed.wait_ended()
         self.answers.close()
         await self._discovery.close()

@@ -17,7 +17,7 @@ from time import monotonic
 
 from pymotor.kv_conductor.events import EventFormatError
 from pymotor.kv_conductor.intake import Intake
-from pymotor.kv_conductor.zmtp import DEALER, ZmtpConnection, connect
+from pymotor.kv_conductor.zmtp import DEALER, ZmtpConnection, connect_within
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Replay:
         """Have everything from number `start` on. Raises `ReplayError`, `EventFormatError`."""
         self._start = start
         try:
-            self._connection = await asyncio.wait_for(connect(host, port, DEALER, self), CONNECT_SECONDS)
+            self._connection = await connect_within(CONNECT_SECONDS, host, port, DEALER, self)
         except (OSError, asyncio.TimeoutError) as error:
             raise ReplayError(f"the replay port {port} cannot be reached ({error or 'no answer'})") from error
         connection = self._connection

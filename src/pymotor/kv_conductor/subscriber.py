@@ -24,7 +24,7 @@ from pymotor.kv_conductor.intake import Intake
 from pymotor.kv_conductor.publisher_view import PublisherView
 from pymotor.kv_conductor.replay import CONNECT_SECONDS, Ending, Replay, ReplayError, Taken
 from pymotor.kv_conductor.sources import EventSource
-from pymotor.kv_conductor.zmtp import SUBSCRIBER, ZmtpConnection, connect
+from pymotor.kv_conductor.zmtp import SUBSCRIBER, ZmtpConnection, connect_within
 
 logger = logging.getLogger(__name__)
 
@@ -126,14 +126,17 @@ class Subscriber:
         self._wake.clear()
         source = self.source
         try:
-            connecting = connect(source.host, source.port, SUBSCRIBER, self)
-            connection = await asyncio.wait_for(connecting, CONNECT_SECONDS)
+            connection = await connect_within(CONNECT_SECONDS, source.host, source.port, SUBSCRIBER, self)
         except (OSError, asyncio.TimeoutError) as error:
             self._following = False
             return f"{source.host} port {source.port} cannot be reached ({error or 'no answer'})"
         self._connection = connection
+        late = asyncio.get_running_loop().call_later(
+            HANDSHAKE_SECONDS, connection.close, "it does not finish the handshake"
+        )
         try:
-            await asyncio.wait_for(self._wake.wait(), HANDSHAKE_SECONDS)
+            await self._wake.wait()
+            late.cancel()
             connection.subscribe(source.topic.encode())
             while not self._lost:
                 if self._behind:
@@ -141,12 +144,11 @@ class Subscriber:
                 await self._wake.wait()
                 self._wake.clear()
             return self._lost
-        except asyncio.TimeoutError:
-            return "it does not finish the handshake"
         except EventFormatError as error:
             self._give_up(f"a batch that it replayed cannot be read: {error}")
             return self._unreadable
         finally:
+            late.cancel()
             self._following = False
             self._connection = None
             self._held = True

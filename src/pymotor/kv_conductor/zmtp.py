@@ -196,6 +196,27 @@ async def connect(host: str, port: int, socket_type: str, receiver: Receiver) ->
     return connection
 
 
+async def connect_within(seconds: float, host: str, port: int, socket_type: str, receiver: Receiver) -> ZmtpConnection:
+    """Likewise. Raises `asyncio.TimeoutError`, too.
+
+    Before Python 3.12 `asyncio.wait_for` loses a cancellation that comes together with the connection."""
+    making = asyncio.get_running_loop().create_task(connect(host, port, socket_type, receiver))
+    try:
+        done, _ = await asyncio.wait({making}, timeout=seconds)
+        if not done:
+            raise asyncio.TimeoutError
+    except (asyncio.CancelledError, asyncio.TimeoutError):
+        making.add_done_callback(_close_unused)
+        making.cancel()
+        raise
+    return making.result()
+
+
+def _close_unused(making: asyncio.Task[ZmtpConnection]) -> None:
+    if not making.cancelled() and making.exception() is None:
+        making.result().close("nobody waits for it any more")
+
+
 def _frame(content: bytes, flags: int) -> bytes:
     size = len(content)
     if size > 255:
