@@ -116,6 +116,32 @@ def test_matches_are_what_the_engine_told(conductor: ConductorUnderTest, engine_
         assert asker.match(PROMPT) == {}
 
 
+@pytest.mark.parametrize("replayed", [False, True])
+def test_questions_come_between_the_events_of_a_large_batch(
+    conductor: ConductorUnderTest, engine_url: str, replayed: bool
+) -> None:
+    number = 20_000
+    prompt = list(range(number * SIZE))
+    chain = [
+        stored([1000 + block], prompt[block * SIZE : (block + 1) * SIZE], 999 + block if block else None)
+        for block in range(number)
+    ]
+    with EventPublisher() as publisher, Asker(conductor.port) as asker:
+        if replayed:
+            publisher.publish(*chain)
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        if not replayed:
+            publisher.publish(*chain)
+        seen: set[int] = set()
+        wait_until(
+            lambda: seen.add(asker.match(prompt).get(ENDPOINT, 0)) or number * SIZE in seen, "all of it is there"
+        )
+        assert replayed or len(seen - {0, number * SIZE}) > 1
+        conductor.wait_applied(SOURCE, publisher.publish(removed(1003)))
+        assert asker.match(prompt) == {ENDPOINT: 3 * SIZE}
+
+
 # -- what is missed
 
 

@@ -88,6 +88,16 @@ class EventBatch(msgspec.Struct, frozen=True, gc=False):
     unknown: int = 0
     """Events of types that are not known here; they were passed over."""
 
+    def parts(self, most: int) -> list[EventBatch]:
+        """The same in batches of at most so many events; at least one."""
+        if len(self.events) <= most:
+            return [self]
+        first, *others = (self.events[place : place + most] for place in range(0, len(self.events), most))
+        return [
+            EventBatch(self.timestamp, first, self.data_parallel_rank, self.unknown),
+            *(EventBatch(self.timestamp, events, self.data_parallel_rank) for events in others),
+        ]
+
 
 class _Batch(msgspec.Struct, array_like=True, gc=False):
     timestamp: float

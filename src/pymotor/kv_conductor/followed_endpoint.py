@@ -11,7 +11,8 @@ from time import monotonic
 
 from pymotor.kv_conductor.holders import TooManyHoldersError
 from pymotor.kv_conductor.sources import EventSource, SourceError
-from pymotor.kv_conductor.subscriber import Standing, Subscriber
+from pymotor.kv_conductor.standing import Standing
+from pymotor.kv_conductor.subscriber import Subscriber
 
 logger = logging.getLogger(__name__)
 

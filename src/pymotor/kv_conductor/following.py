@@ -34,7 +34,8 @@ from pymotor.kv_conductor.registered import (
     Unregistration,
 )
 from pymotor.kv_conductor.sources import EventSource
-from pymotor.kv_conductor.subscriber import Standing, Subscriber
+from pymotor.kv_conductor.standing import Standing
+from pymotor.kv_conductor.subscriber import Subscriber
 
 logger = logging.getLogger(__name__)
 

@@ -35,6 +35,8 @@ class Taken(Enum):
     """What became of a replayed batch."""
 
     ON = "on"
+    PART = "part"
+    """Some of its events were applied; it is to be handed over again."""
     GAP = "gap"
     """Batches before it are missing; it was not applied."""
     DIFFERENT = "different"
@@ -147,11 +149,7 @@ class Replay:
         if not self._waiting or self._end.done():
             return False
         self._heard = monotonic()
-        number, payload = self._waiting.popleft()
-        self._waiting_bytes -= len(payload)
-        if self._paused and self._waiting_bytes < _WAITING_BYTES // 2 and self._connection is not None:
-            self._paused = False
-            self._connection.resume()
+        number, payload = self._waiting[0]
         if number is None:
             self._finish(Ending.COMPLETE)
             return False
@@ -161,6 +159,13 @@ class Replay:
             if not self._end.done():
                 self._end.set_exception(error)
             return False
+        if taken is Taken.PART:
+            return True
+        self._waiting.popleft()
+        self._waiting_bytes -= len(payload)
+        if self._paused and self._waiting_bytes < _WAITING_BYTES // 2 and self._connection is not None:
+            self._paused = False
+            self._connection.resume()
         if taken is Taken.GAP:
             self._finish(Ending.STOPPED)
         elif taken is Taken.DIFFERENT:

@@ -14,16 +14,16 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
 from time import monotonic
 
 from pymotor.kv_conductor.batch_order import BatchOrder, Place
-from pymotor.kv_conductor.events import EventFormatError, decode_batch
+from pymotor.kv_conductor.events import EventBatch, EventFormatError, decode_batch
 from pymotor.kv_conductor.instruments import Figures
 from pymotor.kv_conductor.intake import Intake
 from pymotor.kv_conductor.publisher_view import PublisherView
 from pymotor.kv_conductor.replay import CONNECT_SECONDS, Ending, Replay, ReplayError, Taken
 from pymotor.kv_conductor.sources import EventSource
+from pymotor.kv_conductor.standing import LEVELS, Standing
 from pymotor.kv_conductor.zmtp import SUBSCRIBER, ZmtpConnection, connect_within
 
 logger = logging.getLogger(__name__)
@@ -34,26 +34,10 @@ KEPT_SECONDS = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 _DROPPED_PAUSE = 10.0
 """After events that cannot be read."""
+_EVENTS_AT_A_TIME = 256
+"""Of a batch with more of them; in between others have their turn, and questions."""
 _WAITING_BYTES = 256 * 1024
 _NUMBER_BYTES = 8
-
-
-class Standing(str, Enum):
-    """How it stands with a publisher; only what a live one told is counted."""
-
-    CONNECTING = "connecting"
-    CATCHING_UP = "catching up"
-    LIVE = "live"
-    UNREACHABLE = "unreachable"
-    DROPPED = "dropped"
-    """It sent what cannot be read; it is tried again later."""
-
-
-_LEVELS = {
-    Standing.LIVE: logging.INFO,
-    Standing.UNREACHABLE: logging.INFO,
-    Standing.DROPPED: logging.WARNING,
-}
 
 
 class Subscriber:
@@ -101,6 +85,8 @@ class Subscriber:
         """Whether the newest batch that was applied was replayed as it was."""
         self._begun: tuple[int, bytes] | None = None
         """The batch that is being applied."""
+        self._parts: deque[EventBatch] = deque()
+        """What is left of it."""
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -155,6 +141,9 @@ class Subscriber:
             self._waiting.clear()
             self._waiting_bytes = 0
             self._paused = False
+            if self._begun is not None:
+                # Its other events will not come in their turn.
+                self._forget()
             connection.close("not needed any more")
 
     # -- what was missed
@@ -217,8 +206,8 @@ class Subscriber:
         last = self.order.last
         if last is not None and number > last + 1:
             return Taken.GAP
-        if last is None or number == last + 1:
-            self._apply(number, payload)
+        if (last is None or number == last + 1) and not self._apply(number, payload):
+            return Taken.PART
         return Taken.ON
 
     def _drop_replayed(self) -> None:
@@ -265,10 +254,23 @@ class Subscriber:
     # -- intake.Feed
 
     def apply_next(self) -> bool:
-        """Apply one live batch, where it is its turn."""
+        """Apply one live batch, or a part of it, where it is its turn."""
         if self._held or not self._waiting:
             return False
         number, payload = self._waiting[0]
+        try:
+            if self._begun is None and not self._is_next(number, payload):
+                return bool(self._waiting) and not self._held
+            if not self._apply(number, payload):
+                return True
+        except EventFormatError as error:
+            self._give_up(f"its events cannot be read: {error}")
+            return False
+        self._take_off()
+        return bool(self._waiting)
+
+    def _is_next(self, number: int, payload: bytes) -> bool:
+        """Whether this live batch is to be applied now; one that came already is taken off."""
         place = self.order.place(number, payload)
         if place is Place.MISSING_BEFORE or place is Place.RESTARTED:
             counter = self._figures.gaps if place is Place.MISSING_BEFORE else self._figures.restarts
@@ -280,19 +282,17 @@ class Subscriber:
                 self._set(Standing.CATCHING_UP, f"batch {number} came: {place.value}")
                 self._wake.set()
                 return False
-        self._waiting.popleft()
+        if place is Place.REPEATED:
+            self._take_off()
+            return False
+        return True
+
+    def _take_off(self) -> None:
+        _, payload = self._waiting.popleft()
         self._waiting_bytes -= len(payload)
         if self._paused and self._waiting_bytes < _WAITING_BYTES // 2 and self._connection is not None:
             self._paused = False
             self._connection.resume()
-        if place is Place.REPEATED:
-            return bool(self._waiting)
-        try:
-            self._apply(number, payload)
-        except EventFormatError as error:
-            self._give_up(f"its events cannot be read: {error}")
-            return False
-        return bool(self._waiting)
 
     def broken(self, error: Exception) -> None:
         """The publisher is left; it is tried again later."""
@@ -301,17 +301,24 @@ class Subscriber:
 
     # -- what is known
 
-    def _apply(self, number: int, payload: bytes) -> None:
-        self._begun = number, payload
-        batch = decode_batch(payload)
-        self.view.apply(batch)
+    def _apply(self, number: int, payload: bytes) -> bool:
+        """Apply the next events of this batch; whether those were the last."""
+        if self._begun is None:
+            self._begun = number, payload
+            self._parts.extend(decode_batch(payload).parts(_EVENTS_AT_A_TIME))
+        part = self._parts.popleft()
+        self.view.apply(part)
+        self._figures.events.add(len(part.events))
+        if self._parts:
+            return False
         self._begun = None
         self.order.applied(number, payload)
         self._figures.batches.add()
-        self._figures.events.add(len(batch.events))
+        return True
 
     def _forget(self) -> None:
         self._begun = None
+        self._parts.clear()
         known = self.order.last is not None or len(self.view) > 0
         self.order.forget()
         # Before the first batch, too: one that cannot be read may have told something up to there.
@@ -339,7 +346,7 @@ class Subscriber:
             self._lost_at = monotonic()
         counted = (self.standing is Standing.LIVE) != (standing is Standing.LIVE)
         self.standing, self.why = standing, why
-        level = _LEVELS.get(standing, logging.DEBUG)
+        level = LEVELS.get(standing, logging.DEBUG)
         where = f"{self.source.endpoint} rank {self.source.rank}"
         logger.log(level, "events of %s: %s%s", where, standing.value, f" ({why})" if why else "")
         if counted:
