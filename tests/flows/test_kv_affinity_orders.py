@@ -10,6 +10,7 @@ is evicted here, so that a claim made before the engine is asked can only be too
 from __future__ import annotations
 
 import itertools
+import os
 import json
 import os
 import random
@@ -60,8 +61,9 @@ def own_flags() -> list[str]:
 def has_ended(process: psutil.Process) -> bool:
     """Whether nothing of it is left but what its parent has not read yet."""
     try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        # Its first thread may have ended before others did, and its sockets close with the last.
+        return process.status() == psutil.STATUS_ZOMBIE and len(os.listdir(f"/proc/{process.pid}/task")) <= 1
+    except (psutil.NoSuchProcess, FileNotFoundError):
         return True
 
 
