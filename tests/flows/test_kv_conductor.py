@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -687,6 +688,23 @@ def test_the_http_api_says_what_is_wrong(conductor: ConductorUnderTest) -> None:
         assert "pymotor/NAME/token" in told
         assert bare.post("/query", json={}).status_code == 401
         assert bare.post("/register", json={}, headers={"Authorization": "Bearer not-the-token"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"GET /health HTTP/1.1\r\nHost: x\r\n",
+        b"POST /register HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Length: 100\r\n\r\n{"
+        % TOKEN.encode(),
+        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /hea",
+    ],
+)
+def test_half_a_request_is_not_waited_for_for_ever(conductor: ConductorUnderTest, half: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", conductor.port), 60) as connection:
+        connection.sendall(half)
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(4096):
+                pass
 
 
 # -- its end

@@ -17,9 +17,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from pymotor.control_plane.accepting import Contexts, TLSAcceptor
 from pymotor.control_plane.client_certificate import STATE_KEY
 
+REQUEST_SECONDS = 15.0
+"""From a request's first byte to its last; who takes longer is left. However long the answer takes does not matter."""
+
 
 class HTTPConnection(HttpToolsProtocol):
     """A connection of a server; its requests' `state` says whether the client has shown a certificate."""
+
+    _unfinished = True
+    """Whether what comes next belongs to a request that is not whole yet."""
+    _too_late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""
@@ -27,6 +34,33 @@ class HTTPConnection(HttpToolsProtocol):
         if greeted is not None and greeted.getpeercert(binary_form=True) is not None:
             self.app_state = {**self.app_state, STATE_KEY: True}
         super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        super().data_received(data)
+        if self._unfinished and self._too_late is None and not self.transport.is_closing():
+            self._too_late = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        self._unfinished = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        self._unfinished = False
+        self._forgive()
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._forgive()
+        super().connection_lost(exc)
+
+    def _forgive(self) -> None:
+        if self._too_late is not None:
+            self._too_late.cancel()
+            self._too_late = None
 
 
 class AdminServer(uvicorn.Server):
