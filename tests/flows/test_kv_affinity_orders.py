@@ -10,7 +10,6 @@ is evicted here, so that a claim made before the engine is asked can only be too
 from __future__ import annotations
 
 import itertools
-import os
 import json
 import os
 import random
