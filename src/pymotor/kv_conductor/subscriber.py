@@ -17,7 +17,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from pymotor.kv_conductor.batch_order import BatchOrder, Place
-from pymotor.kv_conductor.events import EventBatch, EventFormatError, decode_batch
+from pymotor.kv_conductor.begun_batch import BegunBatch
+from pymotor.kv_conductor.events import EventFormatError
 from pymotor.kv_conductor.instruments import Figures
 from pymotor.kv_conductor.intake import Intake
 from pymotor.kv_conductor.publisher_view import PublisherView
@@ -34,8 +35,6 @@ KEPT_SECONDS = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 _DROPPED_PAUSE = 10.0
 """After events that cannot be read."""
-_EVENTS_AT_A_TIME = 256
-"""Of a batch with more of them; in between others have their turn, and questions."""
 _WAITING_BYTES = 256 * 1024
 _NUMBER_BYTES = 8
 
@@ -83,10 +82,7 @@ class Subscriber:
         """What of its messages cannot be read."""
         self._verified = False
         """Whether the newest batch that was applied was replayed as it was."""
-        self._begun: tuple[int, bytes] | None = None
-        """The batch that is being applied."""
-        self._parts: deque[EventBatch] = deque()
-        """What is left of it."""
+        self._begun = BegunBatch()
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -141,7 +137,7 @@ class Subscriber:
             self._waiting.clear()
             self._waiting_bytes = 0
             self._paused = False
-            if self._begun is not None:
+            if self._begun.message is not None:
                 # Its other events will not come in their turn.
                 self._forget()
             connection.close("not needed any more")
@@ -259,7 +255,7 @@ class Subscriber:
             return False
         number, payload = self._waiting[0]
         try:
-            if self._begun is None and not self._is_next(number, payload):
+            if self._begun.message is None and not self._is_next(number, payload):
                 return bool(self._waiting) and not self._held
             if not self._apply(number, payload):
                 return True
@@ -303,22 +299,17 @@ class Subscriber:
 
     def _apply(self, number: int, payload: bytes) -> bool:
         """Apply the next events of this batch; whether those were the last."""
-        if self._begun is None:
-            self._begun = number, payload
-            self._parts.extend(decode_batch(payload).parts(_EVENTS_AT_A_TIME))
-        part = self._parts.popleft()
+        part = self._begun.next_part(number, payload)
         self.view.apply(part)
         self._figures.events.add(len(part.events))
-        if self._parts:
+        if self._begun.more():
             return False
-        self._begun = None
         self.order.applied(number, payload)
         self._figures.batches.add()
         return True
 
     def _forget(self) -> None:
-        self._begun = None
-        self._parts.clear()
+        self._begun.forget()
         known = self.order.last is not None or len(self.view) > 0
         self.order.forget()
         # Before the first batch, too: one that cannot be read may have told something up to there.
@@ -330,7 +321,7 @@ class Subscriber:
         self._unreadable = why
         self._held = True
         self._figures.dropped.add()
-        unreadable = self._begun
+        unreadable = self._begun.message
         self._forget()
         if unreadable is not None:
             # The engine would replay it each time: what is learned next begins behind it.
