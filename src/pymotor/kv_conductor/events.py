@@ -42,6 +42,8 @@ class BlocksStored(msgspec.Struct, tag_field="type", tag="BlockStored", gc=False
     the adapter's name, in a prompt's first block the cache salt."""
     group_idx: int | None = None
     kv_cache_spec_kind: str | None = None
+    kv_cache_spec_sliding_window: int | None = None
+    """Tokens."""
 
     def tokens(self) -> array[int]:
         """The blocks' token ids, 4 bytes each. Raises EventFormatError when they are something else."""
@@ -140,6 +142,14 @@ def low_64_bits(block_hash: BlockHash) -> int:
     if isinstance(block_hash, bytes):
         return int.from_bytes(block_hash[-8:], "big")
     return block_hash & _LOW_64_BITS
+
+
+def low_64_bits_of(block_hashes: list[BlockHash]) -> array[int]:
+    """Likewise for many."""
+    try:
+        return array("Q", block_hashes)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        return array("Q", map(low_64_bits, block_hashes))
 
 
 def _decode_one_by_one(payload: bytes) -> EventBatch:

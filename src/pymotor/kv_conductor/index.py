@@ -31,6 +31,14 @@ _WHOLE = 256
 """Of so many blocks all keys are made at once where the set changes among them."""
 
 
+class Reuse(Protocol):
+    """Who says how much of what is held is of use."""
+
+    def reusable(self, key: int, blocks: int, tiers: int) -> int:
+        """Of a beginning of so many blocks with this key, all of which are held in these tiers: how many the engine
+        would not compute again."""
+
+
 class _Blocks(KeyTable):
     holders: array[int]
     """Number of the set."""
@@ -52,6 +60,8 @@ class PrefixIndex:
         self.sizes = BlockSizes()
         self.runs = ToldRuns()
         self.told_keys = ToldKeys()
+        self.limits: dict[int, Reuse] = {}
+        """Of holders that may have less use of what they hold: who says how much."""
         self.most_entries = most_entries
         self.entries = 0
         """Pairs of a block and a view that refers to it."""

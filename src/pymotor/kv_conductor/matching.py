@@ -10,6 +10,7 @@ from pymotor.kv_conductor.holders import Holders
 from pymotor.kv_conductor.index import MOST_HOLDERS, PrefixIndex, holder_changes
 from pymotor.kv_conductor.questions import Beginnings
 from pymotor.kv_conductor.routed import RoutedPrompts
+from pymotor.kv_conductor.tiers import ANY_TIER, DEVICE_TIER
 
 
 class Matches(msgspec.Struct, frozen=True, gc=False):
@@ -46,12 +47,15 @@ class Matching:
             first_key = prompt.first()
             changes = holder_changes(self._index, prompt, first_key)
             expected = self._expected_of(prompt) if self._routed.begins(first_key) else []
-            if alone and not expected:
+            limited = self._index.limits and self._limited(changes)
+            if alone and not expected and not limited:
                 if not changes:
                     return NO_MATCHES
                 if len(changes) == 1 and changes[0][1].device == changes[0][1].any_tier:
                     return _same_for_all(changes[0][1], changes[0][0] * prompt.block_size)
             self._mark_held(changes, prompt.block_size, touched)
+            if limited:
+                self._limit(prompt, limited)
             self._mark_expected(expected, prompt.block_size, touched)
         return self._gathered(touched) if touched else NO_MATCHES
 
@@ -65,6 +69,20 @@ class Matching:
             self._on_device[holders.on_device()] = blocks * block_size
         if changes:
             touched.append(changes[0][1].in_any_tier())
+
+    def _limited(self, changes: list[tuple[int, HolderSet]]) -> list[int]:
+        """Of those who hold something the slots that may have less use of it."""
+        holding = changes[0][1].any_tier if changes else 0
+        return [slot for slot in self._index.limits if holding >> slot & 1]
+
+    def _limit(self, prompt: Beginnings, slots: list[int]) -> None:
+        size = prompt.block_size
+        for slot in slots:
+            for column, tiers in ((self._on_device, DEVICE_TIER), (self._in_any_tier, ANY_TIER)):
+                blocks = int(column[slot]) // size
+                if blocks:
+                    key = prompt.until(blocks).item(blocks - 1)
+                    column[slot] = self._index.limits[slot].reusable(key, blocks, tiers) * size
 
     def _mark_expected(self, expected: list[tuple[int, int]], block_size: int, touched: list[Slots]) -> None:
         for place, (blocks, mask) in enumerate(expected):

@@ -11,7 +11,7 @@ class PassedOver(msgspec.Struct):
     orphans: int = 0
     """Their parent is not known."""
     other_groups: int = 0
-    """They are not of the group of full attention that counts."""
+    """They are not of the group of full attention that counts, and only limit what counts of it."""
     other_sizes: int = 0
     """Their number of tokens is not that of the publisher's blocks."""
     too_deep: int = 0

@@ -4,8 +4,8 @@ Keys are made from the token ids of the events, so no engine's own hash matters 
 told cannot be placed and is passed over. Blocks that come without tokens (offloaded ones of some engines) are taken
 by their hash, where it is known.
 
-Only groups of full attention count: the first such group that events name, or events that name none. Of a model that
-also has other groups (sliding window, Mamba) the engine may therefore reuse less than is said here.
+Of a model with layers of several kinds one group of full attention counts: the first such group that events name, or
+events that name none. How much of what it holds is of use, the other groups limit (`other_groups.py`).
 """
 
 from __future__ import annotations
@@ -14,18 +14,25 @@ from array import array
 
 import numpy as np
 
-from pymotor.kv_conductor.events import BlockHash, BlocksRemoved, BlocksStored, EventBatch, low_64_bits
+from pymotor.kv_conductor.events import (
+    BlockHash,
+    BlocksRemoved,
+    BlocksStored,
+    EventBatch,
+    low_64_bits,
+    low_64_bits_of,
+)
 from pymotor.kv_conductor.extra_keys import ExtraKeys
 from pymotor.kv_conductor.holder_sets import distinct
 from pymotor.kv_conductor.index import PrefixIndex
 from pymotor.kv_conductor.key_table import Keys, Rows
 from pymotor.kv_conductor.media_items import MediaItems
+from pymotor.kv_conductor.other_groups import OtherGroups
 from pymotor.kv_conductor.passed_over import PassedOver
 from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, PromptKeys, most_blocks
-from pymotor.kv_conductor.told_blocks import DEVICE_TIER, NO_PARENT, TOGETHER, ToldBlocks
+from pymotor.kv_conductor.tiers import DEVICE_TIER, tier_of
+from pymotor.kv_conductor.told_blocks import NO_PARENT, TOGETHER, ToldBlocks
 
-_TIERS = {"GPU": DEVICE_TIER, "CPU": 2, "STORAGE": 4}
-_OTHER_TIER = 8
 _FULL_ATTENTION = frozenset({None, "full_attention", "mla_attention", "sink_full_attention"})
 
 
@@ -51,6 +58,7 @@ class PublisherView:
         self._keys = keys
         self._media = media
         self._told = ToldBlocks(index, slot)
+        self._others = OtherGroups()
         self._group: int | None = None
         self._sized_by_device = False
 
@@ -61,7 +69,7 @@ class PublisherView:
     @property
     def memory_bytes(self) -> int:
         """Of what is kept for each block."""
-        return self._told.memory_bytes
+        return self._told.memory_bytes + self._others.memory_bytes
 
     def apply(self, batch: EventBatch) -> None:
         """What a batch told. Raises EventFormatError for token ids that are none; the caller then clears the view,
@@ -73,6 +81,10 @@ class PublisherView:
             if isinstance(event, BlocksRemoved):
                 # Engines write an event for each block; together they are cheaper.
                 group = event.group_idx
+                if self._others and (group is None or group != self._group):
+                    self._index.entries -= self._others.remove(
+                        group, low_64_bits_of(event.block_hashes), tier_of(event.medium)
+                    )
                 if group == self._group or group is None or self._group is None:
                     if event.medium != removed_from:
                         self._remove(removed, removed_from)
@@ -94,23 +106,31 @@ class PublisherView:
         are learned anew, since it may be another engine."""
         self._resize(0)
         self._group = None
+        self._index.entries -= self._others.clear()
+        self._index.limits.pop(self.slot, None)
+        self._told.know_by_block(wanted=False)
 
     def end(self) -> None:
         """The publisher is gone; its slot may be given to another."""
         self.clear()
 
+    def reusable(self, key: int, blocks: int, tiers: int) -> int:
+        """As in `Reuse`."""
+        row = self._told.row_of(self._index.blocks.find(key))
+        return 0 if row < 0 else self._others.reusable(self._told, row, blocks, self.block_size, tiers)
+
     def _store(self, event: BlocksStored) -> None:
         count = len(event.block_hashes)
+        tier = tier_of(event.medium)
+        if not self._counts_group(event):
+            self._store_for_other_group(event, tier)
+            return
         if not count:
             return
-        if not self._counts_group(event):
-            self.counts.other_groups += count
-            return
-        tier = _tier(event.medium)
         if count == 1:
             self._store_one(event, low_64_bits(event.block_hashes[0]), tier)
             return
-        hashes = _hashes(event.block_hashes)
+        hashes = low_64_bits_of(event.block_hashes)
         if len(distinct(np.frombuffer(hashes, np.uint64))) != count:
             self.counts.repeated += count
             return
@@ -136,6 +156,15 @@ class PublisherView:
             self.counts.orphans += count
             return
         self._store_after(event, parent, hashes, tokens, tier, ends)
+
+    def _store_for_other_group(self, event: BlocksStored, tier: int) -> None:
+        index, count = self._index, len(event.block_hashes)
+        self.counts.other_groups += count
+        index.entries -= self._others.hear(event)
+        index.limits[self.slot] = self
+        self._told.know_by_block(wanted=True)
+        if self._has_room(count):
+            index.entries += self._others.store(event.group_idx, low_64_bits_of(event.block_hashes), tier)
 
     def _store_one(self, event: BlocksStored, block_hash: int, tier: int) -> None:
         """The block that a decode step filled."""
@@ -269,7 +298,7 @@ class PublisherView:
 
     def _remove(self, block_hashes: list[BlockHash], medium: str | None) -> None:
         if block_hashes:
-            self._told.remove(_hashes(block_hashes), _tier(medium))
+            self._told.remove(low_64_bits_of(block_hashes), tier_of(medium))
 
     def _resize(self, size: int) -> None:
         """Blocks have this size from now on; what was told before is forgotten."""
@@ -286,19 +315,8 @@ def _are_empty(event: BlocksStored, count: int) -> bool:
     return len(extra_keys) == count and not any(extra_keys)
 
 
-def _tier(medium: str | None) -> int:
-    return DEVICE_TIER if medium is None else _TIERS.get(medium) or _TIERS.get(medium.upper(), _OTHER_TIER)
-
-
 def _adapter(event: BlocksStored) -> str:
     if event.lora_name is not None:
         return event.lora_name
     # No question names an adapter so: what such a block holds is of use to none.
     return "" if event.lora_id is None else f"\0{event.lora_id}"
-
-
-def _hashes(block_hashes: list[BlockHash]) -> array[int]:
-    try:
-        return array("Q", block_hashes)  # type: ignore[arg-type]
-    except (TypeError, OverflowError):
-        return array("Q", map(low_64_bits, block_hashes))

@@ -16,9 +16,8 @@ import numpy as np
 from pymotor.kv_conductor.holder_sets import IN_ANY_TIER, NOWHERE, ON_DEVICE, distinct
 from pymotor.kv_conductor.index import PrefixIndex
 from pymotor.kv_conductor.key_table import Keys, KeyTable, Rows
+from pymotor.kv_conductor.tiers import DEVICE_TIER
 
-DEVICE_TIER = 1
-"""Of the bits that stand for tiers, the accelerator's."""
 TOGETHER = 12
 """From so many blocks on, many at once are faster than one at a time."""
 NO_PARENT = -1
@@ -51,6 +50,8 @@ class ToldBlocks:
         self._told = _Told()
         self._stale = False
         """What counts as held must be found anew, for all rows."""
+        self._by_block: dict[int, int] | None = None
+        """A row of each block in the index; None: nobody asks for it."""
 
     def __len__(self) -> int:
         return len(self._told)
@@ -58,7 +59,31 @@ class ToldBlocks:
     @property
     def memory_bytes(self) -> int:
         """Of the rows."""
-        return self._told.memory_bytes
+        return self._told.memory_bytes + 100 * len(self._by_block or ())
+
+    def know_by_block(self, *, wanted: bool) -> None:
+        """Whether `row_of` will be asked."""
+        if not wanted:
+            self._by_block = None
+        elif self._by_block is None:
+            rows = self._told.rows()
+            blocks = np.frombuffer(self._told.block, np.int32)[rows]
+            self._by_block = dict(zip(blocks.tolist(), rows.tolist(), strict=True))
+
+    def row_of(self, block: int) -> int:
+        """A row that is this block of the index; -1: none is known."""
+        return (self._by_block or {}).get(block, -1)
+
+    def hashes_before(self, row: int, count: int) -> Keys:
+        """What stands for the hashes (`mixed`) of this row and those before it, so many in all: the last block
+        first."""
+        parents = self._told.parent
+        rows: list[int] = []
+        while row >= 0 and len(rows) < count:
+            rows.append(row)
+            row = parents[row] - 1
+        hashes: Keys = np.frombuffer(self._told.keys, np.uint64)[rows]
+        return hashes
 
     def find(self, block_hash: int) -> int:
         """The row of a block; -1: it is not known."""
@@ -86,6 +111,8 @@ class ToldBlocks:
         told = self._told
         row = told.add(mixed(block_hash))
         block = told.block[row] = self._index.refer(key, depth)
+        if self._by_block is not None:
+            self._by_block[block] = row
         counted = ON_DEVICE if tier == DEVICE_TIER else IN_ANY_TIER
         if parent >= 0:
             told.parent[row] = parent + 1
@@ -104,6 +131,8 @@ class ToldBlocks:
         rows = told.add_many(all_mixed(hashes), ends)
         blocks = self._index.refer_many(keys, depth)
         np.frombuffer(told.block, np.int32)[rows] = blocks
+        if self._by_block is not None:
+            self._by_block.update(zip(blocks.tolist(), rows.tolist(), strict=True))
         parents = np.frombuffer(told.parent, np.int32)
         parents[rows[1:]] = rows[:-1] + 1
         parents[rows[0]] = parent + 1
@@ -157,6 +186,8 @@ class ToldBlocks:
             self._index.hold_many(distinct(blocks), self._slot, NOWHERE)
             self._index.release_many(blocks)
             told.clear()
+        if self._by_block:
+            self._by_block.clear()
         self._stale = False
 
     def _add_tier(self, row: int, tier: int) -> None:
@@ -186,6 +217,9 @@ class ToldBlocks:
         blocks = np.frombuffer(told.block, np.int32)[rows].astype(np.intp)
         self._index.hold_many(distinct(blocks), self._slot, NOWHERE)
         self._index.release_many(blocks)
+        if self._by_block is not None:
+            for block, row in zip(blocks.tolist(), rows.tolist(), strict=True):
+                self._forget_by_block(block, row)
         told.remove_many(rows)
         for parent in distinct(parents[~going[parents]]).tolist():
             # One of them may have gone with another that came after it.
@@ -211,12 +245,19 @@ class ToldBlocks:
         told = self._told
         while not told.tiers[row] and not told.children[row]:
             parent = told.parent[row] - 1
+            if self._by_block is not None:
+                self._forget_by_block(told.block[row], row)
             self._index.release(told.block[row])
             told.remove(row)
             if parent < 0:
                 return
             told.children[parent] -= 1
             row = parent
+
+    def _forget_by_block(self, block: int, row: int) -> None:
+        # The same tokens may have been told with two hashes.
+        if self._by_block is not None and self._by_block.get(block) == row:
+            del self._by_block[block]
 
     def _count_all(self) -> None:
         """Finds anew, for all rows, which blocks are held with all blocks before them."""

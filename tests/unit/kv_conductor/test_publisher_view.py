@@ -118,13 +118,13 @@ def test_what_a_block_depends_on_beyond_words_known_here_matches_nothing(
 
 
 def test_only_full_attention_counts(core: ConductorCore, view: PublisherView) -> None:
-    tell(view, stored(range(16), range(4), group_idx=1, kv_cache_spec_kind="sliding_window"))
+    tell(view, stored(range(16), range(4), group_idx=1, kv_cache_spec_kind="mamba"))
     assert held(core, range(16)) == (0, 0)
     tell(view, stored(range(16), range(4), group_idx=0, kv_cache_spec_kind="full_attention"))
-    tell(view, removed(3, group_idx=1))
+    tell(view, removed(2, group_idx=1))
     assert held(core, range(16)) == (4, 4)
     tell(view, removed(3, group_idx=0))
-    assert held(core, range(16)) == (3, 3)
+    assert held(core, range(16)) == (2, 2)
     assert view.counts.other_groups == 4
 
 
