@@ -78,6 +78,10 @@ class HolderSets:
         masks = sum((own.any_tier.bit_length() + own.device.bit_length()) // 7 for own in self._sets)
         return masks + len(self._sets) * 300 + len(self._moves) * 110
 
+    def has(self, number: int, slot: int) -> bool:
+        """Whether this holder is in the set."""
+        return bool(self._sets[number].any_tier >> slot & 1)
+
     def move(self, number: int, count: int, slot: int, state: int) -> int:
         """The set that differs in nothing but where this holder holds; so many blocks have it now, and not the other
         any more."""

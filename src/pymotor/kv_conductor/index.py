@@ -120,28 +120,34 @@ class PrefixIndex:
         blocks.remove_many(distinct(rows[references[rows] == 0]))
         self.entries -= len(rows)
 
-    def hold(self, row: int, slot: int, state: int) -> None:
-        """Says where a holder holds a block from now on."""
+    def hold(self, row: int, slot: int, state: int) -> bool:
+        """Says where a holder holds a block from now on. Returns whether it held it somewhere before."""
         holders = self.blocks.holders
-        holders[row] = self.sets.move(holders[row], 1, slot, state)
+        before = holders[row]
+        holders[row] = self.sets.move(before, 1, slot, state)
+        return self.sets.has(before, slot)
 
-    def hold_many(self, rows: Rows, slot: int, state: int) -> None:
-        """Likewise for many blocks, which all differ."""
+    def hold_many(self, rows: Rows, slot: int, state: int) -> Rows:
+        """Likewise for many blocks, which all differ. Returns those that it held somewhere before."""
         if not len(rows):
-            return
+            return rows
         sets = self.sets
         holders = np.frombuffer(self.blocks.holders, np.uint32)
         before = holders[rows]
         if (before == before[0]).all():
-            holders[rows] = sets.move(int(before[0]), len(rows), slot, state)
-            return
+            first = int(before[0])
+            holders[rows] = sets.move(first, len(rows), slot, state)
+            return rows if sets.has(first, slot) else rows[:0]
         numbers = distinct(before)
         which = np.searchsorted(numbers, before)
         counts = np.bincount(which)
         targets = np.empty(len(numbers), np.uint32)
+        had = np.zeros(len(numbers), np.bool_)
         for place, (number, count) in enumerate(zip(numbers.tolist(), counts.tolist(), strict=True)):
             targets[place] = sets.move(number, count, slot, state)
+            had[place] = sets.has(number, slot)
         holders[rows] = targets[which]
+        return rows[had[which]]
 
     def holders_of(self, key: int) -> int:
         """The number of the set that holds a beginning; 0: nobody."""

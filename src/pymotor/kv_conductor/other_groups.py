@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pymotor.kv_conductor.events import BlocksStored
+from pymotor.kv_conductor.hash_mixing import mixed
 from pymotor.kv_conductor.key_table import Keys, KeyTable
-from pymotor.kv_conductor.told_blocks import ToldBlocks, mixed
+from pymotor.kv_conductor.told_blocks import ToldBlocks
 
 _MAMBA = "mamba"
 _SLIDING_WINDOWS = frozenset({"sliding_window", "sliding_window_mla"})

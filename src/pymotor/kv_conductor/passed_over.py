@@ -20,6 +20,10 @@ class PassedOver(msgspec.Struct):
     """The index is full."""
     repeated: int = 0
     """Their event names a block twice."""
+    without_keys: int = 0
+    """Of a lower tier, told without `extra_keys` and not told by the device before: what they are is not known."""
+    evictions_untold: int = 0
+    """In a tier of which the publisher never told that a block left it."""
     unknown_events: int = 0
     """Events of types that are not known."""
 

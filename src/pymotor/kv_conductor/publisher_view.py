@@ -14,6 +14,7 @@ from array import array
 
 import numpy as np
 
+from pymotor.kv_conductor.adapters import Adapters, adapter_of
 from pymotor.kv_conductor.events import (
     BlockHash,
     BlocksRemoved,
@@ -30,7 +31,7 @@ from pymotor.kv_conductor.media_items import MediaItems
 from pymotor.kv_conductor.other_groups import OtherGroups
 from pymotor.kv_conductor.passed_over import PassedOver
 from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, PromptKeys, most_blocks
-from pymotor.kv_conductor.tiers import DEVICE_TIER, tier_of
+from pymotor.kv_conductor.tiers import ANY_TIER, DEVICE_TIER, EVICTIONS_TOLD, tier_of
 from pymotor.kv_conductor.told_blocks import NO_PARENT, TOGETHER, ToldBlocks
 
 _FULL_ATTENTION = frozenset({None, "full_attention", "mla_attention", "sink_full_attention"})
@@ -59,6 +60,8 @@ class PublisherView:
         self._media = media
         self._told = ToldBlocks(index, slot)
         self._others = OtherGroups()
+        self._adapters = Adapters(lambda block_hash: self._told.find(block_hash) >= 0)
+        self._evicting = set(EVICTIONS_TOLD)
         self._group: int | None = None
         self._sized_by_device = False
 
@@ -81,6 +84,7 @@ class PublisherView:
             if isinstance(event, BlocksRemoved):
                 # Engines write an event for each block; together they are cheaper.
                 group = event.group_idx
+                self._evicting.add(event.medium)
                 if self._others and (group is None or group != self._group):
                     self._index.entries -= self._others.remove(
                         group, low_64_bits_of(event.block_hashes), tier_of(event.medium)
@@ -108,6 +112,8 @@ class PublisherView:
         self._group = None
         self._index.entries -= self._others.clear()
         self._index.limits.pop(self.slot, None)
+        self._adapters.clear()
+        self._evicting = set(EVICTIONS_TOLD)
         self._told.know_by_block(wanted=False)
 
     def end(self) -> None:
@@ -126,6 +132,10 @@ class PublisherView:
             self._store_for_other_group(event, tier)
             return
         if not count:
+            return
+        if event.lora_name is not None:
+            self._told.remove(self._adapters.hear(event), ANY_TIER)
+        if tier != DEVICE_TIER and not self._takes_lower_tier(event, tier):
             return
         if count == 1:
             self._store_one(event, low_64_bits(event.block_hashes[0]), tier)
@@ -165,6 +175,19 @@ class PublisherView:
         self._told.know_by_block(wanted=True)
         if self._has_room(count):
             index.entries += self._others.store(event.group_idx, low_64_bits_of(event.block_hashes), tier)
+
+    def _takes_lower_tier(self, event: BlocksStored, tier: int) -> bool:
+        """Whether blocks of a lower tier are to be stored as those of the device are. False: that is done, or they
+        are passed over."""
+        if event.medium not in self._evicting:
+            self.counts.evictions_untold += len(event.block_hashes)
+            return False
+        if event.extra_keys is not None:
+            return True
+        # Salts and media, often the adapter too, are left out: what these blocks are only their hashes say.
+        for block_hash in low_64_bits_of(event.block_hashes):
+            self.counts.without_keys += not self._told.add_tier(block_hash, tier)
+        return False
 
     def _store_one(self, event: BlocksStored, block_hash: int, tier: int) -> None:
         """The block that a decode step filled."""
@@ -276,7 +299,7 @@ class PublisherView:
     def _before(self, event: BlocksStored, parent: int, salt: str) -> tuple[int, int]:
         """The key of what is before the event's first block, and how many blocks that are."""
         if parent == NO_PARENT:
-            return self._keys.root(self.model, _adapter(event), salt, self.block_size), 0
+            return self._keys.root(self.model, adapter_of(event), salt, self.block_size), 0
         key, depth = self._told.place(parent)
         return key, depth + 1
 
@@ -313,10 +336,3 @@ class PublisherView:
 def _are_empty(event: BlocksStored, count: int) -> bool:
     extra_keys = event.extra_keys or []
     return len(extra_keys) == count and not any(extra_keys)
-
-
-def _adapter(event: BlocksStored) -> str:
-    if event.lora_name is not None:
-        return event.lora_name
-    # No question names an adapter so: what such a block holds is of use to none.
-    return "" if event.lora_id is None else f"\0{event.lora_id}"

@@ -4,6 +4,10 @@ Removals and parents name blocks only by the engine's own hash, so each block ha
 index, its parent, the tiers it is in. A block counts as held while it and all blocks before it are there (in any
 tier; on the device), which is what the index is promised. One that lost a block before it waits, and counts again
 when that comes back. A block in no tier is kept while others follow it.
+
+The same place in the index may be told with two hashes: of an adapter that was loaded anew, or where hashes depend on
+more than events say. Which of the two a prompt would find is not known, so the one told last counts alone, and the
+other is as good as removed.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ from array import array
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
+from pymotor.kv_conductor.hash_mixing import all_mixed, mixed
 from pymotor.kv_conductor.holder_sets import IN_ANY_TIER, NOWHERE, ON_DEVICE, distinct
 from pymotor.kv_conductor.index import PrefixIndex
 from pymotor.kv_conductor.key_table import Keys, KeyTable, Rows
@@ -21,11 +27,6 @@ from pymotor.kv_conductor.tiers import DEVICE_TIER
 TOGETHER = 12
 """From so many blocks on, many at once are faster than one at a time."""
 NO_PARENT = -1
-_LOW_64_BITS = (1 << 64) - 1
-_HALF = np.uint64(32)
-_MIXER = 0x9E3779B97F4A7C15
-"""An odd number whose bits are well mixed: 2^64 divided by the golden ratio."""
-_WIDE_MIXER = np.uint64(_MIXER)
 
 
 class _Told(KeyTable):
@@ -121,7 +122,8 @@ class ToldBlocks:
         told.tiers[row] = tier
         if counted:
             told.counted[row] = counted
-            self._index.hold(block, self._slot, counted)
+            if self._index.hold(block, self._slot, counted):
+                self._supersede(np.array([block]), np.array([row]))
         return row
 
     def store_all_new(self, hashes: array[int], ends: Rows, keys: Keys, depth: int, parent: int, tier: int) -> None:
@@ -144,7 +146,9 @@ class ToldBlocks:
             counted &= told.counted[parent]
         if counted:
             np.frombuffer(told.counted, np.uint8)[rows] = counted
-            self._index.hold_many(blocks, self._slot, counted)
+            held_before = self._index.hold_many(blocks, self._slot, counted)
+            if len(held_before):
+                self._supersede(held_before, rows)
 
     def add_tier(self, block_hash: int, tier: int) -> bool:
         """A block, if it is known, is now in this tier (too). False: it is not known."""
@@ -215,7 +219,7 @@ class ToldBlocks:
             np.add.at(children, parents, np.uint32(1))
             return False
         blocks = np.frombuffer(told.block, np.int32)[rows].astype(np.intp)
-        self._index.hold_many(distinct(blocks), self._slot, NOWHERE)
+        self._index.hold_many(blocks[np.frombuffer(told.counted, np.uint8)[rows] != NOWHERE], self._slot, NOWHERE)
         self._index.release_many(blocks)
         if self._by_block is not None:
             for block, row in zip(blocks.tolist(), rows.tolist(), strict=True):
@@ -234,11 +238,35 @@ class ToldBlocks:
         counted = NOWHERE if not tiers else ON_DEVICE if tiers & DEVICE_TIER else IN_ANY_TIER
         if parent:
             counted &= told.counted[parent - 1]
-        if counted != told.counted[row]:
+        before = told.counted[row]
+        if counted != before:
             told.counted[row] = counted
-            self._index.hold(told.block[row], self._slot, counted)
+            held_before = self._index.hold(told.block[row], self._slot, counted)
             if told.children[row]:
                 self._stale = True
+            if held_before and not before:
+                self._supersede(np.array([told.block[row]]), np.array([row]))
+
+    def _supersede(self, blocks: Rows, by: Rows) -> None:
+        """These blocks of the index, which counted as held by other rows than these, are held by these from now on."""
+        told = self._told
+        rows, ordered = told.rows(), np.sort(blocks)
+        own = np.frombuffer(told.block, np.int32)[rows]
+        rows = rows[ordered.take(np.searchsorted(ordered, own), mode="clip") == own]
+        kept = np.zeros(len(told.keys), np.bool_)
+        kept[by] = True
+        self._drop(rows[~kept[rows]])
+
+    def _drop(self, rows: Rows) -> None:
+        """These rows are in no tier any more, and count as little; the index has heard of it."""
+        told = self._told
+        np.frombuffer(told.tiers, np.uint8)[rows] = 0
+        np.frombuffer(told.counted, np.uint8)[rows] = NOWHERE
+        self._stale |= bool(np.frombuffer(told.children, np.uint32)[rows].any())
+        for row in rows.tolist():
+            # One of them may have gone with another that came after it.
+            if told.tiers[row] == 0 and told.find(told.keys[row]) == row:
+                self._free(row)
 
     def _free(self, row: int) -> None:
         """Forgets a block that is in no tier and that no other block follows, and those before it likewise."""
@@ -264,37 +292,41 @@ class ToldBlocks:
         self._stale = False
         told = self._told
         rows = told.rows()
-        tiers = np.frombuffer(told.tiers, np.uint8)
+        blocks, tiers = np.frombuffer(told.block, np.int32), np.frombuffer(told.tiers, np.uint8)
+        whole = self._whole()
+        doubled = self._doubled(rows[whole[rows] != NOWHERE])
+        if len(doubled):
+            tiers[doubled] = 0
+            whole = self._whole()
+        counted = np.frombuffer(told.counted, np.uint8)
+        changed = rows[counted[rows] != whole[rows]]
+        for state in (NOWHERE, IN_ANY_TIER, ON_DEVICE):
+            to_state = changed[whole[changed] == state]
+            counted[to_state] = state
+            self._index.hold_many(distinct(blocks[to_state].astype(np.intp)), self._slot, state)
+        self._drop(doubled)
+        self._stale = False
+
+    def _whole(self) -> npt.NDArray[np.uint8]:
+        """For each row where it is held with all blocks before it."""
+        tiers = np.frombuffer(self._told.tiers, np.uint8)
         # One longer than the rows: place 0 stands for what is before a prompt's first block.
         whole = np.zeros(len(tiers) + 1, np.uint8)
         whole[0] = ON_DEVICE
         whole[1:][tiers != 0] = IN_ANY_TIER
         whole[1:][tiers & DEVICE_TIER != 0] = ON_DEVICE
         before = np.zeros(len(tiers) + 1, np.intp)
-        before[1:] = np.frombuffer(told.parent, np.int32)
+        before[1:] = np.frombuffer(self._told.parent, np.int32)
         # Each round doubles how many blocks before a block are taken into account.
         while before.any():
             whole &= whole[before]
             before = before[before]
-        counted = np.frombuffer(told.counted, np.uint8)
-        changed = rows[counted[rows] != whole[1:][rows]]
-        blocks = np.frombuffer(told.block, np.int32)
-        for state in (NOWHERE, IN_ANY_TIER, ON_DEVICE):
-            to_state = changed[whole[1:][changed] == state]
-            counted[to_state] = state
-            self._index.hold_many(distinct(blocks[to_state].astype(np.intp)), self._slot, state)
+        return whole[1:]
 
-
-def mixed(block_hash: int) -> int:
-    """What stands for a hash in the table, which looks at low bits alone: hashes of which those are alike are not in
-    each other's way there."""
-    both = (block_hash ^ block_hash >> 32) * _MIXER & _LOW_64_BITS
-    return both ^ both >> 32
-
-
-def all_mixed(hashes: array[int]) -> Keys:
-    """Likewise for many."""
-    own: Keys = np.frombuffer(hashes, np.uint64)
-    own = (own ^ own >> _HALF) * _WIDE_MIXER
-    own ^= own >> _HALF
-    return own
+    def _doubled(self, rows: Rows) -> Rows:
+        """Those of the rows that are the same block of the index as another of them, all but one of each."""
+        blocks = np.frombuffer(self._told.block, np.int32)[rows]
+        one = np.empty(len(self._index.blocks.keys), np.intp)
+        one[blocks] = rows
+        doubled: Rows = rows[one[blocks] != rows]
+        return doubled

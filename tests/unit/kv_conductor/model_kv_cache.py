@@ -122,10 +122,13 @@ class ModelKvCache:
         return message
 
     def _evict(self, own: bytes) -> None:
+        """The device's copy goes when there is one in the CPU's memory."""
         del self.device[own]
+        if self.cpu_capacity:
+            self._offload(own)
         self._removed(own, "GPU")
-        if not self.cpu_capacity:
-            return
+
+    def _offload(self, own: bytes) -> None:
         if own not in self.cpu and len(self.cpu) == self.cpu_capacity:
             oldest, _ = self.cpu.popitem(last=False)
             self._removed(oldest, "CPU")

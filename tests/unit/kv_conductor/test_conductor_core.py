@@ -161,7 +161,7 @@ def test_people_see_all_endpoints_of_the_model(core: ConductorCore) -> None:
     (first,) = core.follow("u-0", ["qwen"])
     core.follow("u-1", ["qwen"])
     core.follow("u-2", ["other"])
-    tell(first, stored(range(8), range(2)), stored(range(8, 12), [3], parent=1, medium="CPU"))
+    tell(first, stored(range(8), range(2)), stored(range(8, 12), [3], parent=1, medium="CPU", extra_keys=[None]))
     explained = core.explain(question(range(40)))
     assert (explained.prompt_tokens, explained.whole) == (40, True)
     assert [(own.endpoint, own.on_device, own.in_any_tier, own.block_size) for own in explained.endpoints] == [

@@ -79,6 +79,9 @@ class Fleet:
     def said(self, prompt: Prompt) -> list[tuple[int, int]]:
         query = PrefixQuery(1, "qwen", memoryview(array("I", prompt.tokens)).cast("B"), [], prompt.adapter, prompt.salt)
         matches = self.core.match("coordinator", query)
+        matching = self.core._matching
+        for marks in (matching._on_device, matching._in_any_tier, matching._expected):
+            assert not marks.any(), "a question leaves nothing for the next"
         by_slot = dict(
             zip(
                 np.frombuffer(matches.slots, "<u2").tolist(),

@@ -8,8 +8,8 @@ import pytest
 from played_events import CLEARED, answer, question, removed, stored, tell
 
 from pymotor.kv_conductor.conductor_core import ConductorCore
+from pymotor.kv_conductor.hash_mixing import all_mixed, mixed
 from pymotor.kv_conductor.publisher_view import PublisherView
-from pymotor.kv_conductor.told_blocks import all_mixed, mixed
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_tiers(core: ConductorCore, view: PublisherView) -> None:
     tell(view, stored(range(16), range(4)))
     tell(view, stored(range(8, 16), [2, 3], parent=1, medium="CPU"), removed(2), removed(3))
     assert held(core, range(16)) == (2, 4)
-    tell(view, stored([], [1], medium="cpu", block_size=0), removed(1))
+    tell(view, stored([], [1], medium="CPU", block_size=0), removed(1))
     assert held(core, range(16)) == (1, 4)
     tell(view, removed(3, medium="STORAGE"))
     assert held(core, range(16)) == (1, 4), "it was not there"
@@ -135,7 +135,7 @@ def test_parts_of_blocks_and_tokens_that_do_not_fit_are_passed_over(core: Conduc
     tell(view, stored(range(8, 10), [51], parent=1, block_size=2))
     tell(view, stored(range(8, 11), [52], parent=1))
     tell(view, stored(range(8, 12), [53], parent=1, extra_keys=[None, None]))
-    tell(view, stored(range(16), [54], medium="CPU", block_size=16))
+    tell(view, stored(range(16), [54], medium="CPU", block_size=16, extra_keys=[None]))
     assert view.counts.other_sizes == 4
     assert held(core, range(12)) == (2, 2)
 

@@ -1,0 +1,150 @@
+"""One place in the index told with two hashes: an adapter that was loaded anew, hashes that depend on more than events
+say. Blocks have four tokens."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from played_events import answer, question, removed, stored, tell
+
+from pymotor.kv_conductor.conductor_core import ConductorCore
+from pymotor.kv_conductor.media_items import write_out
+from pymotor.kv_conductor.publisher_view import PublisherView
+
+PROMPT = range(80)
+
+
+@pytest.fixture
+def core() -> ConductorCore:
+    return ConductorCore(lambda: 0.0)
+
+
+@pytest.fixture
+def view(core: ConductorCore) -> PublisherView:
+    return core.follow("u-0", ["qwen", "ad"])[0]
+
+
+def adapter(number: int, blocks: int) -> dict[str, object]:
+    return {"lora_id": number, "lora_name": "ad", "extra_keys": [["ad"]] * blocks}
+
+
+def held(core: ConductorCore, tokens: range = PROMPT, **more: object) -> tuple[int, int]:
+    on_device, in_any_tier, _ = answer(core, question(tokens, **more)).get("u-0", (0, 0, 0))
+    return on_device // 4, in_any_tier // 4
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 20])
+def test_the_one_told_last_counts(core: ConductorCore, view: PublisherView, blocks: int) -> None:
+    tokens = range(4 * blocks)
+    tell(view, stored(tokens, range(100, 100 + blocks)))
+    tell(view, stored(tokens, range(200, 200 + blocks)))
+    assert held(core) == (blocks, blocks)
+    tell(view, *(removed(number) for number in range(99 + blocks, 99, -1)))
+    assert held(core) == (blocks, blocks), "the old ones went"
+    tell(view, stored(range(80, 84), [300], parent=199 + blocks))
+    tell(view, stored(tokens, range(100, 100 + blocks)))
+    tell(view, *(removed(number) for number in range(99 + blocks, 99, -1)))
+    assert held(core) == (0, 0), "those told last went"
+    tell(view, removed(300))
+    assert (len(view), core.size().blocks) == (0, 0)
+
+
+def test_what_follows_one_that_was_superseded_counts_no_more(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, stored(PROMPT, range(100, 120)))
+    tell(view, stored(range(4), [200]))
+    assert held(core) == (1, 1)
+    tell(view, stored(range(4), [100]))
+    assert held(core) == (20, 20), "they followed this one"
+
+
+def test_an_adapter_that_was_loaded_anew_holds_nothing_of_before(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, stored(PROMPT, range(20)), stored(PROMPT, range(100, 120), **adapter(1, 20)))
+    tell(view, stored(range(8), [200, 201], **adapter(2, 2)))
+    assert held(core, model="ad") == (2, 2)
+    tell(view, stored(range(500, 504), [300], **adapter(3, 1)))
+    assert held(core, model="ad") == (0, 0)
+    assert held(core) == (20, 20)
+    tell(view, *(removed(number) for number in (*range(119, 99, -1), 201, 200, 300, *range(20))))
+    assert (len(view), core.size().blocks) == (0, 0)
+
+
+def test_prompts_of_an_adapter_come_and_go(core: ConductorCore, view: PublisherView) -> None:
+    for number in range(500):
+        tell(view, stored(range(number, number + 4), [number], **adapter(1, 1)))
+        if number >= 40:
+            tell(view, removed(number - 40))
+    assert sum(map(len, view._adapters._first.values())) < 200
+    tell(view, stored(range(9000, 9004), [9000], **adapter(2, 1)))
+    assert [held(core, range(number, number + 4), model="ad") for number in range(460, 500)] == [(0, 0)] * 40
+
+
+def test_lower_tiers_say_what_blocks_are_or_name_known_ones(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, stored(PROMPT, range(20), medium="CPU"))
+    assert held(core) == (0, 0)
+    tell(view, stored(PROMPT, range(20), extra_keys=[["secret"], *[None] * 19]))
+    tell(view, stored(PROMPT, range(20), medium="CPU"), *(removed(number) for number in range(19, -1, -1)))
+    assert (held(core), held(core, salt="secret")) == ((0, 0), (0, 20))
+    assert view.counts.without_keys == 20
+
+
+@pytest.mark.parametrize("medium", ["STORAGE", "cpu"])
+def test_tiers_whose_evictions_are_not_told_do_not_count(core: ConductorCore, view: PublisherView, medium: str) -> None:
+    tell(view, stored(PROMPT, range(20)), stored(PROMPT, range(20), medium=medium))
+    tell(view, *(removed(number) for number in range(19, 9, -1)))
+    assert held(core) == (10, 10)
+    assert view.counts.evictions_untold == 20
+    tell(view, removed(5, medium=medium), stored(range(20), range(5), medium=medium), removed(4))
+    assert held(core) == (4, 10)
+
+
+HASHES = st.integers(0, 2)
+"""Of each place of the prompt there are so many blocks."""
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("store"), HASHES, st.integers(0, 19), st.integers(1, 20)),
+        st.tuples(st.just("branch"), HASHES, st.integers(0, 19), st.integers(1, 20)),
+        st.tuples(st.just("remove"), HASHES, st.integers(0, 19), st.integers(1, 20)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=300)
+@given(STEPS)
+@example([("store", 0, 0, 20), ("store", 1, 0, 20), ("remove", 0, 0, 20), ("branch", 1, 10, 10)])
+def test_sets_shrink_along_a_prompt_and_nobody_is_left_over(steps: list[tuple[str, int, int, int]]) -> None:
+    """Whoever holds a block holds all before it, whichever hashes are told, in whatever order."""
+    core = ConductorCore(lambda: 0.0)
+    (view,) = core.follow("u-0", ["qwen"])
+    (other,) = core.follow("u-1", ["qwen"])
+    tell(other, stored(PROMPT, range(20)))
+    keys = (
+        core._beginnings(question(PROMPT), "qwen", "", write_out(core._media, "qwen", question(PROMPT).tokens, []), 4)
+        .until(20)
+        .tolist()
+    )
+    for kind, which, first, count in steps:
+        last = min(20, first + count)
+        hashes = [1000 * which + place for place in range(first, last)]
+        if kind == "remove":
+            tell(view, *(removed(number) for number in reversed(hashes)))
+        else:
+            parent_of = (which + 1) % 3 if kind == "branch" else which
+            parent = 1000 * parent_of + first - 1 if first else None
+            tell(view, stored(range(4 * first, 4 * last), hashes, parent=parent))
+        holds = [core.index.sets[core.index.holders_of(key)].any_tier for key in keys]
+        assert all(after & ~before == 0 for before, after in itertools.pairwise(holds))
+        assert answer(core, question(PROMPT))["u-1"] == (80, 80, 80)
+        told = view._told._told
+        counted = [told.block[row] for row in told.rows().tolist() if told.counted[row]]
+        assert len(counted) == len(set(counted)), "of each place one"
+        assert sorted(counted) == sorted(
+            core.index.blocks.find(key) for key, mask in zip(keys, holds, strict=True) if mask & 1
+        )
+    view.clear()
+    other.clear()
+    assert (core.index.entries, len(core.index.blocks), np.count_nonzero(core._matching._in_any_tier)) == (0, 0, 0)
