@@ -24,11 +24,18 @@ class EventPublisher:
     """One rank of an engine. Use as a context manager; it can be stopped and started in between."""
 
     def __init__(
-        self, *, replays: bool = True, buffer: int = 10_000, rank: int = 0, at_most: int | None = None
+        self,
+        *,
+        replays: bool = True,
+        buffer: int = 10_000,
+        rank: int = 0,
+        at_most: int | None = None,
+        slowly: bool = False,
     ) -> None:
         """`buffer`: batches that it can replay; `at_most`: what of them comes through at once, as when the queue of
-        the answering socket is full."""
+        the answering socket is full. `slowly`: it replays one batch a second, and never says the end."""
         self._at_most = at_most
+        self._slowly = slowly
         self.port = free_port()
         self.replay_port: int | None = free_port() if replays else None
         self.rank = rank
@@ -135,6 +142,9 @@ class EventPublisher:
         while running.is_set():
             if not replays.poll(20):
                 continue
+            if self._slowly:
+                self._replay_slowly(replays, running)
+                continue
             who, _, start = replays.recv_multipart()
             first = int.from_bytes(start, "big")
             with self._lock:
@@ -145,6 +155,20 @@ class EventPublisher:
                 replays.send_multipart(frames)
             self.asked.append(first)
         replays.close(0)
+
+    def _replay_slowly(self, replays: zmq.Socket[Any], running: threading.Event) -> None:
+        """Answer one question until the next."""
+        who, _, start = replays.recv_multipart()
+        first = int.from_bytes(start, "big")
+        self.asked.append(first)
+        with self._lock:
+            kept = [(number, payload) for number, payload in self._buffer if number >= first]
+        for number, payload in kept:
+            replays.send_multipart([who, b"", TOPIC, number.to_bytes(8, "big"), payload])
+            ends = time.monotonic() + 1
+            while time.monotonic() < ends:
+                if not running.is_set() or replays.poll(20):
+                    return
 
 
 def stored(hashes: Sequence[int], tokens: Sequence[int], parent: int | None = None, **more: Any) -> dict[str, Any]:

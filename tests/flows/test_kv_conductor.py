@@ -197,6 +197,27 @@ def test_a_replay_that_loses_something_is_asked_for_again(conductor: ConductorUn
         assert publisher.asked == [0, 2, 4]
 
 
+def test_engines_that_replay_slowly_keep_no_other_waiting(conductor: ConductorUnderTest, engine_url: str) -> None:
+    many = 16
+    with contextlib.ExitStack() as running:
+        asker = running.enter_context(Asker(conductor.port))
+        slow = [running.enter_context(EventPublisher(slowly=True)) for _ in range(many)]
+        for publisher in slow:
+            for _ in range(200):
+                publisher.publish(*blocks(0, 1))
+        slowly = [union(1 + number, publisher, url=engine_url) for number, publisher in enumerate(slow)]
+        conductor.tell(*slowly)
+        wait_until(lambda: all(publisher.asked for publisher in slow), "all are replaying")
+        quick = running.enter_context(EventPublisher())
+        for block in range(6):
+            quick.publish(*blocks(block, block + 1))
+        conductor.tell(union(0, quick, url=engine_url), *slowly)
+        conductor.wait_applied(SOURCE, 5)
+        sources = conductor.sources()
+        assert {sources[f"union-{1 + number}/0 0"]["standing"] for number in range(many)} == {"catching up"}
+        assert asker.match(PROMPT) == {ENDPOINT: 6 * SIZE}
+
+
 def test_a_doubled_batch_counts_once(conductor: ConductorUnderTest, engine_url: str) -> None:
     with EventPublisher() as publisher, Asker(conductor.port) as asker:
         conductor.tell(union(0, publisher, url=engine_url))

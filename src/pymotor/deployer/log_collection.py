@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from pymotor.command_output import Parser, in_one_line
 from pymotor.deployer.kubectl import Kubectl
 from pymotor.deployer.kubectl_errors import KubectlError
 from pymotor.deployer.log_follower import LogFollower
@@ -106,8 +107,8 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _in_background(arguments: argparse.Namespace, settings: LogSettings) -> int:
-    """Start this program again without a terminal, and return when it says where it writes."""
+def _in_background(arguments: argparse.Namespace, settings: LogSettings) -> str | None:
+    """Start this program again without a terminal; returns what it says: where it writes. None: nothing, it failed."""
     settings.out_path.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "pymotor.deployer.log_collection", "--config", str(arguments.config)]
     argv += ["--namespace", settings.namespace]
@@ -121,14 +122,13 @@ def _in_background(arguments: argparse.Namespace, settings: LogSettings) -> int:
     line = process.stdout.readline()
     if not line.startswith(_READY):
         print(f"logs are not collected, {errors} says why", file=sys.stderr)
-        return 1
-    print(f"{line.strip()} by process {process.pid}", flush=True)
-    return 0
+        return None
+    return f"{line.strip()} by process {process.pid}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; exit status 0 good, 1 failed, 2 wrong usage or settings."""
-    parser = argparse.ArgumentParser(prog="show_log.sh", description=__doc__)
+    parser = Parser(prog="show_log.sh", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="log_config.ini")
     parser.add_argument("--namespace", default="", help="instead of the file's name_space")
     parser.add_argument("--detach", action="store_true", help="go on in the background")
@@ -136,14 +136,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quiet", type=float, default=30.0, metavar="SECONDS", help="end when no pod was there so long (%(default)g)"
     )
-    arguments = parser.parse_args(argv)
+    return in_one_line("show_log.sh", lambda: _run(parser.parse_args(argv)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         settings = read_log_settings(arguments.config, arguments.namespace)
         # A follower goes on when a cluster fails for a while; one that never answered is most likely a wrong one.
         Kubectl(settings.namespace).listed(["pods"])
-        if arguments.detach:
-            return _in_background(arguments, settings)
-        return collect(settings, arguments.poll, arguments.quiet)
+        if not arguments.detach:
+            return collect(settings, arguments.poll, arguments.quiet)
+        told = _in_background(arguments, settings)
     except LogSettingsError as error:
         print(f"show_log.sh: {error}", file=sys.stderr)
         return 2
@@ -153,6 +156,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"show_log.sh: {error}", file=sys.stderr)
         return 1
+    if told is None:
+        return 1
+    # Where this cannot be written, logs are collected all the same; whoever tries again gets a new follower.
+    print(told)
+    return 0
 
 
 if __name__ == "__main__":

@@ -33,13 +33,12 @@ from pymotor.kv_conductor.registered import (
     RegistrationError,
     Unregistration,
 )
+from pymotor.kv_conductor.replay_room import ReplayRoom
 from pymotor.kv_conductor.sources import EventSource
 from pymotor.kv_conductor.standing import Standing
 from pymotor.kv_conductor.subscriber import Subscriber
 
 logger = logging.getLogger(__name__)
-
-REPLAYS_AT_A_TIME = 16
 
 
 class Following:
@@ -60,7 +59,7 @@ class Following:
         self._figures = figures
         self._discovery = Discovery(user, tls, _engine_key(user, environment))
         self._intake = Intake(asyncio.get_running_loop())
-        self._replays = asyncio.Semaphore(REPLAYS_AT_A_TIME)
+        self._replay_room = ReplayRoom()
         self._fleet: dict[str, tuple[Instance, Endpoint, FollowedEndpoint]] = {}
         self._registered: dict[str, tuple[Registration, FollowedEndpoint]] = {}
         self._ending: set[FollowedEndpoint] = set()
@@ -153,7 +152,7 @@ class Following:
                     view,
                     self._intake,
                     self._figures,
-                    self._replays,
+                    self._replay_room,
                     changed=lambda: self.answers.count(followed.endpoint, counted=followed.live),
                     forgotten=lambda: self.answers.forget_routed(followed.endpoint),
                 )

@@ -23,6 +23,7 @@ from pymotor.kv_conductor.instruments import Figures
 from pymotor.kv_conductor.intake import Intake
 from pymotor.kv_conductor.publisher_view import PublisherView
 from pymotor.kv_conductor.replay import CONNECT_SECONDS, Ending, Replay, ReplayError, Taken
+from pymotor.kv_conductor.replay_room import ReplayRoom
 from pymotor.kv_conductor.sources import EventSource
 from pymotor.kv_conductor.standing import LEVELS, Standing
 from pymotor.kv_conductor.zmtp import SUBSCRIBER, ZmtpConnection, connect_within
@@ -48,21 +49,22 @@ class Subscriber:
         view: PublisherView,
         intake: Intake,
         figures: Figures,
-        replays: asyncio.Semaphore,
+        room: ReplayRoom,
         changed: Callable[[], None],
         forgotten: Callable[[], None],
     ) -> None:
-        """`replays` bounds how many publishers replay at a time. `changed` is called when it is live, or not any more;
-        `forgotten` when nothing counts that was known."""
+        """`room` bounds what all publishers replay ahead of being applied. `changed` is called when it is live, or not
+        any more; `forgotten` when nothing counts that was known."""
         self.source = source
         self.queued = False
+        self.seconds = 0.0
         self.standing = Standing.CONNECTING
         self.why = ""
         self.view = view
         self.order = BatchOrder()
         self._intake = intake
         self._figures = figures
-        self._replays = replays
+        self._room = room
         self._changed = changed
         self._forgotten = forgotten
         self._connection: ZmtpConnection | None = None
@@ -156,8 +158,7 @@ class Subscriber:
             self._forget()
         else:
             try:
-                async with self._replays:
-                    await self._replay(port)
+                await self._replay(port)
             except ReplayError as error:
                 self._figures.replays_failed.add()
                 self._forget()
@@ -174,7 +175,8 @@ class Subscriber:
         self._figures.replays.add()
         while True:
             before = self.order.last
-            replay = Replay(self._intake, self._take_replayed if before is None else self._take_verified())
+            take = self._take_replayed if before is None else self._take_verified()
+            replay = Replay(self._intake, self._room, take)
             ending = await replay.ask(self.source.host, port, 0 if before is None else before)
             if ending is Ending.COMPLETE and before is not None and not self._verified:
                 # Even its newest batch is not there: it is an engine that has not said anything yet.

@@ -123,6 +123,25 @@ def test_no_cluster_answers(shown: Shown) -> None:
     assert not (shown.home / "log_collect" / "log").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("words", [(), ("--help",)], ids=["logs", "help"])
+def test_where_it_cannot_say_where_the_logs_are(shown: Shown, words: tuple[str, ...], unbuffered: str) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            ["bash", shown.home / "show_log.sh", "--poll", "0.05", *words],
+            env={**shown.cluster.environment, "PYTHON": sys.executable, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    # Takes over from the follower that nobody was told of.
+    shown.show()
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
+    assert ended.stderr.startswith("show_log.sh: ")
+    assert "cannot be written: No space left on device; make room" in ended.stderr
+
+
 def test_it_ends_when_no_pod_is_left(shown: Shown) -> None:
     shown.show("--quiet", "0.1")
     assert is_running(shown.processes[0])
