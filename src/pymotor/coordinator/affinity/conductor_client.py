@@ -162,11 +162,11 @@ class ConductorClient:
         self._note_late()
         return Asked("late", None)
 
-    def routed(self, number: int, endpoint_id: str) -> None:
-        """The prompt of the question of this number was sent to this endpoint."""
+    def routed(self, number: int, endpoint_id: str, *, in_vain: bool = False) -> None:
+        """The prompt of the question of this number was sent to this endpoint; `in_vain`: as was said before."""
         connection = self._present
         if connection is not None and connection.holders is not None and connection.unsent <= _MOST_UNSENT:
-            connection.send(PrefixRouted(number, endpoint_id))
+            connection.send(PrefixRouted(number, endpoint_id, in_vain))
 
     @property
     def _present(self) -> _Connection | None:

@@ -8,13 +8,14 @@ from typing import Protocol
 
 import msgspec
 
-from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, KeyedChoice, Told, ToldConductor, ToldTexts
+from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, KeyedChoice
 from pymotor.coordinator.affinity.conductor_client import Asked, ConductorClient
 from pymotor.coordinator.affinity.engine_tokens import EngineTokens
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.matches import Expected
 from pymotor.coordinator.affinity.recent_choices import RecentChoices
 from pymotor.coordinator.affinity.text_prefixes import TextMatches, TextPrefixes
+from pymotor.coordinator.affinity.told import Told, ToldConductor, ToldTexts
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError
 from pymotor.coordinator.api.media import MediaItem
 from pymotor.coordinator.api.request_view import Fields, RequestView
