@@ -17,7 +17,7 @@ from starlette.responses import Response
 from pymotor.control_plane import ClusterToken
 from pymotor.control_plane.token import LOCAL_TOKEN_FILE, TOKEN_PLACE
 from pymotor.control_plane.token_gate import TokenGate
-from pymotor.fleet.prefix_queries import PrefixQuery
+from pymotor.fleet.prefix_queries import Name, PrefixQuery, bounded
 from pymotor.kv_conductor.following import Following
 from pymotor.kv_conductor.instruments import Figures
 from pymotor.kv_conductor.registered import (
@@ -41,11 +41,11 @@ Answer = Callable[[Request], Awaitable[Response]]
 class PromptQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """`POST /query`."""
 
-    model: str
+    model: Name
     token_ids: list[Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]]
     block_size: int | None = None
     """Not needed: events tell how long blocks are."""
-    lora_name: str | None = None
+    lora_name: Name | None = None
     cache_salt: str | None = None
 
 
@@ -109,7 +109,7 @@ def _query(following: Following, figures: Figures) -> Answer:
             model=question.model,
             tokens=memoryview(tokens).cast("B"),
             adapter=question.lora_name or "",
-            salt=question.cache_salt or "",
+            salt=bounded(question.cache_salt or ""),
         )
         figures.queries.add()
         return JSONResponse({_TENANT: following.matched(asked), "tokens": len(tokens)})

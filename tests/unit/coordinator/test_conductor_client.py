@@ -15,6 +15,9 @@ import uvloop
 from pymotor.coordinator.affinity.conductor_client import Address, Asked, ConductorClient
 from pymotor.fleet.prefix_queries import (
     LENGTH_BYTES,
+    LONGEST_FRAME,
+    LONGEST_NAME,
+    MOST_MEDIA,
     PREFACE,
     Followed,
     FromConductor,
@@ -23,6 +26,7 @@ from pymotor.fleet.prefix_queries import (
     PrefixMatches,
     PrefixQuery,
     PrefixRouted,
+    bounded,
 )
 from worker_in_process import until
 
@@ -139,6 +143,35 @@ async def test_a_long_prompt_is_asked_whole() -> None:
     async with conversing() as (client, conductor):
         assert (await client.ask("m", tokens, [])).outcome == "answered"
         assert [question.tokens for question in conductor.of(PrefixQuery)] == [tokens]
+
+
+async def test_what_clients_choose_at_any_length_makes_no_long_frame() -> None:
+    salt, identifier = "s" * (LONGEST_FRAME + 1), "an image" * 100
+    async with conversing() as (client, conductor):
+        assert (await client.ask("m", TOKENS, [(3, identifier)], salt=salt)).outcome == "answered"
+        assert conductor.of(PrefixQuery) == [
+            PrefixQuery(1, "m", memoryview(TOKENS), [(3, bounded(identifier))], "", bounded(salt))
+        ]
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "tokens", "media"),
+    [
+        ("m" * (LONGEST_NAME + 1), "", TOKENS, []),
+        ("m", "a" * (LONGEST_NAME + 1), TOKENS, []),
+        ("m", "", TOKENS, [(3, "an image")] * (MOST_MEDIA + 1)),
+        ("m", "", bytes(LONGEST_FRAME), []),
+    ],
+)
+async def test_a_question_that_the_conductor_would_not_read_is_not_asked(
+    model: str, adapter: str, tokens: bytes, media: list[tuple[int, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with conversing() as (client, conductor):
+        for _ in range(3):
+            assert await client.ask(model, tokens, media, adapter=adapter) == Asked("closed", None)
+        assert (await ask(client)).outcome == "answered"
+        assert (conductor.connections, len(conductor.of(PrefixQuery))) == (1, 1)
+    assert caplog.text.count("longer than the KV Conductor takes") == 1
 
 
 async def test_questions_do_not_wait_for_each_other() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from played_events import CLEARED, answer, question, stored, tell
 
+from pymotor.fleet.prefix_queries import bounded
 from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.publisher_view import PublisherView
 
@@ -42,6 +43,13 @@ def test_an_item_that_was_seen_is_written_out(core: ConductorCore, view: Publish
     assert held(core, asked, (6, "cat")) == 24
     assert held(core, [*TEXT, IMAGE, 99, *AFTER], (6, "cat")) == 16
     assert core.explain(question(asked, media=[(6, "cat")])).prompt_tokens == 24
+
+
+def test_an_item_of_a_long_name(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, with_image("cat" * 100))
+    asked = [*TEXT, IMAGE, *AFTER]
+    assert held(core, asked, (6, bounded("cat" * 100))) == 24
+    assert held(core, asked, (6, bounded("cat" * 101))) == 4
 
 
 def test_another_item_in_its_place_is_another_prompt(core: ConductorCore, view: PublisherView) -> None:
