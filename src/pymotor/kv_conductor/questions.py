@@ -17,6 +17,8 @@ from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, PromptKeys, media_ex
 from pymotor.kv_conductor.told_runs import Reached, Run
 
 _TOKENS = np.dtype("<u4")
+_ITEM_BYTES = 160
+"""Of a tuple, a number and an empty text."""
 _SURELY = MOST_TOKENS // LONGEST_BLOCK
 """So many blocks of any size have keys."""
 
@@ -103,7 +105,7 @@ class Beginnings:
 
 class AskedQuestions:
     """The last questions, for who says later where the prompt went, perhaps more than once. Bounded in number and in
-    bytes of tokens: the more of them are kept, the colder is the memory that the next one is written to."""
+    bytes: the more of them are kept, the colder is the memory that the next one is written to."""
 
     def __init__(self, most: int = 8192, most_bytes: int = 4 << 20) -> None:
         self._questions: OrderedDict[tuple[Hashable, int], PrefixQuery] = OrderedDict()
@@ -125,9 +127,9 @@ class AskedQuestions:
         if key in self._questions:
             self._drop(key)
         self._questions[key] = question
-        self._bytes += len(question.tokens)
+        self._bytes += _bytes_of(question)
         while len(self._questions) > self._most or self._bytes > self._most_bytes:
-            self._bytes -= len(self._questions.popitem(last=False)[1].tokens)
+            self._bytes -= _bytes_of(self._questions.popitem(last=False)[1])
 
     def find(self, asker: Hashable, number: int) -> PrefixQuery | None:
         """The question; None if it is not kept."""
@@ -139,7 +141,16 @@ class AskedQuestions:
             self._drop(own)
 
     def _drop(self, key: tuple[Hashable, int]) -> None:
-        self._bytes -= len(self._questions.pop(key).tokens)
+        self._bytes -= _bytes_of(self._questions.pop(key))
+
+
+def _bytes_of(question: PrefixQuery) -> int:
+    """What it takes besides what every question does, about; a character may have four bytes."""
+    size = len(question.tokens) + 4 * (len(question.model) + len(question.adapter) + len(question.salt))
+    if question.media:
+        # The frame that they came in is kept for the tokens in it.
+        size += sum(_ITEM_BYTES + 2 * 4 * len(identifier) for _, identifier in question.media)
+    return size
 
 
 def _extras(prompt: WrittenPrompt, block_size: int) -> Mapping[int, int]:
