@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pymotor.fleet.prefix_queries import MOST_TOKENS
 from pymotor.kv_conductor.events import BlocksStored, low_64_bits
 from pymotor.kv_conductor.extra_keys import ExtraKeys
 
@@ -110,7 +111,7 @@ class MediaItems:
 
 
 class WrittenPrompt(msgspec.Struct, frozen=True):
-    """A prompt as engines write it, up to its first item that is not known."""
+    """A prompt as engines write it, up to its first item that is not known, or to `MOST_TOKENS` tokens."""
 
     tokens: memoryview
     """4 bytes each."""
@@ -120,24 +121,27 @@ class WrittenPrompt(msgspec.Struct, frozen=True):
 
 
 def write_out(known: MediaItems, model: str, tokens: memoryview, media: Sequence[tuple[int, str]]) -> WrittenPrompt:
-    """The prompt with each item's tokens in place of its placeholder."""
+    """The prompt with each item's tokens in place of its placeholder, as far as prompts are compared: an item of few
+    bytes in a question may have been a long video in an event."""
     if not media:
         return WrittenPrompt(tokens, (), True)
-    parts: list[bytes | memoryview] = []
+    parts: list[memoryview] = []
     items: list[tuple[str, int, int]] = []
     copied = written = 0
     for place, identifier in media:
         parts.append(tokens[4 * copied : 4 * place])
         written += len(parts[-1]) // 4
         item = known.known(model, identifier)
-        if item is None:
-            return WrittenPrompt(memoryview(b"".join(parts)), items, False)
-        items.append((identifier, written, len(item)))
-        parts.append(item.tobytes())
-        written += len(item)
+        if item is None or written >= MOST_TOKENS:
+            break
+        length = min(len(item), MOST_TOKENS - written)
+        items.append((identifier, written, length))
+        parts.append(memoryview(item)[:length].cast("B"))
+        written += length
         copied = place + 1
-    parts.append(tokens[4 * copied :])
-    return WrittenPrompt(memoryview(b"".join(parts)), items, True)
+    else:
+        parts.append(tokens[4 * copied :])
+    return WrittenPrompt(memoryview(b"".join(parts))[: 4 * MOST_TOKENS], items, len(items) == len(media))
 
 
 def _may_be(known: array[int], seen: array[int], before_last: int, seen_whole: bool) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from played_events import CLEARED, answer, question, stored, tell
 
-from pymotor.fleet.prefix_queries import bounded
+from pymotor.fleet.prefix_queries import MOST_TOKENS, PrefixRouted, bounded
 from pymotor.kv_conductor.conductor_core import ConductorCore
+from pymotor.kv_conductor.media_items import write_out
 from pymotor.kv_conductor.publisher_view import PublisherView
 
 IMAGE = 151_655
@@ -112,3 +113,55 @@ def test_an_item_that_engines_write_otherwise_since_a_restart_is_learnt_anew(
     assert core.size().media_items == 1
     tell(view, with_image("cat", length, first=50))
     assert held(core, asked, (6, "cat")) == (12 + length) // 4 * 4
+
+
+def test_a_prompt_of_long_items_is_found_to_the_block_where_others_leave_it(core: ConductorCore) -> None:
+    """With items that begin and end within blocks, and of which several share one."""
+    lengths = {"film": 3001, "cat": 5, "dog": 1, "song": 1024, "map": 2}
+    tokens, spans, asked, media = list(TEXT), [], list(TEXT), []
+    for name, length in lengths.items():
+        spans.append((name, len(tokens), len(tokens) + length))
+        media.append((len(asked), name))
+        tokens += [IMAGE + len(name)] * length
+        asked.append(IMAGE)
+        if name in ("film", "song"):
+            tokens += AFTER
+            asked += AFTER
+    tokens += AFTER
+    asked += AFTER
+    blocks = len(tokens) // 4
+    keys = [
+        [[name, start - 4 * block] for name, start, end in spans if start < 4 * block + 4 and end > 4 * block] or None
+        for block in range(blocks)
+    ]
+    held_by = {}
+    for number, count in enumerate((1, 2, 3, 255, 256, 257, 700, 753, 754, 1000, blocks)):
+        (view,) = core.follow(f"u-{number}", ["qwen"])
+        tell(view, stored(tokens[: 4 * count], range(count), extra_keys=keys[:count]))
+        held_by[f"u-{number}"] = (4 * count,) * 3
+    assert answer(core, question(asked, media=media)) == held_by
+    assert core.match("coordinator", question(asked, 7, media=media))
+    (routed,) = core.follow("routed", ["qwen"])
+    tell(routed, stored([1] * 4, [1]))
+    assert core.routed("coordinator", PrefixRouted(7, "routed"))
+    assert answer(core, question(asked, media=media))["routed"] == (0, 0, len(tokens) // 256 * 256)
+
+
+def test_a_prompt_is_written_out_as_far_as_prompts_are_compared(core: ConductorCore) -> None:
+    """A short question may name a long item thousands of times."""
+    (view,) = core.follow("u-0", ["qwen"])
+    size, blocks = 16, 1024
+    length = size * blocks
+    event = stored([IMAGE] * length + [1] * size, range(blocks + 1), block_size=size)
+    tell(view, event | {"extra_keys": [*[[["film", -size * block]] for block in range(blocks)], None]})
+    media = [(place, "film") for place in range(4096)]
+    written = write_out(core._media, "qwen", question([IMAGE] * 4096).tokens, media)
+    assert (len(written.tokens), written.whole) == (4 * MOST_TOKENS, False)
+    assert written.items == [("film", place * length, length) for place in range(MOST_TOKENS // length)]
+    explained = core.explain(question([IMAGE] * 4096, media=media))
+    assert (explained.prompt_tokens, explained.endpoints[0].on_device) == (MOST_TOKENS, length)
+    # The last one that has room has it for a part.
+    text = [5] * (MOST_TOKENS - length + 1)
+    written = write_out(core._media, "qwen", question([*text, IMAGE, 6]).tokens, [(len(text), "film")])
+    assert written.items == [("film", len(text), length - 1)]
+    assert len(written.tokens) == 4 * MOST_TOKENS
