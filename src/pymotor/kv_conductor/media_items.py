@@ -8,6 +8,7 @@ it can be written as the engine writes it. A question ends before its first item
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -27,7 +28,8 @@ class _Begun(msgspec.Struct):
 
 
 class MediaItems:
-    """What items became, for a bounded number of them and of tokens; the least lately used goes first."""
+    """What items became, for a bounded number of them and of tokens; the least lately used goes first. Those whose end
+    was not seen have a quarter of the tokens at most: no more of them could drive out all that are of use."""
 
     def __init__(self, most_items: int = 65_536, most_tokens: int = 16_000_000) -> None:
         self._items: OrderedDict[tuple[str, str], array[int]] = OrderedDict()
@@ -35,6 +37,9 @@ class MediaItems:
         self._most_items = most_items
         self._most_tokens = most_tokens
         self._tokens = 0
+        """Of all of them."""
+        self._begun_tokens = 0
+        """Of those whose end was not seen."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -70,14 +75,15 @@ class MediaItems:
                     continue
                 # Engines were started anew with other settings of their processor.
                 self._tokens -= len(self._items.pop((model, identifier)))
-            following = next((other for other in starts if other > start), None)
+            after = bisect_right(starts, start)
+            following = starts[after] if after < len(starts) else None
             ends = (blocks[-1] + 1) * size
             touched = following is not None and following <= ends
             if following is not None:
                 ends = min(ends, following)
             before = array("I")
             if start < 0:
-                begun = self._begun.pop((slot, identifier), None)
+                begun = self._end_begun((slot, identifier))
                 if begun is None or event.parent_block_hash is None:
                     continue
                 if begun.after != low_64_bits(event.parent_block_hash) or len(begun.tokens) != -start:
@@ -96,18 +102,32 @@ class MediaItems:
     def forget(self, slot: int) -> None:
         """Items whose end a publisher still owes; its later events do not follow those before."""
         for key in [key for key in self._begun if key[0] == slot]:
-            del self._begun[key]
+            self._end_begun(key)
 
     def _keep(self, model: str, identifier: str, tokens: array[int]) -> None:
         self._items[model, identifier] = tokens
         self._tokens += len(tokens)
-        while len(self._items) > self._most_items or self._tokens > self._most_tokens:
-            self._tokens -= len(self._items.popitem(last=False)[1])
+        self._keep_bounds()
 
     def _begin(self, slot: int, identifier: str, begun: _Begun) -> None:
+        self._end_begun((slot, identifier))
         self._begun[slot, identifier] = begun
-        if len(self._begun) > self._most_items // 16:
-            self._begun.popitem(last=False)
+        self._begun_tokens += len(begun.tokens)
+        self._tokens += len(begun.tokens)
+        while len(self._begun) > self._most_items // 16 or self._begun_tokens > self._most_tokens // 4:
+            self._end_begun(next(iter(self._begun)))
+        self._keep_bounds()
+
+    def _end_begun(self, key: tuple[int, str]) -> _Begun | None:
+        begun = self._begun.pop(key, None)
+        if begun is not None:
+            self._begun_tokens -= len(begun.tokens)
+            self._tokens -= len(begun.tokens)
+        return begun
+
+    def _keep_bounds(self) -> None:
+        while self._items and (len(self._items) > self._most_items or self._tokens > self._most_tokens):
+            self._tokens -= len(self._items.popitem(last=False)[1])
 
 
 class WrittenPrompt(msgspec.Struct, frozen=True):

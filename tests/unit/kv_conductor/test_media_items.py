@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from played_events import CLEARED, answer, question, stored, tell
 
 from pymotor.fleet.prefix_queries import MOST_TOKENS, PrefixRouted, bounded
 from pymotor.kv_conductor.conductor_core import ConductorCore
-from pymotor.kv_conductor.media_items import write_out
+from pymotor.kv_conductor.events import BlocksStored, decode_batch, low_64_bits_of
+from pymotor.kv_conductor.extra_keys import ExtraKeys
+from pymotor.kv_conductor.media_items import MediaItems, write_out
 from pymotor.kv_conductor.publisher_view import PublisherView
 
 IMAGE = 151_655
@@ -99,6 +102,49 @@ def test_what_a_restarted_engine_still_owed_is_forgotten(core: ConductorCore, vi
     view.clear()
     tell(view, with_image("cat", 20))
     assert held(core, [*TEXT, IMAGE, *AFTER], (6, "cat")) == 32
+
+
+def hear(items: MediaItems, name: str, tokens: int, first: int = 0, *, ended: bool = False) -> None:
+    """Blocks that begin with this item, or go on in it after so many tokens."""
+    keys: list[object] = [[[name, -4 * block - first]] for block in range(tokens // 4)]
+    content, hashes = [IMAGE] * tokens, range(first // 4 + 1, (first + tokens) // 4 + 1 + ended)
+    if ended:
+        keys, content = [*keys, None], [*content, *TEXT[:4]]
+    told = stored(content, hashes, parent=first // 4 if first else None, extra_keys=keys)
+    (event,) = decode_batch(msgspec.msgpack.encode([1.0, [told], None])).events
+    assert isinstance(event, BlocksStored)
+    items.hear(0, "qwen", event, ExtraKeys(event), low_64_bits_of(event.block_hashes), event.tokens())
+
+
+def test_what_is_kept_of_items_is_bounded_whether_their_end_was_seen_or_not() -> None:
+    items = MediaItems(most_items=1024, most_tokens=1000)
+    for number in range(100):
+        hear(items, f"begun-{number}", 40)
+        assert items.memory_bytes == (4 * 40 + 300) * min(number + 1, 6), "a quarter of the tokens"
+    for number in range(100):
+        hear(items, f"seen-{number}", 200, ended=True)
+        assert items.memory_bytes <= 4 * 1000 + 300 * (6 + 3)
+    assert [items.known("qwen", f"seen-{number}") is not None for number in range(95, 100)] == [
+        False,
+        False,
+        *[True] * 3,
+    ]
+    for number in range(100):
+        hear(items, f"again-{number}", 40)
+    assert len(items) == 3, "what is of use is not driven out"
+    items.forget(0)
+    assert items.memory_bytes == 3 * (4 * 200 + 300)
+
+
+def test_an_item_that_goes_on_is_the_last_to_be_forgotten() -> None:
+    items = MediaItems(most_items=1024, most_tokens=1000)
+    hear(items, "long", 100)
+    hear(items, "other", 60)
+    hear(items, "long", 40, 100)
+    hear(items, "another", 60)
+    hear(items, "long", 40, 140, ended=True)
+    assert len(items.known("qwen", "long") or ()) == 180
+    assert items.memory_bytes == 4 * (180 + 60) + 2 * 300, "nothing of it is kept twice"
 
 
 @pytest.mark.parametrize("length", [4, 8, 20])
