@@ -280,6 +280,45 @@ async def test_nonsense_ends_the_connection_and_no_request(words: bytes) -> None
         await until(lambda: conductor.connections == 2, "another connection is made")
 
 
+@pytest.mark.parametrize("host", ["kv..conductor", "x" * 64])
+def test_a_name_that_nobody_can_look_for_is_tried_again(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is looked for anew each time; the pauses are counted, by whom the client asks how long they are."""
+
+    async def try_it() -> None:
+        pauses: list[float] = []
+
+        def chance() -> float:
+            pauses.append(0.0)
+            return -1.0
+
+        loop = asyncio.get_running_loop()
+        client = ConductorClient(Address(host, 1), "", loop, patience=LONG, chance=chance)
+        client.start()
+        await until(lambda: len(pauses) > 2, "it tries again and again")
+        assert await ask(client) == Asked("closed", None)
+        await client.close()
+
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(try_it())
+    finally:
+        loop.close()
+    (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("pymotor.")]
+    assert "no KV Conductor at" in told
+    assert " (" in told, "why"
+
+
+async def test_that_nobody_is_asked_any_more_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> float:
+        raise RuntimeError("a mistake")
+
+    client = ConductorClient(Address("127.0.0.1", 1), "", asyncio.get_running_loop(), patience=LONG, chance=broken)
+    client.start()
+    await until(lambda: "not asked any more" in caplog.text, "it is told")
+    assert "a mistake" in caplog.text
+    await client.close()
+
+
 async def test_nobody_is_asked_before_it_says_whom_it_follows() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

@@ -101,12 +101,13 @@ class ConductorClient:
         self._pause = _FIRST_PAUSE
         self._silent_until = 0.0
         self._trouble = ""
-        """What was wrong with certificates when it was dialled last."""
+        """What was wrong when it was dialled last, where that is more than that nobody was there."""
         self._told_too_long = False
 
     def start(self) -> None:
         """Connect, and again whenever the connection is lost."""
         self._keeping = self._loop.create_task(self._keep())
+        self._keeping.add_done_callback(_tell)
 
     async def close(self) -> None:
         """Ask nobody any more."""
@@ -232,6 +233,15 @@ class ConductorClient:
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
     async def _connect(self) -> _Connection | None:
+        try:
+            return await self._dial()
+        except OSError as error:
+            self._trouble = certificate_trouble(error)
+        except Exception as error:  # noqa: BLE001  such as a name that cannot be looked for: it may be another later
+            self._trouble = why_not(error)
+        return None
+
+    async def _dial(self) -> _Connection | None:
         context, name = (newest(self._tls), self._tls.peer_name or None) if self._tls is not None else (None, None)
         connecting = self._loop.create_task(
             self._loop.create_connection(
@@ -246,11 +256,7 @@ class ConductorClient:
                 connecting.add_done_callback(_abandon)
         if not connecting.done() or connecting.cancelled():
             return None
-        try:
-            return connecting.result()[1]
-        except OSError as error:
-            self._trouble = certificate_trouble(error)
-            return None
+        return connecting.result()[1]
 
 
 class _Connection(asyncio.Protocol):
@@ -344,6 +350,11 @@ class _Connection(asyncio.Protocol):
 
 def _highest(slots: array[int]) -> int:
     return max(slots, default=-1) if len(slots) <= FEW else int(np.frombuffer(slots, np.uint16).max())
+
+
+def _tell(keeping: asyncio.Task[None]) -> None:
+    if not keeping.cancelled() and keeping.exception() is not None:
+        logger.error("the KV Conductor is not asked any more: texts are compared", exc_info=keeping.exception())
 
 
 def _give_up(waiting: asyncio.Future[Matches | None]) -> None:
