@@ -13,7 +13,8 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-PREFACE = b"\x00PYMOTOR-KV\x01\n"
+PREFACE_OF_ANY_VERSION = b"\x00PYMOTOR-KV"
+PREFACE = PREFACE_OF_ANY_VERSION + b"\x01\n"
 LENGTH_BYTES = 4
 LONGEST_FRAME = 16 * 1024 * 1024
 """Bytes; `MOST_TOKENS` have 4 MB, and `MOST_MEDIA` one."""
