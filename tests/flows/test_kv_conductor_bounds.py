@@ -164,3 +164,13 @@ def test_a_name_that_nobody_can_look_for_is_not_registered(conductor: ConductorU
         refused = conductor.post("/register", good | wrong)
         assert (refused.status_code, "no address" in refused.json()["error"]) == (400, True)
     assert conductor.get("/sources").json()["endpoints"] == []
+
+
+def test_all_questions_are_counted_and_timed(conductor: ConductorUnderTest) -> None:
+    with Asker(conductor.port) as asker:
+        for _ in range(3):
+            asker.match(PROMPT)
+        for _ in range(2):
+            assert conductor.post("/query", {"model": MODEL, "token_ids": PROMPT}).status_code == 200
+        assert conductor.post("/query", {"model": MODEL, "token_ids": [-1]}).status_code == 400
+        assert (conductor.metric("queries_total"), conductor.metric("query_seconds_count")) == (5, 5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
@@ -133,8 +134,11 @@ def _query(following: Following, figures: Figures) -> Answer:
             adapter=question.lora_name or "",
             salt=bounded(question.cache_salt or ""),
         )
+        began = perf_counter()
+        answer = JSONResponse({_TENANT: following.matched(asked), "tokens": len(tokens)})
         figures.queries.add()
-        return JSONResponse({_TENANT: following.matched(asked), "tokens": len(tokens)})
+        figures.query_seconds.observe(perf_counter() - began)
+        return answer
 
     return query
 
