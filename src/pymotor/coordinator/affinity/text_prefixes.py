@@ -89,12 +89,13 @@ class TextPrefixes:
     def trail(self, view: RequestView) -> TextTrail:
         """The blocks of the request's text; media count by what they are, not by their bytes."""
         fields = view.fields
-        beginning = xxhash.xxh3_64(view.model.encode("utf-8", "surrogatepass"))
-        for name in _CONTEXT_FIELDS:
+        beginning = xxhash.xxh3_64_intdigest(view.model.encode("utf-8", "surrogatepass"))
+        for place, name in enumerate(_CONTEXT_FIELDS, 1):
             if name in fields:
-                beginning.update(memoryview(fields[name]))
+                # Which field it is counts, and where it ends; none is like a block of the text.
+                beginning = xxhash.xxh3_64_intdigest(memoryview(fields[name]), beginning ^ place)
         text = _text(view)
-        hashes = [beginning.intdigest()]
+        hashes = [beginning]
         for start in range(0, len(text) - _BLOCK_BYTES + 1, _BLOCK_BYTES):
             hashes.append(xxhash.xxh3_64_intdigest(text[start : start + _BLOCK_BYTES], hashes[-1]))
         return TextTrail(hashes, view.prompt_tokens * _BLOCK_BYTES / max(len(text), _BLOCK_BYTES))
