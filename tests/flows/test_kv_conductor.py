@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from event_publisher import TOPIC, EventPublisher, removed, stored
 from processes import wait_until
 from scripted_controller import ScriptedController
 from tcp_relay import TCPRelay
+from telling_engine import TellingEngine
 
 from pymotor.fleet import InstanceState
 from pymotor.fleet.prefix_queries import PREFACE, PrefixRouted
@@ -45,44 +45,10 @@ class _Engine(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-class TellingEngine(ThreadingHTTPServer):
-    """An engine that says where it publishes."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _TellingHandler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.answer: object = {}
-        self.models: object = {}
-        self.models_status = 200
-        self.key = ""
-        """Without which the models are not told."""
-        self.asked = 0
-
-
-class _TellingHandler(_Engine):
-    server: TellingEngine
-
-    def do_GET(self) -> None:
-        """What it was told to say."""
-        self.server.asked += 1
-        answer, status = self.server.answer, 200
-        if self.path == "/v1/models":
-            answer, status = self.server.models, self.server.models_status
-            if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
-                status = 401
-        content = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-
 @pytest.fixture
 def telling_engine() -> Iterator[TellingEngine]:
-    with TellingEngine() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
+    with TellingEngine() as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")

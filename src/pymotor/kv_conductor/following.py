@@ -153,6 +153,7 @@ class Following:
                     self._intake,
                     self._figures,
                     self._replay_room,
+                    ask_again=followed.ask_again,
                     changed=lambda: self.answers.count(followed.endpoint, counted=followed.live),
                     forgotten=lambda: self.answers.forget_routed(followed.endpoint),
                 )
@@ -240,7 +241,7 @@ def _described(followed: FollowedEndpoint) -> dict[str, Any]:
         "instance": followed.instance,
         "models": list(followed.models),
         "live": followed.live,
-        "why": followed.why if not followed.subscribers else "",
+        "why": followed.why,
         "sources": [_source_described(one) for one in followed.subscribers],
     }
 

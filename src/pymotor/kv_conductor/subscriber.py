@@ -5,6 +5,9 @@ newest batch that was applied is asked for again: where the engine still has tha
 nothing was lost; where it has not, it is another engine or too far ahead, all is forgotten, and learned anew from what
 it can replay. Without a replay port a gap or a break means that all is forgotten: then matches are too short for a
 while, and never too long.
+
+Who answers after a break may be another engine than the one that is meant: nothing counts, and nothing is replayed,
+before that one said again where and what it is. So it is when batches show another engine without a break.
 """
 
 from __future__ import annotations
@@ -50,11 +53,13 @@ class Subscriber:
         intake: Intake,
         figures: Figures,
         room: ReplayRoom,
+        ask_again: Callable[[], asyncio.Future[None]],
         changed: Callable[[], None],
         forgotten: Callable[[], None],
     ) -> None:
-        """`room` bounds what all publishers replay ahead of being applied. `changed` is called when it is live, or not
-        any more; `forgotten` when nothing counts that was known."""
+        """`room` bounds what all publishers replay ahead of being applied. `ask_again` has the engine asked where and
+        what it is, and its future is done when that is as before; else this subscriber is cancelled. `changed` is
+        called when it is live, or not any more; `forgotten` when nothing counts that was known."""
         self.source = source
         self.queued = False
         self.seconds = 0.0
@@ -65,6 +70,7 @@ class Subscriber:
         self._intake = intake
         self._figures = figures
         self._room = room
+        self._ask_again = ask_again
         self._changed = changed
         self._forgotten = forgotten
         self._connection: ZmtpConnection | None = None
@@ -82,6 +88,12 @@ class Subscriber:
         """When it was last live."""
         self._unreadable = ""
         """What of its messages cannot be read."""
+        self._doubted = False
+        """Whether it may be another engine that is connected to."""
+        self._answered: asyncio.Future[None] | None = None
+        """Done when the engine that is meant has said that it is this one."""
+        self._certain = False
+        """Whether it has, since nobody knows what was missed."""
         self._verified = False
         """Whether the newest batch that was applied was replayed as it was."""
         self._begun = BegunBatch()
@@ -93,6 +105,7 @@ class Subscriber:
         while True:
             began = monotonic()
             reason = await self._follow_once()
+            self._doubted, self._certain = True, False
             if self._unreadable:
                 pause = _DROPPED_PAUSE
             else:
@@ -123,7 +136,7 @@ class Subscriber:
             late.cancel()
             connection.subscribe(source.topic.encode())
             while not self._lost:
-                if self._behind:
+                if self._behind and self._is_the_one():
                     await self._catch_up()
                 await self._wake.wait()
                 self._wake.clear()
@@ -133,6 +146,9 @@ class Subscriber:
             return self._unreadable
         finally:
             late.cancel()
+            if self._answered is not None:
+                self._answered.cancel()
+                self._answered = None
             self._following = False
             self._connection = None
             self._held = True
@@ -145,6 +161,23 @@ class Subscriber:
             connection.close("not needed any more")
 
     # -- what was missed
+
+    def _is_the_one(self) -> bool:
+        """Whether this is the engine that is meant, as far as anybody knows; if that is to be asked, it is, and wakes
+        this up when it is known."""
+        if self._answered is not None and self._answered.done():
+            self._answered = None
+            self._doubted, self._certain = False, True
+        if self._doubted and self._answered is None:
+            self._set(Standing.CATCHING_UP, "it is asked again where and what it is")
+            self._answered = self._ask_again()
+            self._answered.add_done_callback(self._wake_up)
+        return not self._doubted
+
+    def _wake_up(self, answered: asyncio.Future[None]) -> None:
+        # What was asked over a former connection must not be taken for the handshake of the present one.
+        if answered is self._answered:
+            self._wake.set()
 
     async def _catch_up(self) -> None:
         """Have what was missed, where that can be had; then live batches are applied. Raises `EventFormatError`."""
@@ -164,9 +197,9 @@ class Subscriber:
                 self._forget()
                 why = f"learns from new events only: {error}"
         self._drop_replayed()
-        if self._lost:
+        if self._lost or self._doubted:
             return
-        self._held = False
+        self._held = self._certain = False
         self._set(Standing.LIVE, why)
         self._intake.ready(self)
 
@@ -186,6 +219,10 @@ class Subscriber:
             if ending is Ending.DIFFERENT:
                 self._figures.restarts.add()
                 self._forget()
+                if not self._certain:
+                    self._doubted = self._behind = True
+                    self._wake.set()
+                    return
             elif self.order.last == before:
                 raise ReplayError("the replay port does not answer")
 
@@ -275,8 +312,9 @@ class Subscriber:
             counter.add()
             if place is Place.RESTARTED or self.source.replay_port is None:
                 self._forget()
-            if self.source.replay_port is not None:
+            if place is Place.RESTARTED or self.source.replay_port is not None:
                 self._held = self._behind = True
+                self._doubted = self._doubted or place is Place.RESTARTED
                 self._set(Standing.CATCHING_UP, f"batch {number} came: {place.value}")
                 self._wake.set()
                 return False
