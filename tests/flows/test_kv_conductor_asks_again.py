@@ -97,7 +97,7 @@ def test_an_engine_that_came_back_as_another_one_is_followed_as_that(conductor: 
         # Of two ranks both have to hold what counts.
         assert asker.match(PROMPT) == {}
         conductor.wait_applied("union-0/0 1", second.publish(blocks(PROMPT)))
-        assert asker.match(PROMPT) == {ENDPOINT: len(PROMPT)}
+        wait_until(lambda: asker.match(PROMPT) == {ENDPOINT: len(PROMPT)}, "what both hold counts")
         assert asker.match(PROMPT, model="french") == {}
 
 
@@ -140,8 +140,33 @@ def test_numbers_that_begin_again_are_a_reason_to_ask(conductor: ConductorUnderT
         present.wait_subscribed()
         conductor.wait_standing(SOURCE, "live")
         conductor.wait_applied(SOURCE, present.publish(blocks(PROMPT)))
-        assert asker.match(PROMPT) == {ENDPOINT: len(PROMPT)}
+        wait_until(lambda: asker.match(PROMPT) == {ENDPOINT: len(PROMPT)}, "what it holds where it is counts")
         assert asker.match(OTHER) == {}
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_nothing_counts_of_batches_that_name_another_rank(conductor: ConductorUnderTest, live: bool) -> None:
+    with (
+        EventPublisher(rank=0) as own,
+        EventPublisher(rank=1) as others,
+        TellingEngine(others) as engine,
+        Asker(conductor.port) as asker,
+    ):
+        if not live:
+            others.publish(blocks(PROMPT))
+        conductor.tell(union(0, url=engine.url))
+        if live:
+            conductor.wait_standing(SOURCE, "live")
+            others.wait_subscribed()
+            others.publish(blocks(PROMPT))
+        dropped = conductor.wait_standing(SOURCE, "dropped", "rank 1")
+        assert dropped["blocks"] == 0
+        assert asker.match(PROMPT) == {}
+        engine.publish_at(own)
+        own.wait_subscribed()
+        conductor.wait_applied(SOURCE, own.publish(blocks(OTHER)))
+        wait_until(lambda: asker.match(OTHER) == {ENDPOINT: len(OTHER)}, "what it holds where it is counts")
+        assert asker.match(PROMPT) == {}
 
 
 # -- within this process, where waiting can be shortened

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from pymotor.kv_conductor.batch_order import BatchOrder, Place
-from pymotor.kv_conductor.begun_batch import BegunBatch
+from pymotor.kv_conductor.begun_batch import BegunBatch, OtherRankError
 from pymotor.kv_conductor.events import EventFormatError
 from pymotor.kv_conductor.instruments import Figures
 from pymotor.kv_conductor.intake import Intake
@@ -96,7 +96,7 @@ class Subscriber:
         """Whether it has, since nobody knows what was missed."""
         self._verified = False
         """Whether the newest batch that was applied was replayed as it was."""
-        self._begun = BegunBatch()
+        self._begun = BegunBatch(source.rank if source.rank_known else None)
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -142,7 +142,7 @@ class Subscriber:
                 self._wake.clear()
             return self._lost
         except EventFormatError as error:
-            self._give_up(f"a batch that it replayed cannot be read: {error}")
+            self._cannot_use(error)
             return self._unreadable
         finally:
             late.cancel()
@@ -299,7 +299,7 @@ class Subscriber:
             if not self._apply(number, payload):
                 return True
         except EventFormatError as error:
-            self._give_up(f"its events cannot be read: {error}")
+            self._cannot_use(error)
             return False
         self._take_off()
         return bool(self._waiting)
@@ -356,6 +356,14 @@ class Subscriber:
         self.view.clear()
         if known:
             self._forgotten()
+
+    def _cannot_use(self, error: EventFormatError) -> None:
+        if isinstance(error, OtherRankError):
+            self._give_up(str(error))
+            # Where it is looked for is not where it is: soon known, without waiting for the next try.
+            self._ask_again()
+        else:
+            self._give_up(f"its events cannot be read: {error}")
 
     def _give_up(self, why: str) -> None:
         self._unreadable = why
