@@ -151,6 +151,8 @@ def test_what_the_replay_has_no_more_is_forgotten(conductor: ConductorUnderTest,
         publisher.publish(*blocks(5, 6), heard=False)
         conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 1)))
         assert asker.match(PROMPT) == {ENDPOINT: SIZE}
+        # It is the same engine, which had no room for the newest batch that was known.
+        assert (conductor.metric("gaps_total"), conductor.metric("restarts_total")) == (1, 0)
 
 
 def test_a_replay_that_loses_something_is_asked_for_again(conductor: ConductorUnderTest, engine_url: str) -> None:

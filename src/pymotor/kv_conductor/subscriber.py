@@ -2,9 +2,9 @@
 
 What is known of a publisher counts only while it is `LIVE`. After a gap, and after every break of the connection, the
 newest batch that was applied is asked for again: where the engine still has that very batch, all after it follow and
-nothing was lost; where it has not, it is another engine or too far ahead, all is forgotten, and learned anew from what
-it can replay. Without a replay port a gap or a break means that all is forgotten: then matches are too short for a
-while, and never too long.
+nothing was lost; where it has another one of that number, it is another engine, and where it has only later ones, it
+is too far ahead: all is forgotten, and learned anew from what it can replay. Without a replay port a gap or a break
+means that all is forgotten: then matches are too short for a while, and never too long.
 
 Who answers after a break may be another engine than the one that is meant: nothing counts, and nothing is replayed,
 before that one said again where and what it is. So it is when batches show another engine without a break.
@@ -95,7 +95,7 @@ class Subscriber:
         self._certain = False
         """Whether it has, since nobody knows what was missed."""
         self._verified = False
-        """Whether the newest batch that was applied was replayed as it was."""
+        """Whether the newest batch that was applied was replayed as it was, or is too old for that."""
         self._begun = BegunBatch(source.rank if source.rank_known else None)
         self._wake = asyncio.Event()
 
@@ -230,7 +230,13 @@ class Subscriber:
         self._verified = False
 
         def take(number: int, payload: bytes) -> Taken:
-            if self._verified:
+            last = self.order.last
+            if self._verified or last is None:
+                return self._take_replayed(number, payload)
+            if number > last:
+                # The engine's buffer has it no more. All that it has comes now, and is what can be learned.
+                self._verified = True
+                self._forget()
                 return self._take_replayed(number, payload)
             self._verified = self.order.is_last(number, payload)
             return Taken.ON if self._verified else Taken.DIFFERENT
