@@ -654,6 +654,20 @@ def test_one_name_that_comes_and_goes_in_haste_is_followed_in_the_end(
     assert "mistake" not in (tmp_path / "conductor.log").read_text()
 
 
+def test_a_host_that_cannot_be_one_is_no_mistake_of_the_conductor(
+    conductor: ConductorUnderTest, tmp_path: Path
+) -> None:
+    misnamed = {"endpoint": "tcp://a..b:5557", "modelname": MODEL, "instance_id": "misnamed"}
+    assert conductor.post("/register", misnamed).status_code == 200
+    conductor.wait_standing("misnamed/0 0", "unreachable", "no host can have this name")
+    conductor.tell(union(0, url="http://a..b:8000"))
+    wait_until(lambda: "does not answer" in conductor.get("/sources").text, "the one of the fleet was asked")
+    log = (tmp_path / "conductor.log").read_text()
+    assert "mistake" not in log
+    assert "Traceback" not in log
+    assert sum("no host can have this name" in line for line in log.splitlines()) == 1
+
+
 def test_the_http_api_says_what_is_wrong(conductor: ConductorUnderTest) -> None:
     assert conductor.post("/query", {"model": MODEL}).status_code == 400
     assert conductor.post("/query", {"model": MODEL, "token_ids": [-1]}).status_code == 400
