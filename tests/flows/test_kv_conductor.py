@@ -350,6 +350,26 @@ def test_what_was_sent_somewhere_is_expected_there(conductor: ConductorUnderTest
         assert other.expected(other.answer(other.query(prompt)))[ENDPOINT] > 1500
 
 
+@pytest.mark.parametrize("replays", [True, False])
+def test_nothing_is_expected_of_an_engine_that_restarts_before_it_told_anything(
+    conductor: ConductorUnderTest, engine_url: str, replays: bool
+) -> None:
+    # So long that it would be expected for half a minute.
+    prompt = list(range(120_000))
+    with EventPublisher(replays=replays) as publisher, Asker(conductor.port) as asker:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        number = asker.query(prompt)
+        asker.answer(number)
+        asker.send(PrefixRouted(number, ENDPOINT))
+        assert asker.expected(asker.answer(asker.query(prompt)))[ENDPOINT] > 100_000
+        publisher.stop()
+        conductor.wait_standing(SOURCE, "unreachable")
+        publisher.start()
+        conductor.wait_standing(SOURCE, "live")
+        assert asker.expected(asker.answer(asker.query(prompt))) == {}
+
+
 def test_a_name_that_the_engine_calls_an_adapter_holds_nothing_of_the_model(
     conductor: ConductorUnderTest, telling_engine: TellingEngine
 ) -> None:

@@ -168,6 +168,9 @@ class Subscriber:
         if self._answered is not None and self._answered.done():
             self._answered = None
             self._doubted, self._certain = False, True
+            if self.order.last is None:
+                # It told nothing by which it could be known as the same: what was sent there may be gone with it.
+                self._forgotten()
         if self._doubted and self._answered is None:
             self._set(Standing.CATCHING_UP, "it is asked again where and what it is")
             self._answered = self._ask_again()
