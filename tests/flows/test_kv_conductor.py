@@ -408,7 +408,7 @@ def test_an_engine_with_a_key_is_asked_with_it(telling_engine: TellingEngine) ->
     async def aliases(key: str) -> frozenset[str]:
         discovery = Discovery(None, engine_key=key)
         try:
-            return await discovery.aliases(instance, instance.endpoints[0])
+            return await discovery.engine(instance, instance.endpoints[0]).aliases()
         finally:
             await discovery.close()
 

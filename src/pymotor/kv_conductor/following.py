@@ -88,11 +88,16 @@ class Following:
                 self._end(followed)
         for name, (instance, endpoint) in wanted.items():
             if name not in self._fleet:
-                find = functools.partial(self._discovery.sources, instance, endpoint)
+                asked = self._discovery.engine(instance, endpoint)
                 self._end_registration(name)
-                aliases = functools.partial(self._discovery.aliases, instance, endpoint)
                 followed = FollowedEndpoint(
-                    name, instance.name, instance.models, find, self._subscribe, self._place(name), aliases
+                    name,
+                    instance.name,
+                    instance.models,
+                    asked.sources,
+                    self._subscribe,
+                    self._place(name),
+                    asked.aliases,
                 )
                 self._fleet[name] = (instance, endpoint, followed)
 
