@@ -261,8 +261,8 @@ def _source_described(one: Subscriber) -> dict[str, Any]:
         "topic": source.topic,
         "standing": one.standing.value,
         "why": one.why,
-        "last_sequence": one.order.last,
-        "blocks": len(one.view),
-        "block_size": one.view.block_size,
-        "passed_over": one.view.counts.by_reason(),
+        "last_sequence": one.learned.order.last,
+        "blocks": len(one.learned.view),
+        "block_size": one.learned.view.block_size,
+        "passed_over": one.learned.view.counts.by_reason(),
     }
