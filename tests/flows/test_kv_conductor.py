@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from event_publisher import TOPIC, EventPublisher, removed, stored
 from processes import wait_until
 from scripted_controller import ScriptedController
 from tcp_relay import TCPRelay
+from telling_engine import TellingEngine
 
 from pymotor.fleet import InstanceState
 from pymotor.fleet.prefix_queries import PREFACE, PrefixRouted
@@ -45,44 +45,10 @@ class _Engine(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-class TellingEngine(ThreadingHTTPServer):
-    """An engine that says where it publishes."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _TellingHandler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.answer: object = {}
-        self.models: object = {}
-        self.models_status = 200
-        self.key = ""
-        """Without which the models are not told."""
-        self.asked = 0
-
-
-class _TellingHandler(_Engine):
-    server: TellingEngine
-
-    def do_GET(self) -> None:
-        """What it was told to say."""
-        self.server.asked += 1
-        answer, status = self.server.answer, 200
-        if self.path == "/v1/models":
-            answer, status = self.server.models, self.server.models_status
-            if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
-                status = 401
-        content = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-
 @pytest.fixture
 def telling_engine() -> Iterator[TellingEngine]:
-    with TellingEngine() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
+    with TellingEngine() as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +151,8 @@ def test_what_the_replay_has_no_more_is_forgotten(conductor: ConductorUnderTest,
         publisher.publish(*blocks(5, 6), heard=False)
         conductor.wait_applied(SOURCE, publisher.publish(*blocks(0, 1)))
         assert asker.match(PROMPT) == {ENDPOINT: SIZE}
+        # It is the same engine, which had no room for the newest batch that was known.
+        assert (conductor.metric("gaps_total"), conductor.metric("restarts_total")) == (1, 0)
 
 
 def test_a_replay_that_loses_something_is_asked_for_again(conductor: ConductorUnderTest, engine_url: str) -> None:
@@ -382,6 +350,26 @@ def test_what_was_sent_somewhere_is_expected_there(conductor: ConductorUnderTest
         assert other.expected(other.answer(other.query(prompt)))[ENDPOINT] > 1500
 
 
+@pytest.mark.parametrize("replays", [True, False])
+def test_nothing_is_expected_of_an_engine_that_restarts_before_it_told_anything(
+    conductor: ConductorUnderTest, engine_url: str, replays: bool
+) -> None:
+    # So long that it would be expected for half a minute.
+    prompt = list(range(120_000))
+    with EventPublisher(replays=replays) as publisher, Asker(conductor.port) as asker:
+        conductor.tell(union(0, publisher, url=engine_url))
+        conductor.wait_standing(SOURCE, "live")
+        number = asker.query(prompt)
+        asker.answer(number)
+        asker.send(PrefixRouted(number, ENDPOINT))
+        assert asker.expected(asker.answer(asker.query(prompt)))[ENDPOINT] > 100_000
+        publisher.stop()
+        conductor.wait_standing(SOURCE, "unreachable")
+        publisher.start()
+        conductor.wait_standing(SOURCE, "live")
+        assert asker.expected(asker.answer(asker.query(prompt))) == {}
+
+
 def test_a_name_that_the_engine_calls_an_adapter_holds_nothing_of_the_model(
     conductor: ConductorUnderTest, telling_engine: TellingEngine
 ) -> None:
@@ -420,7 +408,7 @@ def test_an_engine_with_a_key_is_asked_with_it(telling_engine: TellingEngine) ->
     async def aliases(key: str) -> frozenset[str]:
         discovery = Discovery(None, engine_key=key)
         try:
-            return await discovery.aliases(instance, instance.endpoints[0])
+            return await discovery.engine(instance, instance.endpoints[0]).aliases()
         finally:
             await discovery.close()
 
@@ -684,6 +672,20 @@ def test_one_name_that_comes_and_goes_in_haste_is_followed_in_the_end(
             client.post("/register", json=registration(second, "hasty"))
         wait_until(lambda: asker.match(PROMPT) == {"hasty/0": 2 * SIZE}, "it is followed where it is", 20)
     assert "mistake" not in (tmp_path / "conductor.log").read_text()
+
+
+def test_a_host_that_cannot_be_one_is_no_mistake_of_the_conductor(
+    conductor: ConductorUnderTest, tmp_path: Path
+) -> None:
+    misnamed = {"endpoint": "tcp://a..b:5557", "modelname": MODEL, "instance_id": "misnamed"}
+    assert conductor.post("/register", misnamed).status_code == 200
+    conductor.wait_standing("misnamed/0 0", "unreachable", "no host can have this name")
+    conductor.tell(union(0, url="http://a..b:8000"))
+    wait_until(lambda: "does not answer" in conductor.get("/sources").text, "the one of the fleet was asked")
+    log = (tmp_path / "conductor.log").read_text()
+    assert "mistake" not in log
+    assert "Traceback" not in log
+    assert sum("no host can have this name" in line for line in log.splitlines()) == 1
 
 
 def test_the_http_api_says_what_is_wrong(conductor: ConductorUnderTest) -> None:

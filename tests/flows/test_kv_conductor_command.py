@@ -83,6 +83,17 @@ def test_what_is_refused(options: list[str], variables: dict[str, str], status: 
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("content", ['{"x": 1}', "{}", "[]", '{"instances": 1}', "{"])
+def test_a_file_that_is_no_fleet_is_said(ready: Callable[..., None], tmp_path: Path, content: str) -> None:
+    fleet = tmp_path / "fleet.json"
+    fleet.write_text(content)
+    port = free_port()
+    ready(port, "--port", str(port), "--fleet", str(fleet))
+    log = tmp_path / f"{port}.log"
+    said = f"fleet file {fleet} holds no snapshot: "
+    wait_until(lambda: said in log.read_text(), said)
+
+
 def test_a_port_in_use_is_said(ready: Callable[..., None]) -> None:
     port = free_port()
     ready(port, "--port", str(port))

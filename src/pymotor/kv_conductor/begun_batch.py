@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections import deque
 
-from pymotor.kv_conductor.events import EventBatch, decode_batch
+from pymotor.kv_conductor.events import EventBatch, EventFormatError, decode_batch
 
 _EVENTS_AT_A_TIME = 256
+
+
+class OtherRankError(EventFormatError):
+    """A batch of another data parallel rank than the one that should publish there."""
 
 
 class BegunBatch:
     """The one that a publisher's events are taken from now, if any."""
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int | None) -> None:
+        """`rank`: what its batches name, if they name one; None: that is not known."""
         self.message: tuple[int, bytes] | None = None
         """Its number and payload; None: none is begun."""
+        self._rank = rank
         self._parts: deque[EventBatch] = deque()
 
     def next_part(self, number: int, payload: bytes) -> EventBatch:
         """The next events of this batch, which is begun if none was; `more` says whether it is over. Raises
-        `EventFormatError`; it is begun then, too."""
+        `EventFormatError`, also `OtherRankError`; it is begun then, too."""
         if self.message is None:
             self.message = number, payload
-            self._parts.extend(decode_batch(payload).parts(_EVENTS_AT_A_TIME))
+            batch = decode_batch(payload)
+            if self._rank is not None and batch.data_parallel_rank not in (None, self._rank):
+                raise OtherRankError(f"batch {number} is of rank {batch.data_parallel_rank}: its port is another's")
+            self._parts.extend(batch.parts(_EVENTS_AT_A_TIME))
         return self._parts.popleft()
 
     def more(self) -> bool:

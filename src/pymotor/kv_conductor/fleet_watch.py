@@ -75,7 +75,7 @@ class FileWatch:
     """Reads snapshots from a file whenever it changes."""
 
     def __init__(self, path: Path) -> None:
-        self._file = WatchedFile(path, decode_snapshot, "fleet file", "snapshot", "fleet")
+        self._file = WatchedFile(path, _decode_file, "fleet file", "snapshot", "fleet")
 
     async def snapshots(self) -> AsyncGenerator[FleetSnapshot, None]:
         """The snapshot in the file, again after each change. Never ends."""
@@ -84,6 +84,15 @@ class FileWatch:
             if snapshot is not None:
                 yield snapshot
             await asyncio.sleep(_FILE_SECONDS)
+
+
+def _decode_file(data: bytes) -> FleetSnapshot:
+    """Raises `msgspec.DecodeError`."""
+    snapshot = decode_snapshot(data)
+    # Unknown keys may be those of a newer writer, and known ones have defaults: any object would be an empty fleet.
+    if "instances" not in msgspec.json.decode(data, type=dict[str, msgspec.Raw]):
+        raise msgspec.ValidationError("Object missing required field `instances`")
+    return snapshot
 
 
 class NoFleet:

@@ -1,4 +1,9 @@
-"""One endpoint whose events are followed: its publishers are found, subscribed to, and looked for again when lost."""
+"""One endpoint whose events are followed: its publishers are found, subscribed to, and looked for again when lost.
+
+Engines take other ports, ranks and adapters when they start again, and one may get the ports that another had. So what
+comes after a break counts only once the engine said, asked since then, that it still publishes there and by the same
+names; where it says something else it is followed anew. It is asked now and then while all is well, too.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +22,15 @@ from pymotor.kv_conductor.subscriber import Subscriber
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+_LONGEST_DOUBT = 2.0
+"""Between two questions to an engine that is connected to already: its servers begin to answer later than its
+publishers."""
 AGAIN_SECONDS = 10.0
 """After which an engine is asked again where it publishes, when it could not be followed there."""
 NOTHING_SECONDS = 60.0
 """Likewise when it publishes nothing."""
+LIVE_SECONDS = 60.0
+"""Likewise while all is well: ports can change hands without a break that is seen here."""
 
 Subscribe = Callable[
     ["FollowedEndpoint", Sequence[EventSource]], "contextlib.AbstractContextManager[tuple[Subscriber, ...]]"
@@ -53,7 +63,10 @@ class FollowedEndpoint:
         self.subscribers: tuple[Subscriber, ...] = ()
         self.aliases: frozenset[str] = frozenset()
         self._unsure = False
-        """Whether the engine could not be asked for them."""
+        """Whether the engine did not say them."""
+        self._doubting: list[asyncio.Future[None]] = []
+        """Who waits for the next answer."""
+        self._doubt = asyncio.Event()
         self._find = find
         self._find_aliases = find_aliases
         self._subscribe = subscribe
@@ -109,55 +122,103 @@ class FollowedEndpoint:
             try:
                 sources = await self._find()
                 if sources:
-                    await self._learn_aliases()
+                    names = await self._names()
+                    self._unsure = names is None
+                    self.aliases = names or frozenset()
                 return sources
             except SourceError as error:
-                if self.why != str(error):
-                    logger.info("events of %s: %s", self.endpoint, error)
-                self.why = str(error)
+                self._tell(error)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
-    async def _learn_aliases(self) -> bool:
-        """Ask again which names are aliases; returns whether they are others than before. None is, as long as the
-        engine does not say."""
+    async def _names(self) -> frozenset[str] | None:
+        """Which of the models are aliases; None: the engine does not say, so none is to be taken for one."""
         if self._find_aliases is None:
-            return False
-        former = self.aliases
+            return frozenset()
         try:
-            self.aliases = await self._find_aliases()
-            self._unsure = False
+            return await self._find_aliases()
         except SourceError as error:
             if not self._unsure:
-                logger.info(
-                    "names of %s: %s; all but the first are taken for adapters until it does", self.endpoint, error
-                )
-            self._unsure = True
-            self.aliases = frozenset()
-        return self.aliases != former
+                logger.info("names of %s: %s; nobody knows until it does which are adapters", self.endpoint, error)
+            return None
+
+    def _tell(self, error: SourceError) -> None:
+        if self.why != str(error):
+            logger.info("events of %s: %s", self.endpoint, error)
+        self.why = str(error)
 
     async def _follow(self, sources: tuple[EventSource, ...]) -> tuple[EventSource, ...]:
-        """Follow these until it publishes elsewhere; returns where."""
+        """Follow these until it publishes elsewhere, or by other names; returns where."""
         with self._subscribe(self, sources) as subscribers:
             self.subscribers = subscribers
-            tasks = [asyncio.create_task(one.run()) for one in subscribers]
+            self.why = ""
+            elsewhere = asyncio.create_task(self._elsewhere(sources))
+            tasks = {elsewhere, *(asyncio.create_task(one.run()) for one in subscribers)}
             try:
-                while True:
-                    await asyncio.wait(tasks, timeout=AGAIN_SECONDS * random.uniform(0.8, 1.2))
-                    for task in tasks:
-                        if task.done():
-                            task.result()
-                    if all(one.standing in (Standing.LIVE, Standing.CATCHING_UP) for one in subscribers):
-                        if self._unsure and await self._learn_aliases():
-                            return sources
-                        continue
-                    with contextlib.suppress(SourceError):
-                        found = await self._find()
-                        # What comes back may be another engine, which has other adapters.
-                        if await self._learn_aliases() or found != sources:
-                            return found
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {elsewhere}:
+                    task.result()
+                return elsewhere.result()
             finally:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 self.subscribers = ()
+                self._doubting.clear()
+
+    # -- asking again
+
+    def ask_again(self) -> asyncio.Future[None]:
+        """Have the engine asked again, soon. Done when it has said the same as before; if it says something else, the
+        subscribers end."""
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._doubting.append(answered)
+        self._doubt.set()
+        return answered
+
+    async def _elsewhere(self, sources: tuple[EventSource, ...]) -> tuple[EventSource, ...]:
+        """Ask again as often as need be, until it says something else; returns where it publishes then."""
+        pause, asked = _FIRST_PAUSE, monotonic()
+        while True:
+            await self._time_to_ask(asked)
+            # An answer is of use to those only who doubted before the question.
+            self._doubt.clear()
+            doubting, self._doubting = self._doubting, []
+            asked = monotonic()
+            try:
+                found = await self._find()
+            except SourceError as error:
+                self._doubting += [one for one in doubting if not one.done()]
+                if self._doubting:
+                    self._tell(error)
+                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                    pause = min(_LONGEST_DOUBT, 2 * pause)
+                    self._doubt.set()
+                continue
+            names = await self._names()
+            if names is not None or doubting:
+                self._unsure = names is None
+                former, self.aliases = self.aliases, names or frozenset()
+                if self.aliases != former:
+                    return found
+            if found != sources:
+                return found
+            pause, self.why = _FIRST_PAUSE, ""
+            for one in doubting:
+                if not one.done():
+                    one.set_result(None)
+
+    async def _time_to_ask(self, asked: float) -> None:
+        """Return when somebody doubts, and else now and then; `asked`: when it was asked last (`monotonic`)."""
+        live = LIVE_SECONDS * random.uniform(0.8, 1.2)
+        while True:
+            doubted = asyncio.create_task(self._doubt.wait())
+            try:
+                done, _ = await asyncio.wait({doubted}, timeout=AGAIN_SECONDS * random.uniform(0.8, 1.2))
+            finally:
+                doubted.cancel()
+            if done:
+                return
+            well = all(one.standing in (Standing.LIVE, Standing.CATCHING_UP) for one in self.subscribers)
+            if not well or self._unsure or monotonic() - asked > live:
+                return

@@ -88,11 +88,16 @@ class Following:
                 self._end(followed)
         for name, (instance, endpoint) in wanted.items():
             if name not in self._fleet:
-                find = functools.partial(self._discovery.sources, instance, endpoint)
+                asked = self._discovery.engine(instance, endpoint)
                 self._end_registration(name)
-                aliases = functools.partial(self._discovery.aliases, instance, endpoint)
                 followed = FollowedEndpoint(
-                    name, instance.name, instance.models, find, self._subscribe, self._place(name), aliases
+                    name,
+                    instance.name,
+                    instance.models,
+                    asked.sources,
+                    self._subscribe,
+                    self._place(name),
+                    asked.aliases,
                 )
                 self._fleet[name] = (instance, endpoint, followed)
 
@@ -153,6 +158,7 @@ class Following:
                     self._intake,
                     self._figures,
                     self._replay_room,
+                    ask_again=followed.ask_again,
                     changed=lambda: self.answers.count(followed.endpoint, counted=followed.live),
                     forgotten=lambda: self.answers.forget_routed(followed.endpoint),
                 )
@@ -240,7 +246,7 @@ def _described(followed: FollowedEndpoint) -> dict[str, Any]:
         "instance": followed.instance,
         "models": list(followed.models),
         "live": followed.live,
-        "why": followed.why if not followed.subscribers else "",
+        "why": followed.why,
         "sources": [_source_described(one) for one in followed.subscribers],
     }
 
@@ -255,8 +261,8 @@ def _source_described(one: Subscriber) -> dict[str, Any]:
         "topic": source.topic,
         "standing": one.standing.value,
         "why": one.why,
-        "last_sequence": one.order.last,
-        "blocks": len(one.view),
-        "block_size": one.view.block_size,
-        "passed_over": one.view.counts.by_reason(),
+        "last_sequence": one.learned.order.last,
+        "blocks": len(one.learned.view),
+        "block_size": one.learned.view.block_size,
+        "passed_over": one.learned.view.counts.by_reason(),
     }

@@ -27,7 +27,7 @@ class Figures:
             "pymotor_kv_conductor_replays_failed_total", "Of these the ones that had no answer to build on."
         ).child()
         self.restarts = registry.counter(
-            "pymotor_kv_conductor_restarts_total", "Times that a publisher turned out to be another one than before."
+            "pymotor_kv_conductor_restarts_total", "Times that a publisher turned out to be another engine than before."
         ).child()
         self.dropped = registry.counter(
             "pymotor_kv_conductor_dropped_publishers_total", "Times that a publisher was left for what it sent."

@@ -54,6 +54,8 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
         return EventSource(
             endpoint=f"{self.instance_id}/{self.dp_rank}",
             rank=0,
+            # Servers that are one instance to whoever registers them may be rank 0 each to themselves.
+            rank_known=False,
             host=host,
             port=port,
             replay_port=replay_port,

@@ -28,6 +28,9 @@ class EventSource(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     """Its id in the fleet."""
     rank: int
+    """Data parallel rank."""
+    rank_known: bool = True
+    """Whether its batches name this rank, if they name one: engines number their ports and their batches alike."""
     host: str
     port: int
     replay_port: int | None = None

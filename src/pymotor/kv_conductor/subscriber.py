@@ -2,9 +2,12 @@
 
 What is known of a publisher counts only while it is `LIVE`. After a gap, and after every break of the connection, the
 newest batch that was applied is asked for again: where the engine still has that very batch, all after it follow and
-nothing was lost; where it has not, it is another engine or too far ahead, all is forgotten, and learned anew from what
-it can replay. Without a replay port a gap or a break means that all is forgotten: then matches are too short for a
-while, and never too long.
+nothing was lost; where it has another one of that number, it is another engine, and where it has only later ones, it
+is too far ahead: all is forgotten, and learned anew from what it can replay. Without a replay port a gap or a break
+means that all is forgotten: then matches are too short for a while, and never too long.
+
+Who answers after a break may be another engine than the one that is meant: nothing counts, and nothing is replayed,
+before that one said again where and what it is. So it is when batches show another engine without a break.
 """
 
 from __future__ import annotations
@@ -12,17 +15,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
-from pymotor.kv_conductor.batch_order import BatchOrder, Place
-from pymotor.kv_conductor.begun_batch import BegunBatch
+from pymotor.kv_conductor.batch_order import Place
+from pymotor.kv_conductor.begun_batch import OtherRankError
 from pymotor.kv_conductor.events import EventFormatError
 from pymotor.kv_conductor.instruments import Figures
 from pymotor.kv_conductor.intake import Intake
+from pymotor.kv_conductor.learned import Learned
+from pymotor.kv_conductor.live_batches import LiveBatches
 from pymotor.kv_conductor.publisher_view import PublisherView
-from pymotor.kv_conductor.replay import CONNECT_SECONDS, Ending, Replay, ReplayError, Taken
+from pymotor.kv_conductor.replay import CONNECT_SECONDS, Ending, Replay, ReplayError
 from pymotor.kv_conductor.replay_room import ReplayRoom
 from pymotor.kv_conductor.sources import EventSource
 from pymotor.kv_conductor.standing import LEVELS, Standing
@@ -36,7 +40,6 @@ KEPT_SECONDS = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 _DROPPED_PAUSE = 10.0
 """After events that cannot be read."""
-_WAITING_BYTES = 256 * 1024
 _NUMBER_BYTES = 8
 
 
@@ -50,27 +53,27 @@ class Subscriber:
         intake: Intake,
         figures: Figures,
         room: ReplayRoom,
+        ask_again: Callable[[], asyncio.Future[None]],
         changed: Callable[[], None],
         forgotten: Callable[[], None],
     ) -> None:
-        """`room` bounds what all publishers replay ahead of being applied. `changed` is called when it is live, or not
-        any more; `forgotten` when nothing counts that was known."""
+        """`room` bounds what all publishers replay ahead of being applied. `ask_again` has the engine asked where and
+        what it is, and its future is done when that is as before; else this subscriber is cancelled. `changed` is
+        called when it is live, or not any more; `forgotten` when nothing counts that was known."""
         self.source = source
         self.queued = False
         self.seconds = 0.0
         self.standing = Standing.CONNECTING
         self.why = ""
-        self.view = view
-        self.order = BatchOrder()
+        self.learned = Learned(view, source.rank if source.rank_known else None, figures, forgotten)
         self._intake = intake
         self._figures = figures
         self._room = room
+        self._ask_again = ask_again
         self._changed = changed
         self._forgotten = forgotten
         self._connection: ZmtpConnection | None = None
-        self._waiting: deque[tuple[int, bytes]] = deque()
-        self._waiting_bytes = 0
-        self._paused = False
+        self._waiting = LiveBatches()
         self._held = True
         """Live batches wait until what was missed has come."""
         self._behind = False
@@ -82,9 +85,12 @@ class Subscriber:
         """When it was last live."""
         self._unreadable = ""
         """What of its messages cannot be read."""
-        self._verified = False
-        """Whether the newest batch that was applied was replayed as it was."""
-        self._begun = BegunBatch()
+        self._doubted = False
+        """Whether it may be another engine that is connected to."""
+        self._answered: asyncio.Future[None] | None = None
+        """Done when the engine that is meant has said that it is this one."""
+        self._certain = False
+        """Whether it has, since nobody knows what was missed."""
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -93,6 +99,7 @@ class Subscriber:
         while True:
             began = monotonic()
             reason = await self._follow_once()
+            self._doubted, self._certain = True, False
             if self._unreadable:
                 pause = _DROPPED_PAUSE
             else:
@@ -100,7 +107,7 @@ class Subscriber:
                 pause = _FIRST_PAUSE if monotonic() - began > _LONGEST_PAUSE else min(_LONGEST_PAUSE, 2 * pause)
             # What could not be read is forgotten already; where it was has to be known to begin behind it.
             if monotonic() - self._lost_at > KEPT_SECONDS and not self._unreadable:
-                self._forget()
+                self.learned.forget()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
     async def _follow_once(self) -> str:
@@ -115,6 +122,7 @@ class Subscriber:
             self._following = False
             return f"{source.host} port {source.port} cannot be reached ({error or 'no answer'})"
         self._connection = connection
+        self._waiting.begin(connection)
         late = asyncio.get_running_loop().call_later(
             HANDSHAKE_SECONDS, connection.close, "it does not finish the handshake"
         )
@@ -123,28 +131,49 @@ class Subscriber:
             late.cancel()
             connection.subscribe(source.topic.encode())
             while not self._lost:
-                if self._behind:
+                if self._behind and self._is_the_one():
                     await self._catch_up()
                 await self._wake.wait()
                 self._wake.clear()
             return self._lost
         except EventFormatError as error:
-            self._give_up(f"a batch that it replayed cannot be read: {error}")
+            self._cannot_use(error)
             return self._unreadable
         finally:
             late.cancel()
+            if self._answered is not None:
+                self._answered.cancel()
+                self._answered = None
             self._following = False
             self._connection = None
             self._held = True
-            self._waiting.clear()
-            self._waiting_bytes = 0
-            self._paused = False
-            if self._begun.message is not None:
+            self._waiting.begin(None)
+            if self.learned.amid_batch:
                 # Its other events will not come in their turn.
-                self._forget()
+                self.learned.forget()
             connection.close("not needed any more")
 
     # -- what was missed
+
+    def _is_the_one(self) -> bool:
+        """Whether this is the engine that is meant, as far as anybody knows; if that is to be asked, it is, and wakes
+        this up when it is known."""
+        if self._answered is not None and self._answered.done():
+            self._answered = None
+            self._doubted, self._certain = False, True
+            if self.learned.order.last is None:
+                # It told nothing by which it could be known as the same: what was sent there may be gone with it.
+                self._forgotten()
+        if self._doubted and self._answered is None:
+            self._set(Standing.CATCHING_UP, "it is asked again where and what it is")
+            self._answered = self._ask_again()
+            self._answered.add_done_callback(self._wake_up)
+        return not self._doubted
+
+    def _wake_up(self, answered: asyncio.Future[None]) -> None:
+        # What was asked over a former connection must not be taken for the handshake of the present one.
+        if answered is self._answered:
+            self._wake.set()
 
     async def _catch_up(self) -> None:
         """Have what was missed, where that can be had; then live batches are applied. Raises `EventFormatError`."""
@@ -155,18 +184,18 @@ class Subscriber:
         port = self.source.replay_port
         if port is None:
             # Without a replay nobody can tell whether it is still the same engine.
-            self._forget()
+            self.learned.forget()
         else:
             try:
                 await self._replay(port)
             except ReplayError as error:
                 self._figures.replays_failed.add()
-                self._forget()
+                self.learned.forget()
                 why = f"learns from new events only: {error}"
-        self._drop_replayed()
-        if self._lost:
+        self._waiting.drop_until(self.learned.order.last)
+        if self._lost or self._doubted:
             return
-        self._held = False
+        self._held = self._certain = False
         self._set(Standing.LIVE, why)
         self._intake.ready(self)
 
@@ -174,46 +203,23 @@ class Subscriber:
         """Raises `ReplayError`, `EventFormatError`."""
         self._figures.replays.add()
         while True:
-            before = self.order.last
-            take = self._take_replayed if before is None else self._take_verified()
-            replay = Replay(self._intake, self._room, take)
+            before = self.learned.order.last
+            replay = Replay(self._intake, self._room, self.learned.taking())
             ending = await replay.ask(self.source.host, port, 0 if before is None else before)
-            if ending is Ending.COMPLETE and before is not None and not self._verified:
+            if ending is Ending.COMPLETE and before is not None and not self.learned.verified:
                 # Even its newest batch is not there: it is an engine that has not said anything yet.
                 ending = Ending.DIFFERENT
             if ending is Ending.COMPLETE:
                 return
             if ending is Ending.DIFFERENT:
                 self._figures.restarts.add()
-                self._forget()
-            elif self.order.last == before:
+                self.learned.forget()
+                if not self._certain:
+                    self._doubted = self._behind = True
+                    self._wake.set()
+                    return
+            elif self.learned.order.last == before:
                 raise ReplayError("the replay port does not answer")
-
-    def _take_verified(self) -> Callable[[int, bytes], Taken]:
-        self._verified = False
-
-        def take(number: int, payload: bytes) -> Taken:
-            if self._verified:
-                return self._take_replayed(number, payload)
-            self._verified = self.order.is_last(number, payload)
-            return Taken.ON if self._verified else Taken.DIFFERENT
-
-        return take
-
-    def _take_replayed(self, number: int, payload: bytes) -> Taken:
-        last = self.order.last
-        if last is not None and number > last + 1:
-            return Taken.GAP
-        if (last is None or number == last + 1) and not self._apply(number, payload):
-            return Taken.PART
-        return Taken.ON
-
-    def _drop_replayed(self) -> None:
-        """Live batches that the replay had, too."""
-        last, former = self.order.last, -1
-        while last is not None and self._waiting and former < self._waiting[0][0] <= last:
-            former, payload = self._waiting.popleft()
-            self._waiting_bytes -= len(payload)
 
     # -- zmtp.Receiver
 
@@ -227,11 +233,7 @@ class Subscriber:
         if len(frames) != 3 or len(frames[1]) != _NUMBER_BYTES:
             self._give_up("a message is no batch of events: those have topic, number of 8 bytes and payload")
             return
-        self._waiting.append((int.from_bytes(frames[1], "big"), frames[2]))
-        self._waiting_bytes += len(frames[2])
-        if self._waiting_bytes > _WAITING_BYTES and not self._paused and self._connection is not None:
-            self._paused = True
-            self._connection.pause()
+        self._waiting.put(int.from_bytes(frames[1], "big"), frames[2])
         if not self._held:
             self._intake.ready(self)
 
@@ -255,79 +257,57 @@ class Subscriber:
         """Apply one live batch, or a part of it, where it is its turn."""
         if self._held or not self._waiting:
             return False
-        number, payload = self._waiting[0]
+        number, payload = self._waiting.first
         try:
-            if self._begun.message is None and not self._is_next(number, payload):
+            if not self.learned.amid_batch and not self._is_next(number, payload):
                 return bool(self._waiting) and not self._held
-            if not self._apply(number, payload):
+            if not self.learned.apply(number, payload):
                 return True
         except EventFormatError as error:
-            self._give_up(f"its events cannot be read: {error}")
+            self._cannot_use(error)
             return False
-        self._take_off()
+        self._waiting.take_off()
         return bool(self._waiting)
 
     def _is_next(self, number: int, payload: bytes) -> bool:
         """Whether this live batch is to be applied now; one that came already is taken off."""
-        place = self.order.place(number, payload)
+        place = self.learned.order.place(number, payload)
         if place is Place.MISSING_BEFORE or place is Place.RESTARTED:
             counter = self._figures.gaps if place is Place.MISSING_BEFORE else self._figures.restarts
             counter.add()
             if place is Place.RESTARTED or self.source.replay_port is None:
-                self._forget()
-            if self.source.replay_port is not None:
+                self.learned.forget()
+            if place is Place.RESTARTED or self.source.replay_port is not None:
                 self._held = self._behind = True
+                self._doubted = self._doubted or place is Place.RESTARTED
                 self._set(Standing.CATCHING_UP, f"batch {number} came: {place.value}")
                 self._wake.set()
                 return False
         if place is Place.REPEATED:
-            self._take_off()
+            self._waiting.take_off()
             return False
         return True
-
-    def _take_off(self) -> None:
-        _, payload = self._waiting.popleft()
-        self._waiting_bytes -= len(payload)
-        if self._paused and self._waiting_bytes < _WAITING_BYTES // 2 and self._connection is not None:
-            self._paused = False
-            self._connection.resume()
 
     def broken(self, error: Exception) -> None:
         """The publisher is left; it is tried again later."""
         logger.error("a batch of %s could not be applied", self.source.endpoint, exc_info=error)
         self._give_up(f"a batch could not be applied: {error!r}")
 
-    # -- what is known
+    # -- how it stands
 
-    def _apply(self, number: int, payload: bytes) -> bool:
-        """Apply the next events of this batch; whether those were the last."""
-        part = self._begun.next_part(number, payload)
-        self.view.apply(part)
-        self._figures.events.add(len(part.events))
-        if self._begun.more():
-            return False
-        self.order.applied(number, payload)
-        self._figures.batches.add()
-        return True
-
-    def _forget(self) -> None:
-        self._begun.forget()
-        known = self.order.last is not None or len(self.view) > 0
-        self.order.forget()
-        # Before the first batch, too: one that cannot be read may have told something up to there.
-        self.view.clear()
-        if known:
-            self._forgotten()
+    def _cannot_use(self, error: EventFormatError) -> None:
+        if isinstance(error, OtherRankError):
+            self._give_up(str(error))
+            # Where it is looked for is not where it is: soon known, without waiting for the next try.
+            self._ask_again()
+        else:
+            self._give_up(f"its events cannot be read: {error}")
 
     def _give_up(self, why: str) -> None:
         self._unreadable = why
         self._held = True
         self._figures.dropped.add()
-        unreadable = self._begun.message
-        self._forget()
-        if unreadable is not None:
-            # The engine would replay it each time: what is learned next begins behind it.
-            self.order.applied(*unreadable)
+        self.learned.forget_and_pass_over()
         self._set(Standing.DROPPED, f"{why}; tried again in {_DROPPED_PAUSE:g} s")
         if self._connection is not None:
             self._connection.close(why)

@@ -190,9 +190,13 @@ class ZmtpConnection(asyncio.Protocol):
 
 
 async def connect(host: str, port: int, socket_type: str, receiver: Receiver) -> ZmtpConnection:
-    """Connect and begin the handshake, of whose end the receiver hears. Raises `OSError`."""
+    """Connect and begin the handshake, of whose end the receiver hears. Raises `OSError`, also for what no host can
+    be called."""
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(lambda: ZmtpConnection(socket_type, receiver), host, port)
+    try:
+        _, connection = await loop.create_connection(lambda: ZmtpConnection(socket_type, receiver), host, port)
+    except ValueError as error:  # UnicodeError, of names that IDNA refuses, is one of these
+        raise OSError(f"no host can have this name: {error}") from error
     return connection
 
 

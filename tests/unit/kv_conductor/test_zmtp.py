@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 import zmq
 import zmq.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymotor.kv_conductor.zmtp import DEALER, LONGEST_MESSAGE, MOST_FRAMES, SUBSCRIBER, ZmtpConnection, connect
+from pymotor.kv_conductor.zmtp import (
+    DEALER,
+    LONGEST_MESSAGE,
+    MOST_FRAMES,
+    SUBSCRIBER,
+    ZmtpConnection,
+    connect,
+    connect_within,
+)
 
 SECONDS = 60.0
+NO_NAMES = ["a..b", "a" * 64 + ".b", "\u00e9" * 80, "nul\0"]
+"""Which IDNA or the resolver refuses without asking anybody."""
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 READY = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x03PUB"
 
@@ -192,3 +204,13 @@ def test_bytes_that_are_no_zmtp_raise_nothing(stream: bytes, pieces: list[int]) 
 )
 def test_a_peer_that_breaks_the_protocol_is_left(stream: bytes) -> None:
     assert received(stream, [])[1]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize("host", NO_NAMES)
+def test_a_name_that_no_host_can_have_is_one_that_cannot_be_reached(run: Callable[..., None], host: str) -> None:
+    async def fails() -> None:
+        with pytest.raises(OSError):
+            await connect_within(SECONDS, host, 5557, SUBSCRIBER, Heard())
+
+    run(fails())
