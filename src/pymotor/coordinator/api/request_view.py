@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, invalid
-from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, Part, barred, media_kind
+from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, barred, media_kind
+from pymotor.coordinator.api.media_meaning import Part
 from pymotor.coordinator.api.prompt_length import text_tokens, token_ids
 
 if TYPE_CHECKING:
