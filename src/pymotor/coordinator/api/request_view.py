@@ -242,6 +242,20 @@ def _read_prompt(view: RequestView) -> None:
     view.prompt_tokens = ids or text_tokens((raw,))
 
 
+def sole_prompt(fields: Fields) -> msgspec.Raw:
+    """The prompt of a completions request that has one, taken out of the list that it may stand in alone. Raises as
+    decoders do."""
+    raw = fields["prompt"]
+    if memoryview(raw)[0] == _QUOTE:
+        return raw
+    # Only what is short to look through: tens of thousands of token ids are not looked at one by one.
+    opening = bytes(memoryview(raw)[1:64]).lstrip()[:1]
+    if opening not in (b'"', b"["):
+        return raw
+    items = _raw_list_decoder.decode(raw)
+    return items[0] if len(items) == 1 else raw
+
+
 def assemble(fields: Fields, added: bytes, without: frozenset[str], size: int) -> list[bytes | memoryview]:
     """The body with `added` (members as JSON text, not empty) and without the fields named in `without`.
 
