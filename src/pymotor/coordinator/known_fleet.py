@@ -10,7 +10,7 @@ import msgspec
 from pymotor.coordinator.control import FleetUpdate
 from pymotor.coordinator.pairing import AUTOMATIC, PairingRules
 from pymotor.coordinator.readiness import Readiness, readiness
-from pymotor.coordinator.scheduling.ledger import RowBook
+from pymotor.coordinator.scheduling.row_book import RowBook
 from pymotor.fleet import Endpoint, FleetSnapshot, Instance
 
 

@@ -76,6 +76,8 @@ class PrefixRouted(msgspec.Struct, frozen=True, array_like=True, tag="routed"):
 
     number: int
     endpoint: str
+    in_vain: bool = False
+    """Said after that: the endpoint refused it or failed before it answered, and holds nothing of it."""
 
 
 FromCoordinator = Hello | PrefixQuery | PrefixRouted

@@ -91,11 +91,11 @@ class ConductorCore:
     ) -> None:
         """`clock`: seconds. `routed_seconds`: how long a short prompt is expected where it was sent. `secret`: keys
         depend on it; random if not told."""
-        self.index = PrefixIndex(most_entries)
+        self._routed = RoutedPrompts(clock, routed_seconds)
+        self.index = PrefixIndex(most_entries, self._routed)
         self.holders = Holders()
         self._keys = PromptKeys(secret if secret is not None else secrets.token_bytes(16))
         self._media = MediaItems()
-        self._routed = RoutedPrompts(clock, routed_seconds)
         self._asked = AskedQuestions()
         self._views: dict[str, list[PublisherView]] = {}
         self._passed_over = PassedOver()
@@ -145,8 +145,8 @@ class ConductorCore:
         )
 
     def routed(self, asker: Hashable, told: PrefixRouted) -> bool:
-        """A prompt was sent somewhere, or somewhere else after it failed there. False: the question or the endpoint is
-        not known (any more)."""
+        """A prompt was sent somewhere, or somewhere else after it failed there, or was sent there in vain. False: the
+        question or the endpoint is not known (any more)."""
         query = self._asked.find(asker, told.number)
         views = self._views.get(told.endpoint)
         if query is None or views is None:
@@ -155,7 +155,8 @@ class ConductorCore:
         prompt = write_out(self._media, views[0].model, query.tokens, query.media)
         adapter = dict(self.holders.asked_as(query.model)).get(views[0].model, "")
         beginnings = self._beginnings(query, views[0].model, adapter, prompt, size)
-        self._routed.add(views[0].slot, beginnings.until(beginnings.count), size)
+        change = self._routed.take_back if told.in_vain else self._routed.add
+        change(views[0].slot, beginnings.until(beginnings.count), size)
         return True
 
     def forget_asker(self, asker: Hashable) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from pymotor.kv_conductor.block_sizes import BlockSizes
 from pymotor.kv_conductor.holder_sets import HolderSet, HolderSets, distinct
 from pymotor.kv_conductor.key_table import Keys, KeyTable, Rows
+from pymotor.kv_conductor.routed import RoutedPrompts
 from pymotor.kv_conductor.told_keys import ToldKeys
 from pymotor.kv_conductor.told_runs import Reached, Run, ToldRuns
 
@@ -52,9 +53,10 @@ class _Blocks(KeyTable):
 class PrefixIndex:
     """The blocks of all holders."""
 
-    def __init__(self, most_entries: int = 1 << 25) -> None:
+    def __init__(self, most_entries: int = 1 << 25, routed: RoutedPrompts | None = None) -> None:
         """`most_entries`: bound on pairs of a block and who refers to it. With it reached, views take no new blocks
-        until old ones went."""
+        until old ones went. `routed` hears what engines tell of prompts that are expected there."""
+        self.routed = routed if routed is not None else RoutedPrompts()
         self.blocks = _Blocks()
         self.sets = HolderSets()
         self.sizes = BlockSizes()
@@ -122,6 +124,8 @@ class PrefixIndex:
 
     def hold(self, row: int, slot: int, state: int) -> bool:
         """Says where a holder holds a block from now on. Returns whether it held it somewhere before."""
+        if slot in self.routed.waiting:
+            (self.routed.told if state else self.routed.lost)(slot, self.blocks.keys[row])
         holders = self.blocks.holders
         before = holders[row]
         holders[row] = self.sets.move(before, 1, slot, state)
@@ -131,6 +135,10 @@ class PrefixIndex:
         """Likewise for many blocks, which all differ. Returns those that it held somewhere before."""
         if not len(rows):
             return rows
+        if slot in self.routed.waiting:
+            hear = self.routed.told if state else self.routed.lost
+            for key in np.frombuffer(self.blocks.keys, np.uint64)[rows].tolist():
+                hear(slot, key)
         sets = self.sets
         holders = np.frombuffer(self.blocks.holders, np.uint32)
         before = holders[rows]

@@ -1,4 +1,5 @@
-"""Prompts that were just sent to an endpoint: expected there, until the engine's events take over or time is up.
+"""Prompts that were just sent to an endpoint: expected there until the engine's events told the whole of it, or that it
+lost some of it, until who sent it takes it back, or until time is up.
 
 Kept apart from the index, which has only what engines told. A prompt is kept as its keys at every `GRAIN` tokens, so
 what is expected may be that much short of what was sent.
@@ -7,6 +8,7 @@ what is expected may be that much short of what was sent.
 from __future__ import annotations
 
 import heapq
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -19,26 +21,32 @@ GRAIN = 256
 _TOKENS_FOR_A_SECOND = 4096
 """Of a prompt: for each so many it is expected a second longer, since it takes longer to be computed."""
 _MOST_SECONDS = 30.0
+_MANY_OVER = 1000
+"""Prompts that are over and still in the heap."""
 
 
 class _Place(msgspec.Struct):
     mask: int
     """Bit n: expected at slot n."""
-    until: dict[int, float]
+    prompts: dict[int, int]
+    """How many prompts, by slot."""
 
 
-class _Sent(msgspec.Struct, frozen=True, order=True):
+class _Sent(msgspec.Struct, order=True):
     until: float
     slot: int
     first_key: int
     """Of the prompt's first block."""
     keys: list[int]
+    is_over: bool = False
 
 
 class RoutedPrompts:
     """What is expected where."""
 
-    def __init__(self, clock: Callable[[], float], seconds: float = 2.0, most_keys: int = 1_000_000) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, seconds: float = 2.0, most_keys: int = 1_000_000
+    ) -> None:
         """`clock`: seconds, never going back. `seconds`: how long a short prompt is expected; a long one longer, by a
         second for each 4,096 tokens, 30 s at most. `most_keys`: bound; what ends first is forgotten first."""
         self._clock = clock
@@ -48,15 +56,18 @@ class RoutedPrompts:
         self._sent: list[_Sent] = []
         """A heap: what ends first is its first."""
         self._first_keys: Counter[int] = Counter()
+        self._last_keys: dict[int, list[_Sent]] = {}
         self._keys = 0
+        self.waiting: Counter[int] = Counter()
+        """Number of prompts by slot; a slot without one is not in it."""
 
     def __len__(self) -> int:
-        return len(self._sent)
+        return self.waiting.total()
 
     @property
     def memory_bytes(self) -> int:
         """About."""
-        return self._keys * 48 + len(self._places) * 400 + len(self._first_keys) * 100
+        return self._keys * 48 + len(self._places) * 400 + len(self._first_keys) * 100 + len(self._sent) * 200
 
     def add(self, slot: int, keys: Keys, block_size: int) -> None:
         """A prompt with these keys of its full blocks was sent to this slot."""
@@ -72,9 +83,11 @@ class RoutedPrompts:
             if place is None:
                 place = self._places[key] = _Place(0, {})
             place.mask |= 1 << slot
-            place.until[slot] = max(until, place.until.get(slot, 0.0))
+            place.prompts[slot] = place.prompts.get(slot, 0) + 1
         heapq.heappush(self._sent, sent)
         self._first_keys[sent.first_key] += 1
+        self._last_keys.setdefault(sent.keys[-1], []).append(sent)
+        self.waiting[slot] += 1
         self._keys += len(sent.keys)
         self._forget_old()
 
@@ -89,44 +102,98 @@ class RoutedPrompts:
         if not self._places:
             return []
         found: list[tuple[int, int]] = []
+        mask = -1
         for blocks, key in _steps(keys_until, count, grain_blocks(block_size)):
             place = self._places.get(key)
-            if place is None:
+            # Who lost a part of a prompt expects nothing that comes after it.
+            mask &= place.mask if place is not None else 0
+            if not mask:
                 break
-            if found and found[-1][1] == place.mask:
-                found[-1] = (blocks, place.mask)
+            if found and found[-1][1] == mask:
+                found[-1] = (blocks, mask)
             else:
-                found.append((blocks, place.mask))
+                found.append((blocks, mask))
         return found
+
+    def told(self, slot: int, key: int) -> None:
+        """The engine there told that it holds the beginning with this key: prompts that end there are over."""
+        for sent in self._last_keys.get(key, ())[:]:
+            if sent.slot == slot:
+                self._drop(sent)
+
+    def lost(self, slot: int, key: int) -> None:
+        """The engine there told that it holds the beginning with this key no more: nothing that begins so is
+        expected."""
+        place = self._places.get(key)
+        if place is not None and slot in place.prompts:
+            del place.prompts[slot]
+            self._clear_bit(key, place, slot)
+
+    def take_back(self, slot: int, keys: Keys, block_size: int) -> None:
+        """A prompt as it was added once: it was sent there in vain."""
+        step = grain_blocks(block_size)
+        if len(keys) < step:
+            return
+        last = keys.item(len(keys) // step * step - 1)
+        for sent in self._last_keys.get(last, ()):
+            if sent.slot == slot:
+                self._drop(sent)
+                return
 
     def forget(self, slot: int) -> None:
         """Nothing is expected there any more."""
-        gone = [sent for sent in self._sent if sent.slot == slot]
-        self._sent = [sent for sent in self._sent if sent.slot != slot]
+        for sent in self._sent:
+            if sent.slot == slot:
+                self._drop(sent)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        self._sent = [sent for sent in self._sent if not sent.is_over]
         heapq.heapify(self._sent)
-        for sent in gone:
-            self._drop(sent, always=True)
 
     def _forget_old(self) -> None:
         now = self._clock()
-        while self._sent and (self._sent[0].until <= now or self._keys > self._most_keys):
+        if len(self._sent) > 2 * len(self) + _MANY_OVER:
+            self._sweep()
+        while self._sent and (self._sent[0].is_over or self._sent[0].until <= now or self._keys > self._most_keys):
             self._drop(heapq.heappop(self._sent))
 
-    def _drop(self, sent: _Sent, always: bool = False) -> None:
+    def _drop(self, sent: _Sent) -> None:
+        """Once for each; its place in the heap is taken when its time is up."""
+        if sent.is_over:
+            return
+        sent.is_over = True
         self._keys -= len(sent.keys)
-        self._first_keys[sent.first_key] -= 1
-        if not self._first_keys[sent.first_key]:
-            del self._first_keys[sent.first_key]
+        _count_down(self._first_keys, sent.first_key)
+        _count_down(self.waiting, sent.slot)
+        with_last = [own for own in self._last_keys[sent.keys[-1]] if own is not sent]
+        if with_last:
+            self._last_keys[sent.keys[-1]] = with_last
+        else:
+            del self._last_keys[sent.keys[-1]]
         for key in sent.keys:
             place = self._places.get(key)
-            until = place.until.get(sent.slot) if place else None
-            # The same prompt may have been sent there again since.
-            if place is None or until is None or (until > sent.until and not always):
+            prompts = place.prompts.get(sent.slot) if place else None
+            if place is None or prompts is None:
                 continue
-            del place.until[sent.slot]
-            place.mask &= ~(1 << sent.slot)
-            if not place.mask:
-                del self._places[key]
+            # The same prompt may have been sent there again since.
+            if prompts > 1:
+                place.prompts[sent.slot] = prompts - 1
+            else:
+                del place.prompts[sent.slot]
+                self._clear_bit(key, place, sent.slot)
+        sent.keys = []
+
+    def _clear_bit(self, key: int, place: _Place, slot: int) -> None:
+        place.mask &= ~(1 << slot)
+        if not place.mask:
+            del self._places[key]
+
+
+def _count_down(counts: Counter[int], key: int) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 def grain_blocks(block_size: int) -> int:

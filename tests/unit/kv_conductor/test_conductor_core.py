@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from played_events import CLEARED, Clock, answer, question, stored, tell
+from played_events import CLEARED, Clock, answer, question, removed, stored, tell
 
 from pymotor.fleet.prefix_queries import PrefixRouted
 from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.holders import TooManyHoldersError
+from pymotor.kv_conductor.publisher_view import PublisherView
 from pymotor.kv_conductor.questions import AskedQuestions
 
 
@@ -179,3 +180,42 @@ def test_a_name_means_the_model_only_while_all_who_serve_it_say_so(core: Conduct
     assert answer(core, question(range(8), model="chat")) == {}, "to one of them it may be an adapter"
     core.unfollow("u-1")
     assert answer(core, question(range(8), model="chat")) == {"u-0": (8, 8, 8)}
+
+
+def routed_and_told(core: ConductorCore, prompt: range, answered: bool = True) -> PublisherView:
+    (view,) = core.follow("u-0", ["qwen"])
+    tell(view, stored(range(5000, 5004), [9999]))
+    answer(core, question(prompt, 7))
+    assert core.routed("coordinator", PrefixRouted(7, "u-0"))
+    assert answer(core, question(prompt))["u-0"] == (0, 0, 512)
+    if answered:
+        tell(view, stored(prompt, range(len(prompt) // 4)))
+    return view
+
+
+def test_what_events_told_of_a_routed_prompt_counts_and_nothing_else(core: ConductorCore) -> None:
+    prompt = range(600)
+    view = routed_and_told(core, prompt)
+    assert answer(core, question(prompt))["u-0"] == (600, 600, 600)
+    tell(view, *(removed(number) for number in range(149, 99, -1)))
+    assert answer(core, question(prompt))["u-0"] == (400, 400, 400)
+    tell(view, CLEARED)
+    assert answer(core, question(prompt)) == {}
+
+
+def test_a_prompt_that_was_held_already_is_not_expected_after_it_was_evicted(core: ConductorCore) -> None:
+    prompt = range(600)
+    view = routed_and_told(core, prompt)
+    answer(core, question(prompt, 8))
+    assert core.routed("coordinator", PrefixRouted(8, "u-0"))
+    tell(view, *(removed(number) for number in range(149, 99, -1)))
+    assert answer(core, question(prompt))["u-0"] == (400, 400, 400)
+    tell(view, *(removed(number) for number in range(99, -1, -1)))
+    assert answer(core, question(prompt)) == {}
+
+
+def test_a_prompt_that_was_refused_is_not_expected(core: ConductorCore) -> None:
+    routed_and_told(core, range(600), answered=False)
+    assert core.routed("coordinator", PrefixRouted(7, "u-0", in_vain=True))
+    assert answer(core, question(range(600))) == {}
+    assert core.size().routed_prompts == 0

@@ -88,3 +88,54 @@ def test_a_slot_that_expects_nothing_any_more(clock: Clock) -> None:
     assert expected(routed, keys(1, 64)) == {2: 64}
     routed.forget(2)
     assert routed.memory_bytes == 0
+
+
+def test_a_prompt_is_over_when_the_engine_told_all_of_it(clock: Clock) -> None:
+    routed = RoutedPrompts(clock)
+    for prompt in (1, 2):
+        routed.add(5, keys(prompt, 64, shared=32), 16)
+    for key in keys(1, 64, shared=32)[:-1].tolist():
+        routed.told(5, key)
+    assert expected(routed, keys(1, 64, shared=32)) == {5: 64}
+    routed.told(6, keys(1, 64).item(-1))
+    routed.told(5, keys(1, 64).item(-1))
+    assert expected(routed, keys(1, 64, shared=32)) == {5: 32}, "the other is still expected"
+    assert expected(routed, keys(2, 64, shared=32)) == {5: 64}
+    clock.now += 3.0
+    assert expected(routed, keys(2, 64, shared=32)) == {}
+    assert (len(routed), routed.memory_bytes, routed.waiting) == (0, 0, {})
+
+
+def test_nothing_is_expected_after_what_was_lost(clock: Clock) -> None:
+    routed = RoutedPrompts(clock)
+    for slot in (5, 6):
+        routed.add(slot, keys(1, 64), 16)
+    routed.lost(5, keys(1, 64).item(31))
+    assert expected(routed, keys(1, 64)) == {5: 16, 6: 64}
+    routed.add(5, keys(1, 64), 16)
+    assert expected(routed, keys(1, 64)) == {5: 64, 6: 64}
+    clock.now += 3.0
+    assert expected(routed, keys(1, 64)) == {}
+    assert (len(routed), routed.memory_bytes) == (0, 0)
+
+
+def test_a_prompt_that_was_sent_in_vain(clock: Clock) -> None:
+    routed = RoutedPrompts(clock)
+    for _ in range(2):
+        routed.add(5, keys(1, 70), 16)
+    routed.take_back(5, keys(1, 70), 16)
+    assert expected(routed, keys(1, 64)) == {5: 64}, "it was sent twice"
+    routed.take_back(6, keys(1, 70), 16)
+    routed.take_back(5, keys(1, 10), 16)
+    routed.take_back(5, keys(1, 70), 16)
+    assert expected(routed, keys(1, 64)) == {}
+    routed.take_back(5, keys(1, 70), 16)
+    assert len(routed) == 0
+
+
+def test_what_is_over_takes_no_memory_for_long(clock: Clock) -> None:
+    routed = RoutedPrompts(clock)
+    for prompt in range(5000):
+        routed.add(5, keys(prompt, 16), 16)
+        routed.take_back(5, keys(prompt, 16), 16)
+    assert routed.memory_bytes < 300_000

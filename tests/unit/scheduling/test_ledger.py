@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from ledgers import shared_ledgers
 
-from pymotor.coordinator.scheduling.ledger import Ledger, RowBook
+from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.scheduling.row_book import RowBook
 
 ROWS = 5
 COLUMNS = 3
@@ -98,6 +99,10 @@ class LedgerMachine(RuleBasedStateMachine):
             assert view.loads(rows).tolist() == with_others
             assert view.loads(slice(1, ROWS)).tolist() == with_others[1:]
             assert [view.load(row) for row in range(ROWS)] == with_others
+            assert view.listed_loads([2, 0]) == [with_others[2], with_others[0]]
+            assert [one - other for one, (_, other) in zip(view.promises(rows).tolist(), self.others, strict=True)] == (
+                promised
+            )
             assert [view.charged(row) for row in range(ROWS)] == loads
             assert [view.in_flight(row) for row in range(ROWS)] == counts
             assert view.requests(rows).tolist() == counts
@@ -115,6 +120,7 @@ def test_one_column_reads_as_many() -> None:
         for view in (worker, reader):
             assert view.load(2) == 70
             assert view.loads(np.asarray([2, 0, 2])).tolist() == [70, 0, 70]
+            assert view.loads(slice(1, 4)).tolist() == view.listed_loads(range(1, 4)) == [0, 70, 0]
             assert view.in_flight(2) == 1
 
 

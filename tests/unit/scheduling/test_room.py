@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -29,28 +31,28 @@ def ledgers() -> Iterator[list[Ledger]]:
         yield opened
 
 
+def target_of(ledger: Ledger, row: int, capacity: int | None, longest: int | None) -> Target:
+    """The decode endpoint of this row."""
+    return Target(
+        Endpoint(id=f"decode-{row}/0", url="http://127.0.0.1:1"),
+        Instance(
+            name=f"decode-{row}",
+            role=Role.DECODE,
+            models=("m",),
+            engine="sim",
+            kv_capacity_tokens=capacity,
+            max_model_len=longest,
+        ),
+        ledger,
+        row,
+        1,
+        SharedState(),
+    )
+
+
 def group_of(ledger: Ledger, count: int, *, capacity: int | None = None, longest: int | None = None) -> Group:
     """So many decode endpoints."""
-    return Group(
-        [
-            Target(
-                Endpoint(id=f"decode-{row}/0", url="http://127.0.0.1:1"),
-                Instance(
-                    name=f"decode-{row}",
-                    role=Role.DECODE,
-                    models=("m",),
-                    engine="sim",
-                    kv_capacity_tokens=capacity,
-                    max_model_len=longest,
-                ),
-                ledger,
-                row,
-                1,
-                SharedState(),
-            )
-            for row in range(count)
-        ]
-    )
+    return Group([target_of(ledger, row, capacity, longest) for row in range(count)])
 
 
 def view_of(prompt_tokens: int, limit: int | None) -> RequestView:
@@ -149,3 +151,56 @@ def test_what_can_never_fit_is_known_only_where_all_capacities_are(ledgers: list
     assert room.could_fit(known, view_of(1000, 10))
     assert room.could_fit(group_of(mine, 2), large)
     assert room.has_kv(group_of(mine, 2), large, 1, NOBODY)
+
+
+class Size(NamedTuple):
+    """An endpoint's: what the fleet says and what its engine says of its KV cache, and what is promised of it."""
+
+    said: int | None
+    told: int
+    block: int
+    longest: int | None
+    promised: int
+
+
+sizes = st.builds(
+    Size,
+    st.sampled_from([None, None, 0, 160, 640, 5000]),
+    st.sampled_from([0, 0, 150, 600]),
+    st.sampled_from([0, 16, 7]),
+    st.sampled_from([None, 1, 100, 300]),
+    st.integers(0, 700),
+)
+
+
+@given(
+    st.one_of(st.lists(sizes, min_size=1, max_size=5), st.lists(sizes, min_size=17, max_size=ROWS)),
+    st.integers(0, 400),
+    st.sampled_from([None, 0, 1, 200]),
+    st.booleans(),
+)
+def test_without_room_are_those_that_the_promise_does_not_fit_into(
+    drawn: list[Size], prompt: int, limit: int | None, with_media: bool
+) -> None:
+    with shared_ledgers(2, ROWS) as (mine, other, supervisor):
+        targets = [target_of(mine, row, size.said, size.longest) for row, size in enumerate(drawn)]
+        for row, size in enumerate(drawn):
+            supervisor.set_capacity(row, size.told, size.block)
+            other.begin(row, 0, size.promised)
+        view = view_of(prompt, limit)
+        if not with_media:
+            view.media = []
+        room = Room(mine, RequestLimits(media_answer_tokens=500))
+        full = set()
+        for target, size in zip(targets, drawn, strict=True):
+            answer = limit if limit is not None else 500 if with_media else 256
+            if size.longest is not None:
+                answer = min(answer, max(0, size.longest - prompt))
+            block = size.block or 16
+            blocks = max(1, math.ceil((prompt + answer) / block))
+            assert room.promise(target, view) == (blocks * block, answer)
+            capacity = size.said or size.told
+            if capacity and size.promised + blocks * block > max(0, capacity - block):
+                full.add(target.endpoint_id)
+                assert not room.fits_kv(target, view)
+        assert room.without_kv(Group(targets), view) == full

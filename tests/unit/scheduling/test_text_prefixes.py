@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 from ledgers import endpoints_of, group_of
 
 from pymotor.coordinator.affinity.text_prefixes import TextPrefixes
@@ -86,3 +90,75 @@ def test_what_was_not_seen_for_long_is_forgotten() -> None:
     assert not any(held(prefixes, old))
     assert held(prefixes, new)[1], "the beginning of the newest stays"
     assert len(prefixes._blocks) == 40
+
+
+class PlainMemory:
+    """The same, block by block."""
+
+    def __init__(self, most: int) -> None:
+        self.blocks: dict[int, list[tuple[str, int]]] = {}
+        """By hash, the least recently seen first: who was sent it, the latest last, and for which time it served."""
+        self.times: Counter[str] = Counter()
+        self.most = most
+
+    def routed(self, hashes: list[int], name: str) -> None:
+        """See `TextPrefixes`."""
+        for block in reversed(hashes):
+            holders = self.blocks.pop(block, [])
+            if not holders or holders[-1] != self.now(name):
+                kept = [one for one in holders if one == self.now(one[0]) and one[0] != name]
+                holders = [*kept, self.now(name)][-4:]
+            self.blocks[block] = holders
+        for block in list(self.blocks)[: max(0, len(self.blocks) - self.most)]:
+            del self.blocks[block]
+
+    def now(self, name: str) -> tuple[str, int]:
+        """The endpoint for as long as it serves."""
+        return name, self.times[name]
+
+    def tokens(self, hashes: list[int], tokens_a_block: float) -> dict[str, int]:
+        """What endpoints are expected to hold."""
+        found: dict[str, int] = {}
+        for place, block in enumerate(hashes):
+            if block not in self.blocks:
+                break
+            for name, time in self.blocks[block]:
+                if place and time == self.times[name]:
+                    found[name] = int(place * tokens_a_block)
+        return found
+
+
+names = st.sampled_from([f"union-{number}/0" for number in range(7)])
+texts = st.lists(st.sampled_from("ab"), min_size=0, max_size=9).map(
+    lambda pieces: "".join(piece * 256 for piece in pieces)
+)
+
+
+@given(st.lists(st.one_of(st.tuples(texts, names), st.frozensets(names, min_size=4)), max_size=40), st.integers(4, 60))
+def test_what_is_known_is_what_a_plain_memory_knows(
+    steps: list[tuple[str, str] | frozenset[str]], most_blocks: int
+) -> None:
+    prefixes, plain = TextPrefixes(most_blocks), PlainMemory(most_blocks)
+    served: set[str] = set()
+    for step in steps:
+        if isinstance(step, frozenset):
+            prefixes.fleet_changed(step)
+            plain.times.update(served - step)
+            served &= step
+            continue
+        text, name = step
+        trail = prefixes.trail(chat(text))
+        assert prefixes.matches(trail).tokens == plain.tokens(trail.hashes, trail.tokens_a_block)
+        prefixes.routed(trail, name)
+        served.add(name)
+        plain.routed(trail.hashes, name)
+        assert list(prefixes._blocks) == list(plain.blocks)
+
+
+def test_a_block_is_hashed_with_all_before_it() -> None:
+    view = chat("".join(letter * 256 for letter in "abcdef"))
+    text = memoryview(view.fields["messages"])
+    hashes = [xxhash.xxh3_64_intdigest(b"m")]
+    for start in range(0, len(text) - 255, 256):
+        hashes.append(xxhash.xxh3_64_intdigest(text[start : start + 256], hashes[-1]))
+    assert TextPrefixes().trail(view).hashes == hashes

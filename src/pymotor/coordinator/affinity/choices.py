@@ -7,8 +7,9 @@ with it, as references only, for `explain`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,17 +27,16 @@ from pymotor.coordinator.scheduling.kv_affinity import (
     prefill_cost,
 )
 from pymotor.coordinator.scheduling.ledger import Ledger
+from pymotor.coordinator.scheduling.loads import Loads, highest_of, least_loaded
 from pymotor.coordinator.scheduling.target import Group, Policy, Target
 from pymotor.fleet import Role
 
 _HISTORY = 8
 """Decisions of one request that are kept: a few legs, a few tries."""
 
-Loads = npt.NDArray[np.int64]
 
-
-class Decision(NamedTuple):
-    """One endpoint chosen for one leg."""
+class Decision(msgspec.Struct, frozen=True, eq=False):
+    """One endpoint chosen for one leg. A `Struct`, since making one has to cost little."""
 
     group: Group
     avoid: frozenset[str]
@@ -87,9 +87,10 @@ class Choice:
         decision = self._decide(group, avoid)
         if decision is None:
             return None
-        if len(self.decisions) >= _HISTORY:
-            del self.decisions[0]
-        self.decisions.append(decision)
+        decisions = self.decisions
+        if len(decisions) >= _HISTORY:
+            del decisions[0]
+        decisions.append(decision)
         self.decided(decision)
         return decision.chosen
 
@@ -123,7 +124,7 @@ class Choice:
 
     def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
         """May move the turn of equals on."""
-        return self._by_load(group, avoid, self._ledger.loads(group.row_index))
+        return self._by_load(group, avoid, group.loads(self._ledger))
 
     def _by_load(self, group: Group, avoid: frozenset[str], loads: Loads) -> Decision | None:
         target = self._base.choose(group, avoid)
@@ -193,8 +194,8 @@ class AffinityChoice(Choice):
         self.matches = matches
 
     def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
-        loads = self._ledger.loads(group.row_index)
-        if group.targets[0].instance.role is Role.DECODE and self._prefill_host:
+        loads = group.loads(self._ledger)
+        if self._prefill_host and group.targets[0].instance.role is Role.DECODE:
             return self._near_prefill(group, avoid, loads)
         if self.matches is None:
             return self._by_load(group, avoid, loads)
@@ -203,7 +204,8 @@ class AffinityChoice(Choice):
     def decided(self, decision: Decision) -> None:
         """See `Choice`."""
         target = decision.chosen
-        self.prefilled_at(target)
+        if target.instance.role is Role.PREFILL:
+            self._prefill_host = target.pool.host
         if decision.held is not None:
             self._instruments.placed(self.prompt_tokens, decision.held)
             if self._told is not None:
@@ -249,7 +251,7 @@ class AffinityChoice(Choice):
         held: list[int] = []
         loads: list[int] = []
         for number, group in enumerate(groups):
-            expected, current = self.matches.expected(group), self._ledger.loads(group.row_array)
+            expected, current = self.matches.expected(group), group.loads(self._ledger)
             for index, target in enumerate(group.targets):
                 if target.endpoint_id not in avoid:
                     of.append(number)
@@ -258,7 +260,10 @@ class AffinityChoice(Choice):
         return of[choose_by_affinity(self.rules, self.prompt_tokens, held, loads)] if of else None
 
     def _expected_at(self, target: Target) -> int | None:
-        for decision in reversed(self.decisions):
+        decisions = self.decisions
+        if decisions and decisions[-1].chosen is target:
+            return decisions[-1].held
+        for decision in reversed(decisions):
             if decision.chosen is target:
                 return decision.held
         return None
@@ -273,7 +278,7 @@ class AffinityChoice(Choice):
             return None
         else:
             expected = matches.expected(group)[allowed]
-            best = choose_by_affinity(self.rules, self.prompt_tokens, expected, loads[allowed], turn)
+            best = choose_by_affinity(self.rules, self.prompt_tokens, expected, _those(loads, allowed), turn)
             index, held = allowed[best], min(int(expected[best]), self.prompt_tokens)
         group.cursor = index + 1
         return Decision(group, avoid, loads, group.targets[index], "affinity", held, turn)
@@ -281,20 +286,22 @@ class AffinityChoice(Choice):
     def _near_prefill(self, group: Group, avoid: frozenset[str], loads: Loads) -> Decision | None:
         """The least loaded on prefill's host, if it is within the bound; else the least loaded."""
         allowed = _allowed(group, avoid)
+        places = group.places_on(self._prefill_host)
         if allowed is None:
-            allowed = list(range(len(group)))
+            count, eligible = len(loads), loads
         elif not allowed:
             return None
-        highest = highest_load(self.rules, self.prompt_tokens, loads[allowed])
-        near = [
-            index
-            for index in allowed
-            if loads[index] <= highest and group.targets[index].pool.host == self._prefill_host
-        ]
-        if not near or len(near) == len(allowed):
+        else:
+            count, eligible = len(allowed), _those(loads, allowed)
+            places = [place for place in places if group.endpoint_ids[place] not in avoid]
+        if not places:
             return self._by_load(group, avoid, loads)
-        nearest = group.targets[min(near, key=lambda index: int(loads[index]))]
-        return Decision(group, avoid, loads, nearest, "locality")
+        highest = highest_load(self.rules, self.prompt_tokens, eligible)
+        near = loads if len(places) == len(loads) else _those(loads, places)
+        nearest = least_loaded(near, 0)
+        if near[nearest] > highest or (len(places) == count and highest_of(near) <= highest):
+            return self._by_load(group, avoid, loads)
+        return Decision(group, avoid, loads, group.targets[places[nearest]], "locality")
 
 
 class KeyedChoice(Choice):
@@ -319,7 +326,7 @@ class KeyedChoice(Choice):
         self._roles = roles
 
     def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
-        loads = self._ledger.loads(group.row_index)
+        loads = group.loads(self._ledger)
         if group.targets[0].instance.role not in self._roles:
             return self._by_load(group, avoid, loads)
         target = self._choice.choose(self._key, self.prompt_tokens, group, avoid)
@@ -330,8 +337,13 @@ class KeyedChoice(Choice):
         return self._choice.places(self._key, group)
 
 
+def _those(loads: Loads, places: Sequence[int]) -> Loads:
+    """The loads of the endpoints at these places."""
+    return [loads[place] for place in places] if isinstance(loads, list) else loads[places]
+
+
 def _allowed(group: Group, avoid: frozenset[str]) -> list[int] | None:
     """The indices that are not to be avoided; None: all."""
     if not avoid:
         return None
-    return [index for index, target in enumerate(group.targets) if target.endpoint_id not in avoid]
+    return [index for index, endpoint_id in enumerate(group.endpoint_ids) if endpoint_id not in avoid]

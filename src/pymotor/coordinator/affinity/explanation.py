@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, Decision, KeyedChoice
 from pymotor.coordinator.affinity.matches import Matches
@@ -139,10 +141,10 @@ def _leg(choice: Choice, decision: Decision) -> LegFigures:
     passed_over: dict[int, str] = {}
     excluded = {index: _AVOIDED for index in range(len(group)) if index not in allowed}
     if isinstance(choice, AffinityChoice) and decision.by in ("affinity", "locality"):
-        highest = highest_load(choice.rules, choice.prompt_tokens, decision.loads[allowed])
+        highest = highest_load(choice.rules, choice.prompt_tokens, _loads(decision, allowed))
         passed_over, note = _passed_over(choice, decision, allowed)
     elif decision.by == "key":
-        highest = key_choice.highest_load(choice.prompt_tokens, decision.loads[allowed])
+        highest = key_choice.highest_load(choice.prompt_tokens, _loads(decision, allowed))
         note = "the first of the key's own order whose load is within the bound"
     above = {index: ABOVE_BOUND for index in allowed if decision.loads[index] > highest}
     excluded = passed_over | excluded | above
@@ -161,6 +163,11 @@ def _leg(choice: Choice, decision: Decision) -> LegFigures:
     )
 
 
+def _loads(decision: Decision, allowed: list[int]) -> npt.NDArray[np.int64]:
+    """Of those allowed."""
+    return np.asarray(decision.loads, np.int64)[allowed]
+
+
 def _passed_over(choice: AffinityChoice, decision: Decision, allowed: list[int]) -> tuple[dict[int, str], str]:
     """Who of those allowed was not looked at, and why; and what the figures do not say of it."""
     group = decision.group
@@ -170,7 +177,7 @@ def _passed_over(choice: AffinityChoice, decision: Decision, allowed: list[int])
     if choice.rules.mode != "load_gated" or choice.matches is None:
         return {}, ""
     expected = choice.matches.expected(group)[allowed]
-    loads = decision.loads[allowed]
+    loads = _loads(decision, allowed)
     gate = {allowed[one] for one in within_gate(choice.rules, choice.prompt_tokens, expected, loads, decision.turn)}
     most = max(int(decision.loads[index]) for index in gate)
     outside = f"outside of the gate: not among the {choice.rules.gate} least loaded"

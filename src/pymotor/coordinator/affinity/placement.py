@@ -108,7 +108,9 @@ class AffinityPlacement:
         conductor = self._conductor
         # Where engines would tell the tokens nobody needs them while the conductor cannot be asked.
         closed = conductor is not None and self._tokens is None and not conductor.open
-        prompt = None if closed else await self._prompt(view, routes)
+        # Where nobody reads prompts there is nothing to wait for.
+        reads = not closed and (conductor is not None or self._tokens is not None)
+        prompt = await self._prompt(view, routes) if reads else None
         if prompt is None or conductor is None:
             made = self._by_text(view, "closed" if closed else "text")
         else:
@@ -147,8 +149,6 @@ class AffinityPlacement:
             if prompt is None:
                 await self._tokens.count(view)
             return prompt
-        if self._conductor is None:
-            return None
         return await self._engine_tokens.read(view, _that_render(routes))
 
     async def _ask(self, conductor: ConductorClient, view: RequestView, prompt: Prompt) -> Asked:

@@ -8,6 +8,7 @@ sent to an endpoint as soon as the fleet says that it does not serve: when it do
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 
 import msgspec
@@ -29,20 +30,26 @@ _CONTEXT_FIELDS = (
     "system", "instructions", "tools", "documents", "chat_template_kwargs", "reasoning_effort",
     "truncate_prompt_tokens", "cache_salt",
 )  # fmt: skip
+_CONTEXT_SET = frozenset(_CONTEXT_FIELDS)
 
 
 class _Holder:
     """An endpoint for as long as it serves."""
 
-    __slots__ = ("endpoint_id", "gone")
+    __slots__ = ("alone", "endpoint_id", "gone")
 
     def __init__(self, endpoint_id: str) -> None:
+        self.alone: tuple[_Holder, ...] = (self,)
+        """The holders of each block that only this one was sent."""
         self.endpoint_id = endpoint_id
         self.gone = False
         """What it was sent counts no more. It is not looked for in all blocks, but passed over in each."""
 
 
+_digest = xxhash.xxh3_64_intdigest
+_pieces = struct.Struct(f"{_BLOCK_BYTES}s").iter_unpack
 _NO_HOLDERS: tuple[_Holder, ...] = ()
+_NOTHING: tuple[int, ...] = ()
 
 
 class TextTrail(msgspec.Struct, frozen=True):
@@ -53,28 +60,30 @@ class TextTrail(msgspec.Struct, frozen=True):
     """Estimated."""
 
 
-class TextMatches:
-    """Tokens that endpoints are expected to hold, by their ids; see `Expected`."""
+class TextMatches(msgspec.Struct, eq=False):
+    """What endpoints are expected to hold; see `Expected`."""
 
-    __slots__ = ("_tokens", "number")
-
-    def __init__(self, tokens: dict[str, int]) -> None:
-        self._tokens = tokens
-        self.number = 0
+    tokens: dict[str, int]
+    """By their ids; who holds nothing is not named."""
+    number: int = 0
 
     def expected(self, group: Group) -> npt.NDArray[np.int64]:
         """See `Expected`."""
-        tokens = self._tokens
+        tokens = self.tokens
         return np.array([tokens.get(target.endpoint_id, 0) for target in group.targets], dtype=np.int64)
 
     def holding(self, group: Group) -> tuple[Figures, Figures]:
         """See `Expected`."""
-        found = [
-            (place, tokens)
-            for endpoint, tokens in self._tokens.items()
-            if (place := group.place_of(endpoint)) is not None
-        ]
-        return [place for place, _ in found], [tokens for _, tokens in found]
+        if not self.tokens:
+            return _NOTHING, _NOTHING
+        places: list[int] = []
+        held: list[int] = []
+        for endpoint, tokens in self.tokens.items():
+            place = group.place_of(endpoint)
+            if place is not None:
+                places.append(place)
+                held.append(tokens)
+        return places, held
 
 
 class TextPrefixes:
@@ -88,30 +97,31 @@ class TextPrefixes:
 
     def trail(self, view: RequestView) -> TextTrail:
         """The blocks of the request's text; media count by what they are, not by their bytes."""
-        fields = view.fields
-        beginning = xxhash.xxh3_64(view.model.encode("utf-8", "surrogatepass"))
-        for name in _CONTEXT_FIELDS:
-            if name in fields:
-                beginning.update(memoryview(fields[name]))
         text = _text(view)
-        hashes = [beginning.intdigest()]
-        for start in range(0, len(text) - _BLOCK_BYTES + 1, _BLOCK_BYTES):
-            hashes.append(xxhash.xxh3_64_intdigest(text[start : start + _BLOCK_BYTES], hashes[-1]))
-        return TextTrail(hashes, view.prompt_tokens * _BLOCK_BYTES / max(len(text), _BLOCK_BYTES))
+        length = len(text)
+        block = _beginning(view)
+        hashes = [block]
+        for (piece,) in _pieces(text[: length - length % _BLOCK_BYTES]):
+            block = _digest(piece, block)
+            hashes.append(block)
+        return TextTrail(hashes, view.prompt_tokens * _BLOCK_BYTES / max(length, _BLOCK_BYTES))
 
     def matches(self, trail: TextTrail) -> TextMatches:
         """What endpoints are expected to hold of a text."""
-        blocks = self._blocks
+        look_up = self._blocks.get
         found: dict[str, int] = {}
-        for place, block in enumerate(trail.hashes):
-            holders = blocks.get(block)
+        # Blocks that follow each other mostly have the same holders, of whom only the last block need be known.
+        same = _NO_HOLDERS
+        known = 0
+        for block in trail.hashes:
+            holders = look_up(block)
             if holders is None:
                 break
-            if place:
-                tokens = int(place * trail.tokens_a_block)
-                for holder in holders:
-                    if not holder.gone:
-                        found[holder.endpoint_id] = tokens
+            if holders is not same:
+                _note(found, same, known - 1, trail)
+                same = holders
+            known += 1
+        _note(found, same, known - 1, trail)
         return TextMatches(found)
 
     def routed(self, trail: TextTrail, endpoint_id: str) -> None:
@@ -120,12 +130,19 @@ class TextPrefixes:
         holder = self._holders.get(endpoint_id)
         if holder is None:
             holder = self._holders[endpoint_id] = _Holder(endpoint_id)
+        same = _NO_HOLDERS
+        now = holder.alone
         # The end of a text goes first when there is no more room: without its beginning it would be of no use.
         for block in reversed(trail.hashes):
-            former = blocks.pop(block, _NO_HOLDERS)
-            if not former or former[-1] is not holder:
-                former = (*[one for one in former if one is not holder and not one.gone], holder)[-_HOLDERS:]
-            blocks[block] = former
+            former = blocks.get(block)
+            if former is None:
+                blocks[block] = holder.alone
+                continue
+            if former[-1] is not holder:
+                if former is not same:
+                    same, now = former, _with(former, holder)
+                blocks[block] = now
+            blocks.move_to_end(block)
         while len(blocks) > self._most:
             blocks.popitem(last=False)
 
@@ -135,9 +152,37 @@ class TextPrefixes:
             self._holders.pop(endpoint_id).gone = True
 
 
+def _note(found: dict[str, int], holders: tuple[_Holder, ...], place: int, trail: TextTrail) -> None:
+    """They hold the blocks up to this place. The first is none of the text's own."""
+    if place > 0:
+        tokens = int(place * trail.tokens_a_block)
+        for holder in holders:
+            if not holder.gone:
+                found[holder.endpoint_id] = tokens
+
+
+def _with(former: tuple[_Holder, ...], holder: _Holder) -> tuple[_Holder, ...]:
+    """Who holds a block that was sent to `holder` now."""
+    others = [one for one in former if one is not holder and not one.gone]
+    return (*others, holder)[-_HOLDERS:] if others else holder.alone
+
+
+def _beginning(view: RequestView) -> int:
+    """The hash of what texts have to share before they are compared."""
+    fields = view.fields
+    model = view.model.encode("utf-8", "surrogatepass")
+    if _CONTEXT_SET.isdisjoint(fields):
+        return _digest(model)
+    beginning = xxhash.xxh3_64(model)
+    for name in _CONTEXT_FIELDS:
+        if name in fields:
+            beginning.update(memoryview(fields[name]))
+    return beginning.intdigest()
+
+
 def _text(view: RequestView) -> bytes | memoryview:
     fields = view.fields
     if "messages" in fields:
-        return messages_without_media(view)
+        return messages_without_media(view) if view.media else memoryview(fields["messages"])
     raw = fields.get("prompt") or fields.get("input")
     return memoryview(raw) if raw is not None else b""

@@ -26,10 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
+from pymotor.coordinator.scheduling.loads import Loads, least_loaded
 
 _LOOP_BOUND = 16
 """Below so many endpoints a plain loop beats numpy's fixed cost."""
 _DEFAULT_GATE = 2
+_UNBOUNDED = float("inf")
 _WHOLE = (1.0, 1.0, 1.0)
 """Weights that multiply nothing."""
 _FEW_HOLDERS = 16
@@ -80,7 +82,7 @@ def choose_among_holders(
     prompt_tokens: int,
     places: Figures,
     held: Figures,
-    loads: npt.NDArray[np.int64],
+    loads: Loads,
     turn: int = 0,
 ) -> tuple[int, int]:
     """What `choose_by_affinity` chooses where all hold nothing but those at `places`, which all differ, and how much
@@ -93,22 +95,23 @@ def choose_among_holders(
     if not count:
         raise ValueError("there is no endpoint to choose from")
     turn %= count
-    idle = _least_loaded(loads, turn)
+    idle = least_loaded(loads, turn)
     least = int(loads[idle])
     # As `unified_score`, where nothing is held.
     cost, weight = rules.prefill_load_scale * prompt_tokens, rules.load_weight
     alone = cost + weight * (least / TENTHS_PER_ACTIVE_TOKEN)
     if rules.mode != "unified" or cost + weight * ((least + 1) / TENTHS_PER_ACTIVE_TOKEN) <= alone:
         # Others that hold nothing may be wanted, too.
-        matched = np.zeros(count, np.int64)
-        matched[np.asarray(places, np.intp)] = held
+        matched = _spread(places, held, loads)
         best = choose_by_affinity(rules, prompt_tokens, matched, loads, turn)
         return best, min(int(matched[best]), prompt_tokens)
-    surely_within = float("inf")
+    if not len(places):
+        return idle, 0
+    surely_within = _UNBOUNDED
     if rules.load_bound:
         # Below this the bound allows a load whatever the mean is, which then need not be known.
         surely_within = least + TENTHS_PER_ACTIVE_TOKEN * prompt_tokens if rules.load_bound >= 1 else least
-    if len(places) <= _FEW_HOLDERS:
+    if len(places) <= _FEW_HOLDERS or isinstance(loads, list):
         return _among_few(rules, prompt_tokens, places, held, loads, turn, (idle, alone), surely_within)
     return _among_many(
         rules, prompt_tokens, np.asarray(places), np.asarray(held), loads, turn, (idle, alone), surely_within
@@ -135,7 +138,7 @@ def unified_score(rules: AffinityRules, prompt_tokens: int, matched: int, load: 
 def highest_load(rules: AffinityRules, prompt_tokens: int, loads: Figures) -> float:
     """The load, in tenths of a token, above which an endpoint gets nothing; the least loaded is always within it."""
     if not rules.load_bound:
-        return float("inf")
+        return _UNBOUNDED
     if isinstance(loads, np.ndarray):
         total, least = int(loads.sum()), int(loads.min())
     else:
@@ -151,13 +154,16 @@ def _listed(figures: Figures) -> Sequence[int]:
 # -- few of many endpoints
 
 
-def _least_loaded(loads: npt.NDArray[np.int64], turn: int) -> int:
-    """Of equals the first from `turn` on."""
-    first = int(loads.argmin())
-    if first >= turn:
-        return first
-    after = turn + int(loads[turn:].argmin())
-    return after if loads[after] == loads[first] else first
+def _spread(places: Figures, held: Figures, loads: Loads) -> Figures:
+    """What each endpoint holds."""
+    if isinstance(loads, list):
+        listed = [0] * len(loads)
+        for place, tokens in zip(_listed(places), _listed(held), strict=True):
+            listed[place] = tokens
+        return listed
+    matched = np.zeros(len(loads), np.int64)
+    matched[np.asarray(places, np.intp)] = held
+    return matched
 
 
 def _among_few(
@@ -165,16 +171,19 @@ def _among_few(
     prompt_tokens: int,
     places: Figures,
     held: Figures,
-    loads: npt.NDArray[np.int64],
+    loads: Loads,
     turn: int,
     idle: tuple[int, float],
     surely_within: float,
 ) -> tuple[int, int]:
     """`idle`: the least loaded, and its score with nothing held."""
     (best, least), best_held, count = idle, 0, len(loads)
+    credit, scale, weight = rules.overlap_credit, rules.prefill_load_scale, rules.load_weight
     for place, tokens in zip(_listed(places), _listed(held), strict=True):
         load = int(loads[place])
-        score = unified_score(rules, prompt_tokens, tokens, load)
+        # As `unified_score`, which costs two calls.
+        cost = prompt_tokens - credit * (tokens if tokens < prompt_tokens else prompt_tokens)
+        score = scale * (cost if cost > 0.0 else 0.0) + weight * (load / TENTHS_PER_ACTIVE_TOKEN)
         if score > least or (score == least and (place - turn) % count > (best - turn) % count):
             continue
         if load > surely_within:
@@ -197,7 +206,7 @@ def _among_many(
 ) -> tuple[int, int]:
     own = loads.take(places)
     scores = _unified_scores(rules, prompt_tokens, held, own)
-    if surely_within < float("inf") and int(own.max()) > surely_within:
+    if surely_within < _UNBOUNDED and int(own.max()) > surely_within:
         scores[own > highest_load(rules, prompt_tokens, loads)] = np.inf
     first = int(scores.argmin())
     least = float(scores[first])

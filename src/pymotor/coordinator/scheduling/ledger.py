@@ -220,14 +220,37 @@ class Ledger:
         """As `load`, for each of `rows`."""
         return self._sums(_LOAD, rows)
 
+    def listed_loads(self, rows: Iterable[int]) -> list[int]:
+        """As `loads`; sooner done where there are few."""
+        if self._columns == 1:
+            own, others = self._load_cells
+            return [own[row] + others[row] for row in rows]
+        cells = self._load_cells
+        return [_total(cells, row) for row in rows]
+
     def requests(self, rows: Rows) -> npt.NDArray[np.int64]:
         """As `in_flight`, for each of `rows`."""
         return self._sums(_IN_FLIGHT, rows)
 
+    def promises(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """As `kv`, for each of `rows`."""
+        return self._sums(_KV, rows)
+
+    def capacities(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """As `capacity`, for each of `rows`."""
+        return self._all[self._columns, _CAPACITY, rows]
+
+    def blocks(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """As `block`, for each of `rows`."""
+        return self._all[self._columns, _BLOCK, rows]
+
     def _sums(self, plane: int, rows: Rows) -> npt.NDArray[np.int64]:
         summed: npt.NDArray[np.int64]
         if isinstance(rows, slice):
-            summed = self._all[:, plane, rows].sum(axis=0)
+            if self._columns == 1:
+                summed = self._all[0, plane, rows] + self._all[1, plane, rows]
+            else:
+                summed = self._all[:, plane, rows].sum(axis=0)
             return summed
         summed = self._all[0, plane].take(rows)
         for column in range(1, self._columns + 1):
@@ -284,35 +307,3 @@ def _total(cells: list[memoryview], row: int) -> int:
     for column in cells:
         total += column[row]
     return total
-
-
-class RowBook:
-    """Gives ledger rows to endpoints; kept by the supervisor alone.
-
-    A row that is given to another endpoint gets a higher generation: a worker that learns of it clears its own
-    figures there, and a leg of the former owner that ends later is recognised by its old generation.
-    """
-
-    def __init__(self, rows: int) -> None:
-        """`rows` is the capacity of the ledger."""
-        self._free = list(range(rows - 1, -1, -1))
-        self._generations = [0] * rows
-        self._taken: dict[str, int] = {}
-
-    def assign(self, endpoints: Iterable[str]) -> dict[str, tuple[int, int]]:
-        """The row and generation of each endpoint id; rows of endpoints not named any more become free.
-
-        Raises `ValueError` when there are more endpoints than rows.
-        """
-        wanted = list(dict.fromkeys(endpoints))
-        if len(wanted) > len(self._generations):
-            raise ValueError(f"more than {len(self._generations)} endpoints: the ledger has no row left")
-        for gone in self._taken.keys() - set(wanted):
-            self._free.append(self._taken.pop(gone))
-        for endpoint in wanted:
-            if endpoint in self._taken:
-                continue
-            row = self._free.pop()
-            self._generations[row] += 1
-            self._taken[endpoint] = row
-        return {endpoint: (self._taken[endpoint], self._generations[self._taken[endpoint]]) for endpoint in wanted}

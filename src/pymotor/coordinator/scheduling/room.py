@@ -18,6 +18,7 @@ _BLOCK_TOKENS = 16
 """Of a KV block, where the engine has not said."""
 _LOOP_BOUND = 16
 """Below so many endpoints a plain loop beats numpy's fixed cost."""
+_NOBODY: frozenset[str] = frozenset()
 
 
 class Room:
@@ -119,26 +120,72 @@ class Room:
 
     def without_kv(self, group: Group, view: RequestView) -> frozenset[str]:
         """The ids of the group's endpoints that have no room for the request's KV cache."""
-        return frozenset(target.endpoint_id for target in group.targets if not self.fits_kv(target, view))
+        targets = group.targets
+        by_loop = len(targets) <= _LOOP_BOUND
+        places = self._without_kv_by_loop(group, view) if by_loop else self._without_kv_by_array(group, view)
+        return frozenset([targets[place].endpoint_id for place in places]) if places else _NOBODY
+
+    def _without_kv_by_loop(self, group: Group, view: RequestView) -> list[int]:
+        """As `fits_kv`, the places of those that it does not hold for."""
+        ledger = self._ledger
+        answer = self._answer(view)
+        found: list[int] = []
+        for place, target in enumerate(group.targets):
+            instance, row = target.instance, target.row
+            stated = instance.kv_capacity_tokens or ledger.capacity(row)
+            if stated:
+                block = ledger.block(row) or _BLOCK_TOKENS
+                tokens = _held(view.prompt_tokens, answer, instance.max_model_len)
+                if ledger.kv(row) + _in_blocks(tokens, block) > max(0, stated - block):
+                    found.append(place)
+        return found
+
+    def _without_kv_by_array(self, group: Group, view: RequestView) -> list[int]:
+        """As `_without_kv_by_loop`."""
+        ledger, rows = self._ledger, group.row_index
+        sizes, told = group.sizes, ledger.capacities(rows)
+        if not sizes.known and not told.any():
+            return []
+        stated = np.where(sizes.kv_capacity, sizes.kv_capacity, told)
+        blocks = ledger.blocks(rows)
+        blocks = np.where(blocks, blocks, _BLOCK_TOKENS)
+        prompt = view.prompt_tokens
+        # As `_held` and `_in_blocks`.
+        tokens = np.maximum(np.minimum(prompt + self._answer(view), sizes.longest), prompt)
+        promised = np.maximum(-(-tokens // blocks), 1) * blocks
+        full = ledger.promises(rows) + promised > np.maximum(0, stated - blocks)
+        found: list[int] = np.flatnonzero(full & (stated != 0)).tolist()
+        return found
 
     def promise(self, target: Target, view: RequestView) -> tuple[int, int]:
         """Tokens of KV cache to keep for the request at `target`, in whole blocks, and how many of them are for the
         answer: all that a request with media may generate; of a text request without limit what is expected."""
-        answer = view.answer_limit
-        if answer is None:
-            answer = self._media_answer_tokens if view.media else EXPECTED_ANSWER_TOKENS
         prompt = view.prompt_tokens
-        longest = target.instance.max_model_len
-        if longest is not None and prompt + answer > longest:
-            answer = longest - prompt if prompt < longest else 0
-        block = self._ledger.block(target.row) or _BLOCK_TOKENS
-        return (-(-(prompt + answer) // block) or 1) * block, answer
+        tokens = _held(prompt, self._answer(view), target.instance.max_model_len)
+        return _in_blocks(tokens, self._ledger.block(target.row) or _BLOCK_TOKENS), tokens - prompt
+
+    def _answer(self, view: RequestView) -> int:
+        """The most tokens to keep for the answer."""
+        if view.answer_limit is not None:
+            return view.answer_limit
+        return self._media_answer_tokens if view.media else EXPECTED_ANSWER_TOKENS
 
     def _capacity(self, target: Target) -> int | None:
         """Tokens of KV cache that fit; vLLM keeps one block for itself. None: not known."""
         ledger, row = self._ledger, target.row
         stated = target.instance.kv_capacity_tokens or ledger.capacity(row)
         return max(0, stated - (ledger.block(row) or _BLOCK_TOKENS)) if stated else None
+
+
+def _held(prompt: int, answer: int, longest: int | None) -> int:
+    """Tokens of a prompt and as much of the answer as there can be of it."""
+    tokens = prompt + answer
+    return tokens if longest is None or tokens <= longest else longest if prompt < longest else prompt
+
+
+def _in_blocks(tokens: int, block: int) -> int:
+    """Tokens of the blocks that so many need, at least of one."""
+    return (-(-tokens // block) or 1) * block
 
 
 def _usable(group: Group, avoid: Iterable[str]) -> tuple[Target, ...]:

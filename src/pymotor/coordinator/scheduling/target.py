@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from pymotor.coordinator.http.upstream_pool import SharedState, UpstreamPool
 from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN, TENTHS_PER_HELD_TOKEN, Ledger, Rows
+from pymotor.coordinator.scheduling.loads import FEW, Loads
 from pymotor.fleet import Endpoint, Instance
+
+_ENDLESS = 1 << 62
+"""Longer than any sequence."""
 
 
 class Target:
@@ -150,10 +155,21 @@ class Held:
         self._targets.clear()
 
 
+class Sizes(NamedTuple):
+    """Of a group's endpoints, in tokens."""
+
+    kv_capacity: npt.NDArray[np.int64]
+    """0: the fleet does not say."""
+    longest: npt.NDArray[np.int64]
+    """Of prompt and answer together."""
+    known: bool
+    """Whether the fleet says any `kv_capacity`."""
+
+
 class Group:
     """Endpoints that can stand in for each other, in fixed order."""
 
-    __slots__ = ("_places", "cursor", "endpoint_ids", "row_array", "row_index", "rows", "targets")
+    __slots__ = ("_on_host", "_places", "_sizes", "cursor", "endpoint_ids", "row_array", "row_index", "rows", "targets")
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self.targets = tuple(targets)
@@ -165,6 +181,8 @@ class Group:
         if self.rows and self.rows == list(range(self.rows[0], self.rows[0] + len(self.rows))):
             self.row_index = slice(self.rows[0], self.rows[-1] + 1)
         self._places: dict[str, int] | None = None
+        self._on_host: dict[str, list[int]] | None = None
+        self._sizes: Sizes | None = None
         self.cursor = 0
         """Where the policy goes on, so that equals take turns."""
 
@@ -176,6 +194,28 @@ class Group:
         if self._places is None:
             self._places = {target.endpoint_id: place for place, target in enumerate(self.targets)}
         return self._places.get(endpoint_id)
+
+    def places_on(self, host: str) -> Sequence[int]:
+        """The places of the endpoints of that host, ascending."""
+        if self._on_host is None:
+            self._on_host = {}
+            for place, target in enumerate(self.targets):
+                self._on_host.setdefault(target.pool.host, []).append(place)
+        return self._on_host.get(host, ())
+
+    def loads(self, ledger: Ledger) -> Loads:
+        """As `ledger` has them now."""
+        return ledger.listed_loads(self.rows) if len(self.rows) <= FEW else ledger.loads(self.row_index)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What was told of the endpoints' sizes."""
+        if self._sizes is None:
+            instances = [target.instance for target in self.targets]
+            capacity = [instance.kv_capacity_tokens or 0 for instance in instances]
+            longest = [_ENDLESS if (most := instance.max_model_len) is None else most for instance in instances]
+            self._sizes = Sizes(np.array(capacity, np.int64), np.array(longest, np.int64), any(capacity))
+        return self._sizes
 
 
 class Policy(Protocol):
