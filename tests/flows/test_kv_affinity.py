@@ -167,6 +167,22 @@ def test_what_was_expected_is_what_was_cached(affine: Affine) -> None:
     assert affine.gateway.count("pymotor_kv_affinity_prediction_error_tokens_sum") == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_its_engine_refused_is_expected_nowhere(affine: Affine, stream: bool) -> None:
+    """It would be for half a minute, by its length."""
+    affine.ask(affine.begin())
+    prompt = [7 + stream] * 120_000
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": 1, "stream": stream}
+    reply = plain_http.post(f"{affine.gateway.url}{COMPLETIONS}", json=body)
+    assert reply.status_code == 400, reply.text
+    with Asker(affine.conductor.port) as asker:
+        wait_until(
+            lambda: not asker.expected(asker.answer(asker.query(prompt[:2000], model="tiny"))),
+            "the conductor knows that it was in vain",
+            20,
+        )
+
+
 def printed(affine: Affine, *words: str, given: str = "") -> str:
     """What `pymotor explain` prints."""
     argv = [sys.executable, "-m", "pymotor", "explain", "--management", affine.gateway.management_url, *words]

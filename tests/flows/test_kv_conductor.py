@@ -654,7 +654,8 @@ def test_of_one_name_the_fleet_wins(conductor: ConductorUnderTest, engine_url: s
         of_fleet.publish(*blocks(0, 2))
         assert conductor.post("/register", registration(registered, "union-0")).status_code == 200
         conductor.wait_applied(SOURCE, 0)
-        assert asker.match(PROMPT) == {ENDPOINT: 4 * SIZE}
+        # Coordinators are told of new endpoints together, a moment after those are live; then they count.
+        wait_until(lambda: asker.match(PROMPT) == {ENDPOINT: 4 * SIZE}, "what is registered counts")
         conductor.tell(union(0, of_fleet, url=engine_url))
         wait_until(lambda: asker.match(PROMPT) == {ENDPOINT: 2 * SIZE}, "the fleet's own is followed")
         (described,) = conductor.get("/sources").json()["endpoints"]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,12 @@ INSTALLED_TOOLS = {
 }
 DEFAULT_TIMEOUT = 30.0
 MAX_OUTPUT = 1 << 20
+_ENDING = frozenset((signal.SIGTERM, signal.SIGINT))
+_SHORTEST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.05
+"""Seconds between two looks at a tool that runs."""
+_KILLED_SECONDS = 5.0
+"""For which a killed tool is waited for."""
 
 
 class AscendToolError(Exception):
@@ -67,11 +74,11 @@ class ToolRunner:
 
         Raises:
             AscendToolError: the program cannot be started or does not end in time; it is killed then.
+
+        SIGTERM and Ctrl-C end the tool first, and then do what they do; in the main thread, that is.
         """
         program = self._paths.get(argv[0], argv[0])
-        with tempfile.TemporaryFile() as printed:
-            # A SIGTERM before we know of the process would leave it behind; the tool itself is only ever killed.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        with tempfile.TemporaryFile() as printed, _signals_held_back():
             try:
                 process = subprocess.Popen(
                     [program, *argv[1:]],
@@ -82,20 +89,48 @@ class ToolRunner:
                     start_new_session=True,
                 )
             except OSError as error:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 raise AscendToolError(
                     f"cannot run {argv[0]} ({program}: {error.strerror}): install the Ascend driver's tools on this "
                     "node, mount them into the container, or put them on PATH"
                 ) from error
             try:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-                status = process.wait(self._timeout)
-            except subprocess.TimeoutExpired as error:
-                raise AscendToolError(f"`{shlex.join(argv)}` did not end within {self._timeout:g} s") from error
+                status = self._wait(process, argv)
             finally:
                 _end(process)
             printed.seek(0)
             return ToolOutput(tuple(argv), status, printed.read(MAX_OUTPUT).decode(errors="replace"))
+
+    def _wait(self, process: subprocess.Popen[bytes], argv: Sequence[str]) -> int:
+        """The exit status; that of a tool that still runs is -SIGKILL when a signal came that is held back. Raises
+        `AscendToolError` when it does not end in time."""
+        ends = time.monotonic() + self._timeout
+        pause = _SHORTEST_PAUSE
+        while (status := process.poll()) is None:
+            if not signal.sigpending().isdisjoint(_ENDING):
+                return -signal.SIGKILL
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise AscendToolError(f"`{shlex.join(argv)}` did not end within {self._timeout:g} s")
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return status
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """SIGTERM and Ctrl-C do what they do when the block is left.
+
+    Their handlers raise wherever the main thread is: inside of `Popen` that is a tool that nobody knows of, or a lock
+    of `Popen.poll` that is never released, for which ending the tool would wait without end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        # One that is ignored would be pending all the same, and end a tool though nobody asked for that.
+        heard = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+        signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -116,4 +151,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill what still runs of the process and its children, which share its session."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        # A tool that is stuck in the driver ends when the driver lets it: we do not wait for that.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_KILLED_SECONDS)

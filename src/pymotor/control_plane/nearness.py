@@ -25,8 +25,16 @@ def on_this_machine(peer: str, reached_at: str) -> bool:
 def is_near(peer: str, reached_at: str, headers: Mapping[str, str]) -> bool:
     """Whether a request was made on this machine, and not for somebody elsewhere: by a proxy, or by a browser that a
     page of another site steers. `headers` by name in lower case."""
-    if any(name in headers for name in _RELAYED) or not on_this_machine(peer, reached_at):
-        return False
+    return (
+        not any(name in headers for name in _RELAYED)
+        and on_this_machine(peer, reached_at)
+        and calls_this_machine(headers)
+    )
+
+
+def calls_this_machine(headers: Mapping[str, str]) -> bool:
+    """Whether a request, made on this machine, means this machine, and no page of another site has a browser make it.
+    `headers` by name in lower case."""
     # A page may have a name of its own that leads here, and browsers say nothing else of it where that is no secure
     # context: only an address or a name of this machine is surely ours. Every browser sends a Host.
     host = headers.get("host")

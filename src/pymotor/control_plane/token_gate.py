@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pymotor.control_plane.client_certificate import asked_by_another_site, shows_certificate
-from pymotor.control_plane.nearness import is_near
+from pymotor.control_plane.client_certificate import shows_certificate
+from pymotor.control_plane.nearness import calls_this_machine, is_near
 from pymotor.control_plane.token import ClusterToken
 
 
@@ -26,8 +26,9 @@ class TokenGate:
         *,
         near: bool = False,
     ) -> None:
-        """Without a token everybody is let in: then only this machine may reach the port. `refusal` makes the answer
-        for those that are not. `near`: whoever asks on this machine is let in too."""
+        """Without a token everybody is let in who calls this machine by an address, or by a name that is surely its
+        own: then only this machine may reach the port. `refusal` makes the answer for those that show no token.
+        `near`: whoever asks on this machine is let in too."""
         self._near = near
         self._app = app
         self._token = token
@@ -37,17 +38,26 @@ class TokenGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] == "http" and scope["path"] not in self._open_paths and not self._lets_in(scope):
-            await self._refusal()(scope, receive, send)
+            refusal = self._refusal() if self._token is not None else _steered()
+            await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
     def _lets_in(self, scope: Scope) -> bool:
         if self._token is None:
-            return not asked_by_another_site(scope)
+            return shows_certificate(scope) or calls_this_machine(dict(Headers(scope=scope)))
         if self._near and _is_near(scope):
             return True
         shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         return shows_certificate(scope) or self._token.accepts(shown.decode("latin-1"))
+
+
+def _steered() -> Response:
+    told = (
+        "without a cluster token this is for clients that call this machine by an address, localhost or its own name, "
+        "and for no page of another site"
+    )
+    return JSONResponse({"error": told}, 403)
 
 
 def _is_near(scope: Scope) -> bool:

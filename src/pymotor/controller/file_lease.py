@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import os
+import random
 import socket
 import tempfile
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import msgspec
@@ -18,11 +18,21 @@ from msgspec.structs import replace
 from pymotor.controller.lease import LeaseError, LeaseRecord
 
 _FILE = "lease.json"
-_LOCK = "lease.lock"
+_TRIES = 20
+_LONGEST_PAUSE = 0.05
+"""Seconds between two tries to write."""
 
 
 class FileLease:
-    """JSON in a directory: each write is made under a lock, to another file that then takes the place of the last."""
+    """JSON in a directory of one machine: each write is made to a draft, a file that then takes the place of the last.
+
+    No lock: whoever is stopped while it has one would keep all others from leading for as long as it is stopped.
+    Instead each writer, once its own draft is there, removes those of all others, looks whether the version is still
+    the one that was read, and only then renames its draft, which fails when it was removed. Of two writers that saw the
+    same version one finds the other's draft, since the second to look for drafts looks when the first has its own: so
+    they do not both write, wherever one of them is stopped, for however long. What one that crashed left behind the
+    next writer removes.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Raises `LeaseError` when the directory cannot be made."""
@@ -66,41 +76,53 @@ class FileLease:
         return record, hashlib.sha256(content).hexdigest()
 
     def _swap(self, record: LeaseRecord, version: str) -> str | None:
+        content = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
         try:
-            with self._locked():
+            for _ in range(_TRIES):
                 if self._read()[1] != version:
                     return None
-                content = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
-                self._write(content)
+                if self._write(content, version):
+                    return hashlib.sha256(content).hexdigest()
+                # Two that remove each other's drafts at the same moment have both written nothing.
+                time.sleep(random.uniform(0, _LONGEST_PAUSE))
         except OSError as error:
             raise LeaseError(f"the lease in {self._directory} cannot be written: {error}") from error
-        return hashlib.sha256(content).hexdigest()
+        raise LeaseError(f"the lease in {self._directory} cannot be written: others remove what is to be written")
 
-    def _write(self, content: bytes) -> None:
-        descriptor, name = tempfile.mkstemp(dir=self._directory, prefix=_FILE)
+    def _write(self, content: bytes, version: str) -> bool:
+        """Whether it is written; not when there is another version meanwhile, or another writer removed the draft.
+
+        Raises `OSError` and `LeaseError`.
+        """
+        descriptor, draft = tempfile.mkstemp(dir=self._directory, prefix=_FILE)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, self._directory / _FILE)
-        except BaseException:
+            self._remove_drafts(but=os.path.basename(draft))
+            # The order matters: what others write after this look, they write in spite of our draft.
+            if self._read()[1] != version:
+                return False
+            try:
+                os.replace(draft, self._directory / _FILE)
+            except FileNotFoundError:
+                return False
+        finally:
             with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+                os.unlink(draft)
         directory = os.open(self._directory, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
+        return True
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        # Closing it ends the lock. A holder that is stopped while it has the lock keeps others from leading; it has it
-        # for the time of one small write.
-        with (self._directory / _LOCK).open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _remove_drafts(self, but: str) -> None:
+        for name in os.listdir(self._directory):
+            if name.startswith(_FILE) and name not in (_FILE, but):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._directory / name)
 
 
 def _machine() -> str:

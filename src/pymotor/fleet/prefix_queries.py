@@ -8,14 +8,38 @@ that is written by the new list. Questions may be asked without waiting; answers
 
 from __future__ import annotations
 
+import hashlib
+from typing import Annotated, TypeAlias
+
 import msgspec
 
-PREFACE = b"\x00PYMOTOR-KV\x01\n"
+PREFACE_OF_ANY_VERSION = b"\x00PYMOTOR-KV"
+PREFACE = PREFACE_OF_ANY_VERSION + b"\x01\n"
 LENGTH_BYTES = 4
-LONGEST_FRAME = 64 * 1024 * 1024
-"""Bytes; `MOST_TOKENS` have 4 MB."""
+LONGEST_FRAME = 16 * 1024 * 1024
+"""Bytes; `MOST_TOKENS` have 4 MB, and `MOST_MEDIA` one."""
 MOST_TOKENS = 1 << 20
 """Of a prompt, that are compared. Later ones need not be told."""
+MOST_MEDIA = 4096
+"""Items of a prompt. It ends before a later one."""
+LONGEST_NAME = 1024
+"""Characters of a model's name, or of an adapter's. With a longer one nobody is asked."""
+LONGEST_PLAIN = 64
+"""Characters of a salt, or of a media item's identifier, up to which it stands for itself; see `bounded`."""
+_DIGEST = "sha256:"
+LONGEST_BOUNDED = len(_DIGEST) + 64
+
+Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=LONGEST_NAME)]
+Bounded: TypeAlias = Annotated[str, msgspec.Meta(max_length=LONGEST_BOUNDED)]
+"""What `bounded` has made."""
+
+
+def bounded(text: str) -> str:
+    """What stands for a salt or an identifier that somebody else has chosen, at any length, in questions and where
+    events are read: a long text's digest. That is longer than any text that stands for itself, so none is both."""
+    if len(text) <= LONGEST_PLAIN:
+        return text
+    return _DIGEST + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
@@ -38,15 +62,22 @@ class PrefixQuery(msgspec.Struct, frozen=True, array_like=True, tag="query"):
 
     number: int
     """Of the question, chosen by who asks; one connection uses none twice."""
-    model: str
+    model: Name
     tokens: memoryview
     """The prompt's token ids, 4 bytes each, little endian; a media item is its one placeholder token."""
-    media: list[tuple[int, str]] = []
-    """The place of each item's placeholder in `tokens`, ascending, and the item's identifier at the engines."""
-    adapter: str = ""
+    media: Annotated[list[tuple[int, Bounded]], msgspec.Meta(max_length=MOST_MEDIA)] = []
+    """The place of each item's placeholder in `tokens`, ascending, and the item's identifier at the engines,
+    `bounded`."""
+    adapter: Name = ""
     """Name of the LoRA adapter; empty: the model itself."""
-    salt: str = ""
-    """`cache_salt` of the request."""
+    salt: Bounded = ""
+    """`cache_salt` of the request, `bounded`."""
+
+
+def fits(query: PrefixQuery) -> bool:
+    """Whether a question whose salt and identifiers are `bounded` has no more of anything else than it may have."""
+    longest = max(len(query.model), len(query.adapter))
+    return longest <= LONGEST_NAME and len(query.media) <= MOST_MEDIA
 
 
 class PrefixMatches(msgspec.Struct, frozen=True, array_like=True, tag="matches"):

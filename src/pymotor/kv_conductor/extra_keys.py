@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pymotor.fleet.prefix_queries import bounded
 from pymotor.kv_conductor.events import BlocksStored
 from pymotor.kv_conductor.prompt_keys import media_extra, other_extra
 
@@ -18,6 +19,7 @@ class ExtraKeys:
 
     def __init__(self, event: BlocksStored) -> None:
         self.salt = ""
+        """As questions have it, `bounded`; identifiers likewise."""
         self.media: dict[int, list[tuple[str, int]]] = {}
         """For each block of the event that has any: identifier and offset of its items."""
         self._other: dict[int, int] = {}
@@ -40,10 +42,10 @@ class ExtraKeys:
             case ["lora", *_]:
                 return
             case ["mm", str(identifier), int(offset)] | [str(identifier), int(offset)]:
-                self.media.setdefault(block, []).append((identifier, offset))
+                self.media.setdefault(block, []).append((bounded(identifier), offset))
             case ["cache_salt", str(salt)]:
-                self.salt = salt
+                self.salt = bounded(salt)
             case str(salt) if block == 0 and event.parent_block_hash is None:
-                self.salt = salt
+                self.salt = bounded(salt)
             case _:
                 self._other[block] = self._other.get(block, 0) + other_extra(value)

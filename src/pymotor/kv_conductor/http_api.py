@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from array import array
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from time import perf_counter
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from pymotor.control_plane import ClusterToken
 from pymotor.control_plane.token import LOCAL_TOKEN_FILE, TOKEN_PLACE
 from pymotor.control_plane.token_gate import TokenGate
-from pymotor.fleet.prefix_queries import PrefixQuery
+from pymotor.fleet.prefix_queries import MOST_TOKENS, Name, PrefixQuery, bounded
 from pymotor.kv_conductor.following import Following
 from pymotor.kv_conductor.instruments import Figures
 from pymotor.kv_conductor.registered import (
@@ -29,24 +32,44 @@ from pymotor.kv_conductor.registered import (
 )
 from pymotor.telemetry.metrics import render
 
-LONGEST_BODY = 32 * 1024 * 1024
-"""Bytes; a prompt of a million tokens has about 7 MB."""
+LONGEST_BODY = 16 * 1024 * 1024
+"""Bytes; of `MOST_TOKENS` tokens each has at most 10 digits, a comma and a space."""
+_PIECE = 1 << 18
+"""Bytes of a list of tokens that are read at once: a few milliseconds."""
 _OPEN_PATHS = ("/health", "/readiness", "/liveness", "/startup", "/metrics")
 _TENANT = "default"
 
 Message = TypeVar("Message")
+_TokenIds: TypeAlias = list[Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]]
 Answer = Callable[[Request], Awaitable[Response]]
 
 
 class PromptQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """`POST /query`."""
 
-    model: str
-    token_ids: list[Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]]
+    model: Name
+    token_ids: msgspec.Raw
+    """A list of numbers, read by `tokens` once it is known to be none too long."""
     block_size: int | None = None
     """Not needed: events tell how long blocks are."""
-    lora_name: str | None = None
+    lora_name: Name | None = None
     cache_salt: str | None = None
+
+    async def tokens(self) -> array[int]:
+        """The prompt's token ids, 4 bytes each; others are answered in between. Raises `_RefusedError`."""
+        text = bytes(self.token_ids)
+        if text.count(b",") >= MOST_TOKENS:
+            raise _RefusedError(413, f"of a prompt the first {MOST_TOKENS} tokens are compared: `token_ids` has more")
+        if len(text) <= _PIECE or not text.startswith(b"["):
+            return array("I", _decoded(text, _TokenIds))
+        tokens, begins, closes = array("I"), 1, len(text) - 1
+        while begins < closes:
+            comma = text.find(b",", begins + _PIECE)
+            ends = comma if comma >= 0 else closes
+            tokens.extend(_decoded(b"[%b]" % text[begins:ends], _TokenIds))
+            begins = ends + 1
+            await asyncio.sleep(0)
+        return tokens
 
 
 class _RefusedError(Exception):
@@ -103,16 +126,19 @@ def _sources(following: Following) -> Answer:
 def _query(following: Following, figures: Figures) -> Answer:
     async def query(request: Request) -> Response:
         question = await _body(request, PromptQuestion)
-        tokens = array("I", question.token_ids)
+        tokens = await question.tokens()
         asked = PrefixQuery(
             number=0,
             model=question.model,
             tokens=memoryview(tokens).cast("B"),
             adapter=question.lora_name or "",
-            salt=question.cache_salt or "",
+            salt=bounded(question.cache_salt or ""),
         )
+        began = perf_counter()
+        answer = JSONResponse({_TENANT: following.matched(asked), "tokens": len(tokens)})
         figures.queries.add()
-        return JSONResponse({_TENANT: following.matched(asked), "tokens": len(tokens)})
+        figures.query_seconds.observe(perf_counter() - began)
+        return answer
 
     return query
 
@@ -144,12 +170,21 @@ def _unregister(following: Following) -> Answer:
 async def _body(request: Request, kind: type[Message]) -> Message:
     """Raises `_RefusedError`."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LONGEST_BODY:
-            raise _RefusedError(413, f"a body has at most {LONGEST_BODY} bytes")
     try:
-        return msgspec.json.decode(body, type=kind)
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > LONGEST_BODY:
+                raise _RefusedError(413, f"a body has at most {LONGEST_BODY} bytes")
+    except ClientDisconnect as error:
+        # Nobody reads the answer.
+        raise _RefusedError(400, "the client left before it had sent all of its request") from error
+    return _decoded(body, kind)
+
+
+def _decoded(content: bytes | bytearray | msgspec.Raw, kind: type[Message]) -> Message:
+    """Raises `_RefusedError`."""
+    try:
+        return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _RefusedError(400, str(error)) from error
 

@@ -35,9 +35,14 @@ class Figures:
         self._passed_over = registry.counter(
             "pymotor_kv_conductor_passed_over_total", "Blocks that were told of and are not in the index.", ("reason",)
         )
-        self.queries = registry.counter("pymotor_kv_conductor_queries_total", "Questions answered.").child()
+        self.queries = registry.counter(
+            "pymotor_kv_conductor_queries_total", "Questions answered, in frames and over HTTP."
+        ).child()
         self.query_seconds = registry.histogram(
-            "pymotor_kv_conductor_query_seconds", "Seconds that a question took to be answered.", (), _QUERY_BOUNDS
+            "pymotor_kv_conductor_query_seconds",
+            "Seconds that each of these took to be answered, once it was read.",
+            (),
+            _QUERY_BOUNDS,
         ).child()
         self.connections = registry.gauge(
             "pymotor_kv_conductor_coordinator_connections", "Connections of Coordinators' workers."

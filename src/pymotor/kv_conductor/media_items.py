@@ -8,11 +8,13 @@ it can be written as the engine writes it. A question ends before its first item
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import msgspec
 
+from pymotor.fleet.prefix_queries import MOST_TOKENS
 from pymotor.kv_conductor.events import BlocksStored, low_64_bits
 from pymotor.kv_conductor.extra_keys import ExtraKeys
 
@@ -26,7 +28,8 @@ class _Begun(msgspec.Struct):
 
 
 class MediaItems:
-    """What items became, for a bounded number of them and of tokens; the least lately used goes first."""
+    """What items became, for a bounded number of them and of tokens; the least lately used goes first. Those whose end
+    was not seen have a quarter of the tokens at most: no more of them could drive out all that are of use."""
 
     def __init__(self, most_items: int = 65_536, most_tokens: int = 16_000_000) -> None:
         self._items: OrderedDict[tuple[str, str], array[int]] = OrderedDict()
@@ -34,6 +37,9 @@ class MediaItems:
         self._most_items = most_items
         self._most_tokens = most_tokens
         self._tokens = 0
+        """Of all of them."""
+        self._begun_tokens = 0
+        """Of those whose end was not seen."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -69,14 +75,15 @@ class MediaItems:
                     continue
                 # Engines were started anew with other settings of their processor.
                 self._tokens -= len(self._items.pop((model, identifier)))
-            following = next((other for other in starts if other > start), None)
+            after = bisect_right(starts, start)
+            following = starts[after] if after < len(starts) else None
             ends = (blocks[-1] + 1) * size
             touched = following is not None and following <= ends
             if following is not None:
                 ends = min(ends, following)
             before = array("I")
             if start < 0:
-                begun = self._begun.pop((slot, identifier), None)
+                begun = self._end_begun((slot, identifier))
                 if begun is None or event.parent_block_hash is None:
                     continue
                 if begun.after != low_64_bits(event.parent_block_hash) or len(begun.tokens) != -start:
@@ -95,22 +102,36 @@ class MediaItems:
     def forget(self, slot: int) -> None:
         """Items whose end a publisher still owes; its later events do not follow those before."""
         for key in [key for key in self._begun if key[0] == slot]:
-            del self._begun[key]
+            self._end_begun(key)
 
     def _keep(self, model: str, identifier: str, tokens: array[int]) -> None:
         self._items[model, identifier] = tokens
         self._tokens += len(tokens)
-        while len(self._items) > self._most_items or self._tokens > self._most_tokens:
-            self._tokens -= len(self._items.popitem(last=False)[1])
+        self._keep_bounds()
 
     def _begin(self, slot: int, identifier: str, begun: _Begun) -> None:
+        self._end_begun((slot, identifier))
         self._begun[slot, identifier] = begun
-        if len(self._begun) > self._most_items // 16:
-            self._begun.popitem(last=False)
+        self._begun_tokens += len(begun.tokens)
+        self._tokens += len(begun.tokens)
+        while len(self._begun) > self._most_items // 16 or self._begun_tokens > self._most_tokens // 4:
+            self._end_begun(next(iter(self._begun)))
+        self._keep_bounds()
+
+    def _end_begun(self, key: tuple[int, str]) -> _Begun | None:
+        begun = self._begun.pop(key, None)
+        if begun is not None:
+            self._begun_tokens -= len(begun.tokens)
+            self._tokens -= len(begun.tokens)
+        return begun
+
+    def _keep_bounds(self) -> None:
+        while self._items and (len(self._items) > self._most_items or self._tokens > self._most_tokens):
+            self._tokens -= len(self._items.popitem(last=False)[1])
 
 
 class WrittenPrompt(msgspec.Struct, frozen=True):
-    """A prompt as engines write it, up to its first item that is not known."""
+    """A prompt as engines write it, up to its first item that is not known, or to `MOST_TOKENS` tokens."""
 
     tokens: memoryview
     """4 bytes each."""
@@ -120,24 +141,27 @@ class WrittenPrompt(msgspec.Struct, frozen=True):
 
 
 def write_out(known: MediaItems, model: str, tokens: memoryview, media: Sequence[tuple[int, str]]) -> WrittenPrompt:
-    """The prompt with each item's tokens in place of its placeholder."""
+    """The prompt with each item's tokens in place of its placeholder, as far as prompts are compared: an item of few
+    bytes in a question may have been a long video in an event."""
     if not media:
         return WrittenPrompt(tokens, (), True)
-    parts: list[bytes | memoryview] = []
+    parts: list[memoryview] = []
     items: list[tuple[str, int, int]] = []
     copied = written = 0
     for place, identifier in media:
         parts.append(tokens[4 * copied : 4 * place])
         written += len(parts[-1]) // 4
         item = known.known(model, identifier)
-        if item is None:
-            return WrittenPrompt(memoryview(b"".join(parts)), items, False)
-        items.append((identifier, written, len(item)))
-        parts.append(item.tobytes())
-        written += len(item)
+        if item is None or written >= MOST_TOKENS:
+            break
+        length = min(len(item), MOST_TOKENS - written)
+        items.append((identifier, written, length))
+        parts.append(memoryview(item)[:length].cast("B"))
+        written += length
         copied = place + 1
-    parts.append(tokens[4 * copied :])
-    return WrittenPrompt(memoryview(b"".join(parts)), items, True)
+    else:
+        parts.append(tokens[4 * copied :])
+    return WrittenPrompt(memoryview(b"".join(parts))[: 4 * MOST_TOKENS], items, len(items) == len(media))
 
 
 def _may_be(known: array[int], seen: array[int], before_last: int, seen_whole: bool) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, PromptKeys, media_ex
 from pymotor.kv_conductor.told_runs import Reached, Run
 
 _TOKENS = np.dtype("<u4")
+_ITEM_BYTES = 160
+"""Of a tuple, a number and an empty text."""
 _SURELY = MOST_TOKENS // LONGEST_BLOCK
 """So many blocks of any size have keys."""
 
@@ -35,19 +37,20 @@ class Beginnings:
         """The key of no block at all."""
         self._keys = keys
         self._tokens = prompt.tokens
-        self._extras = _extras(prompt, block_size) if prompt.items else None
+        self._extras = _MediaExtras(prompt, block_size) if prompt.items else None
         self.plain = not prompt.items
         """Whether keys depend on nothing but tokens."""
         self._made: Keys | None = None
 
     def first(self) -> int:
         """The key of the first block; there is one."""
-        extra = self._extras.get(0, 0) if self._extras else 0
+        extra = self._extras.between(0, 1).get(0, 0) if self._extras else 0
         return self._keys.first_key(self.root, self._tokens[: 4 * self.block_size], extra)
 
     def after(self, key: int, place: int, count: int) -> int:
         """The key of the first `count` blocks; `key` is that of the first `place`."""
-        return self._keys.key_after(key, place, self._between(place, count), self.block_size, self._extras)
+        extras = self._extras.between(place, count) if self._extras else None
+        return self._keys.key_after(key, place, self._between(place, count), self.block_size, extras)
 
     def next_first(self, key: int, place: int) -> int:
         """The key of the block after the first `place` blocks, which have `key`; there is one."""
@@ -81,10 +84,12 @@ class Beginnings:
     def by_length(self, key: int, place: int, count: int) -> Callable[[int], int]:
         """Likewise for all beginnings that are longer than `place` blocks, at least 1, up to `count`: what makes the
         key of one of so many blocks."""
-        return self._keys.keys_by_length(key, place, self._between(place, count), self.block_size, self._extras)
+        extras = self._extras.between(place, count) if self._extras else None
+        return self._keys.keys_by_length(key, place, self._between(place, count), self.block_size, extras)
 
     def _all_after(self, key: int, place: int, count: int) -> Keys:
-        return self._keys.keys_after(key, place, self._between(place, count), self.block_size, self._extras)
+        extras = self._extras.between(place, count) if self._extras else None
+        return self._keys.keys_after(key, place, self._between(place, count), self.block_size, extras)
 
     def _between(self, place: int, count: int) -> npt.NDArray[np.uint32]:
         size = self.block_size
@@ -101,9 +106,46 @@ class Beginnings:
         return made
 
 
+class _MediaExtras:
+    """What media add to the keys of a prompt's blocks, made only as far as keys are: a prompt of a few long items is
+    tens of thousands of blocks, of which mostly nobody holds the first."""
+
+    __slots__ = ("_block_size", "_items", "_made", "_next", "_until")
+
+    def __init__(self, prompt: WrittenPrompt, block_size: int) -> None:
+        self._items = prompt.items
+        self._block_size = block_size
+        self._made: dict[int, int] = {}
+        self._until = 0
+        """Blocks of which all is made."""
+        self._next = 0
+        """The first item that overlaps later ones, or may."""
+
+    def between(self, place: int, count: int) -> dict[int, int]:
+        """Those of the first `count` blocks without the first `place`."""
+        if count > self._until:
+            self._make(count)
+        made = self._made
+        return {block: made[block] for block in range(place, count) if block in made}
+
+    def _make(self, until: int) -> None:
+        made, size = self._made, self._block_size
+        while self._next < len(self._items):
+            identifier, start, length = self._items[self._next]
+            ends = (start + length - 1) // size + 1
+            for block in range(max(start // size, self._until), min(ends, until)):
+                extra = made.get(block, 0) + media_extra(identifier, start - block * size)
+                made[block] = extra & (1 << 64) - 1
+            if ends > until:
+                # So the next one begins no sooner.
+                break
+            self._next += 1
+        self._until = until
+
+
 class AskedQuestions:
     """The last questions, for who says later where the prompt went, perhaps more than once. Bounded in number and in
-    bytes of tokens: the more of them are kept, the colder is the memory that the next one is written to."""
+    bytes: the more of them are kept, the colder is the memory that the next one is written to."""
 
     def __init__(self, most: int = 8192, most_bytes: int = 4 << 20) -> None:
         self._questions: OrderedDict[tuple[Hashable, int], PrefixQuery] = OrderedDict()
@@ -125,9 +167,9 @@ class AskedQuestions:
         if key in self._questions:
             self._drop(key)
         self._questions[key] = question
-        self._bytes += len(question.tokens)
+        self._bytes += _bytes_of(question)
         while len(self._questions) > self._most or self._bytes > self._most_bytes:
-            self._bytes -= len(self._questions.popitem(last=False)[1].tokens)
+            self._bytes -= _bytes_of(self._questions.popitem(last=False)[1])
 
     def find(self, asker: Hashable, number: int) -> PrefixQuery | None:
         """The question; None if it is not kept."""
@@ -139,13 +181,13 @@ class AskedQuestions:
             self._drop(own)
 
     def _drop(self, key: tuple[Hashable, int]) -> None:
-        self._bytes -= len(self._questions.pop(key).tokens)
+        self._bytes -= _bytes_of(self._questions.pop(key))
 
 
-def _extras(prompt: WrittenPrompt, block_size: int) -> Mapping[int, int]:
-    extras: dict[int, int] = {}
-    for identifier, start, length in prompt.items:
-        for block in range(start // block_size, (start + length - 1) // block_size + 1):
-            extra = extras.get(block, 0) + media_extra(identifier, start - block * block_size)
-            extras[block] = extra & (1 << 64) - 1
-    return extras
+def _bytes_of(question: PrefixQuery) -> int:
+    """What it takes besides what every question does, about; a character may have four bytes."""
+    size = len(question.tokens) + 4 * (len(question.model) + len(question.adapter) + len(question.salt))
+    if question.media:
+        # The frame that they came in is kept for the tokens in it.
+        size += sum(_ITEM_BYTES + 2 * 4 * len(identifier) for _, identifier in question.media)
+    return size

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
 
+from pymotor.fleet.prefix_queries import LONGEST_NAME
 from pymotor.kv_conductor.sources import EventSource
 
 MOST_REGISTERED = 4096
 _WILDCARDS = ("*", "0.0.0.0", "::")
+_Address: TypeAlias = Annotated[str, msgspec.Meta(max_length=1024)]
 
 
 class RegistrationError(Exception):
@@ -28,13 +30,13 @@ class NotRegisteredError(Exception):
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
     """`POST /register`: one rank of an instance, which has an endpoint of its own."""
 
-    endpoint: str
+    endpoint: _Address
     """`tcp://host:port` of its events, with the rank's own port."""
-    modelname: Annotated[str, msgspec.Meta(min_length=1)]
+    modelname: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]
     instance_id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     dp_rank: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
-    replay_endpoint: str | None = None
-    topic: str = ""
+    replay_endpoint: _Address | None = None
+    topic: Annotated[str, msgspec.Meta(max_length=LONGEST_NAME)] = ""
     type: str = "vLLM"
     block_size: int | None = None
     """Not needed: events tell it."""
@@ -77,6 +79,15 @@ def _address(text: str) -> tuple[str, int]:
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise MalformedRegistrationError(f"{text[:200]!r} is no address: {error}") from error
-    if parts.scheme != "tcp" or not host or host in _WILDCARDS or not port or parts.path:
+    if parts.scheme != "tcp" or not host or host in _WILDCARDS or not port or parts.path or not _is_name(host):
         raise MalformedRegistrationError(f"{text[:200]!r} is no address; one looks like tcp://10.0.0.7:5557")
     return host, port
+
+
+def _is_name(host: str) -> bool:
+    """Whether an address can be looked for by this name."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return host.isprintable() and " " not in host

@@ -19,7 +19,7 @@ from pymotor.control_plane.tls import ClientTLS
 from pymotor.kv_conductor.fleet_watch import FleetTeller
 from pymotor.kv_conductor.following import Following
 from pymotor.kv_conductor.frames import CoordinatorConnection
-from pymotor.kv_conductor.front_door import FrontDoor
+from pymotor.kv_conductor.front_door import FrontDoor, OtherVersions
 from pymotor.kv_conductor.http_api import conductor_app
 from pymotor.kv_conductor.instruments import Figures
 
@@ -60,6 +60,7 @@ async def run_conductor(
     with contextlib.closing(listen_alone(options.host, options.port, "--port")) as listening:
         figures = Figures()
         connections: set[CoordinatorConnection] = set()
+        others = OtherVersions()
 
         def tell() -> None:
             for connection in tuple(connections):
@@ -71,6 +72,7 @@ async def run_conductor(
             return FrontDoor(
                 lambda: HTTPConnection(**arguments),
                 lambda: CoordinatorConnection(following.answers, token, figures, connections),
+                others,
             )
 
         server = AdminServer(conductor_app(following, figures, token), graceful_seconds=1, protocol=speak, tls=tls)

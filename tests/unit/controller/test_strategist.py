@@ -198,7 +198,7 @@ async def test_alarms_and_inventory_over_http(fleet):
     app = observability_app(
         fleet.log, fleet.strategist.view, variables={}, leads=lambda: fleet.service.leads, token=None
     )
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://c") as http:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as http:
         answer = (await http.get("/observability/alarms", params={"after": before})).json()
         inventory = (await http.get("/observability/inventory")).json()["data"]
     (records,) = answer["data"]["alarms"]

@@ -15,6 +15,9 @@ import uvloop
 from pymotor.coordinator.affinity.conductor_client import Address, Asked, ConductorClient
 from pymotor.fleet.prefix_queries import (
     LENGTH_BYTES,
+    LONGEST_FRAME,
+    LONGEST_NAME,
+    MOST_MEDIA,
     PREFACE,
     Followed,
     FromConductor,
@@ -23,6 +26,7 @@ from pymotor.fleet.prefix_queries import (
     PrefixMatches,
     PrefixQuery,
     PrefixRouted,
+    bounded,
 )
 from worker_in_process import until
 
@@ -141,6 +145,35 @@ async def test_a_long_prompt_is_asked_whole() -> None:
         assert [question.tokens for question in conductor.of(PrefixQuery)] == [tokens]
 
 
+async def test_what_clients_choose_at_any_length_makes_no_long_frame() -> None:
+    salt, identifier = "s" * (LONGEST_FRAME + 1), "an image" * 100
+    async with conversing() as (client, conductor):
+        assert (await client.ask("m", TOKENS, [(3, identifier)], salt=salt)).outcome == "answered"
+        assert conductor.of(PrefixQuery) == [
+            PrefixQuery(1, "m", memoryview(TOKENS), [(3, bounded(identifier))], "", bounded(salt))
+        ]
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "tokens", "media"),
+    [
+        ("m" * (LONGEST_NAME + 1), "", TOKENS, []),
+        ("m", "a" * (LONGEST_NAME + 1), TOKENS, []),
+        ("m", "", TOKENS, [(3, "an image")] * (MOST_MEDIA + 1)),
+        ("m", "", bytes(LONGEST_FRAME), []),
+    ],
+)
+async def test_a_question_that_the_conductor_would_not_read_is_not_asked(
+    model: str, adapter: str, tokens: bytes, media: list[tuple[int, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with conversing() as (client, conductor):
+        for _ in range(3):
+            assert await client.ask(model, tokens, media, adapter=adapter) == Asked("closed", None)
+        assert (await ask(client)).outcome == "answered"
+        assert (conductor.connections, len(conductor.of(PrefixQuery))) == (1, 1)
+    assert caplog.text.count("longer than the KV Conductor takes") == 1
+
+
 async def test_questions_do_not_wait_for_each_other() -> None:
     async with conversing() as (client, conductor):
         conductor.answering = False
@@ -245,6 +278,45 @@ async def test_nonsense_ends_the_connection_and_no_request(words: bytes) -> None
         conductor.say_bytes(words)
         assert (await asking).outcome == "lost"
         await until(lambda: conductor.connections == 2, "another connection is made")
+
+
+@pytest.mark.parametrize("host", ["kv..conductor", "x" * 64])
+def test_a_name_that_nobody_can_look_for_is_tried_again(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is looked for anew each time; the pauses are counted, by whom the client asks how long they are."""
+
+    async def try_it() -> None:
+        pauses: list[float] = []
+
+        def chance() -> float:
+            pauses.append(0.0)
+            return -1.0
+
+        loop = asyncio.get_running_loop()
+        client = ConductorClient(Address(host, 1), "", loop, patience=LONG, chance=chance)
+        client.start()
+        await until(lambda: len(pauses) > 2, "it tries again and again")
+        assert await ask(client) == Asked("closed", None)
+        await client.close()
+
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(try_it())
+    finally:
+        loop.close()
+    (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("pymotor.")]
+    assert "no KV Conductor at" in told
+    assert " (" in told, "why"
+
+
+async def test_that_nobody_is_asked_any_more_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> float:
+        raise RuntimeError("a mistake")
+
+    client = ConductorClient(Address("127.0.0.1", 1), "", asyncio.get_running_loop(), patience=LONG, chance=broken)
+    client.start()
+    await until(lambda: "not asked any more" in caplog.text, "it is told")
+    assert "a mistake" in caplog.text
+    await client.close()
 
 
 async def test_nobody_is_asked_before_it_says_whom_it_follows() -> None:

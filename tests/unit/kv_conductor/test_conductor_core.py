@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from typing import Any
+
+import msgspec
 import pytest
 from played_events import CLEARED, Clock, answer, question, removed, stored, tell
 
-from pymotor.fleet.prefix_queries import PrefixRouted
+from pymotor.fleet.prefix_queries import PrefixQuery, PrefixRouted
 from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.holders import TooManyHoldersError
 from pymotor.kv_conductor.publisher_view import PublisherView
@@ -71,7 +75,7 @@ def test_a_prompt_that_failed_somewhere_is_expected_where_it_went_next(core: Con
 
 
 def test_no_more_is_kept_of_questions_than_there_is_room() -> None:
-    asked = AskedQuestions(most=3, most_bytes=4 * 100)
+    asked = AskedQuestions(most=3, most_bytes=4 * 110)
     for number, length in enumerate((50, 40, 10, 5)):
         asked.keep("one", question(range(length), number))
     asked.keep("another", question(range(30), 2))
@@ -82,6 +86,33 @@ def test_no_more_is_kept_of_questions_than_there_is_room() -> None:
     assert asked.find("another", 2) is not None
     asked.forget("another")
     assert (len(asked), asked.memory_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"salt": "s" * 70},
+        {"adapter": "a" * 1000},
+        {"model": "m" * 1000},
+        {"media": [(place, f"{place}" + "i" * 60) for place in range(20)]},
+    ],
+)
+def test_all_that_is_kept_of_a_question_counts(more: dict[str, Any]) -> None:
+    """Measured by what the interpreter has allocated, since bounds are there for that."""
+    asked = AskedQuestions(most_bytes=1 << 18)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(1000):
+            frame = msgspec.msgpack.encode(question(range(8), number, **more))
+            asked.keep("one", msgspec.msgpack.decode(frame, type=PrefixQuery))
+            del frame
+        kept = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert kept / 2 < asked.memory_bytes
+    assert asked.memory_bytes < (1 << 18) + 400 * len(asked)
+    assert asked.memory_bytes < 8 * kept
 
 
 def test_who_restarted_or_went_expects_nothing(core: ConductorCore) -> None:

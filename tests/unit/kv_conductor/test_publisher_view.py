@@ -7,6 +7,7 @@ from array import array
 import pytest
 from played_events import CLEARED, answer, question, removed, stored, tell
 
+from pymotor.fleet.prefix_queries import bounded
 from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.hash_mixing import all_mixed, mixed
 from pymotor.kv_conductor.publisher_view import PublisherView
@@ -99,6 +100,16 @@ def test_adapters_and_salts_are_prompts_of_their_own(core: ConductorCore, view: 
     assert held(core, range(8), salt="french") == (0, 0)
     tell(view, stored(range(8), [30, 31], lora_id=1, lora_name="french", extra_keys=[["french", "secret"], ["french"]]))
     assert held(core, range(8), adapter="french", salt="secret") == (2, 2)
+
+
+def test_a_long_salt_is_itself_and_no_other(core: ConductorCore, view: PublisherView) -> None:
+    long = "s" * 65
+    tell(view, stored(range(8), [0, 1], extra_keys=[[long], None]))
+    assert held(core, range(8), salt=bounded(long)) == (2, 2)
+    assert held(core, range(8), salt=bounded(long + "s")) == (0, 0)
+    assert held(core, range(8), salt=bounded(bounded(long))) == (0, 0), "a salt that is called like another's digest"
+    tell(view, stored(range(8), [10, 11], extra_keys=[[["cache_salt", long + "s"]], None]))
+    assert held(core, range(8), salt=bounded(long + "s")) == (2, 2)
 
 
 def test_an_adapter_that_is_asked_for_like_a_model_holds_nothing_of_the_model(core: ConductorCore) -> None:

@@ -24,7 +24,15 @@ from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
 from pymotor.coordinator.scheduling.target import Target
-from pymotor.fleet.prefix_queries import MOST_TOKENS, PREFACE, Followed, PrefixMatches, PrefixQuery, PrefixRouted
+from pymotor.fleet.prefix_queries import (
+    MOST_MEDIA,
+    MOST_TOKENS,
+    PREFACE,
+    Followed,
+    PrefixMatches,
+    PrefixQuery,
+    PrefixRouted,
+)
 from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.events import decode_batch
 from pymotor.kv_conductor.frames import CoordinatorConnection
@@ -197,6 +205,16 @@ async def test_before_media_that_nobody_knows_no_prompt_ends(asking: Asking) -> 
     name_all(asking, first, second)
     assert await asked_of(16, 20) == (list(range(39)), [(16, "an image"), (20, "an image")])
     assert await asked_of(16, 39) == (list(range(39)), [(16, "an image")])
+
+
+async def test_a_prompt_ends_before_more_media_than_a_question_has(asking: Asking) -> None:
+    view = read("/v1/chat/completions", {"messages": [{"role": "user", "content": [IMAGE] * (MOST_MEDIA + 1)}]})
+    name_all(asking, *view.media)
+    ids = memoryview(array("I", range(MOST_MEDIA + 10))).cast("B")
+    await asking.choice({"prompt": [1, 2]})
+    await asking.placement._ask(asking._client, view, Prompt(ids, tuple(range(2, MOST_MEDIA + 3))))
+    assert asked(asking.conductor) == list(range(MOST_MEDIA + 2))
+    assert len(asking.conductor.asked[-1].media) == MOST_MEDIA
 
 
 async def test_of_a_long_prompt_what_is_compared_is_asked(asking: Asking) -> None:

@@ -50,6 +50,22 @@ def test_a_chat_that_goes_on_is_known_where_it_was() -> None:
     assert held(prefixes, chat("a" * 4000, truncate_prompt_tokens=9)) == [0, 0, 0]
 
 
+def test_what_a_text_depends_on_is_told_apart_by_field_and_by_where_it_ends() -> None:
+    contexts: list[dict[str, Any]] = [
+        {"system": "one"},
+        {"instructions": "one"},
+        {"system": 1, "instructions": 23},
+        {"system": 12, "instructions": 3},
+        {"system": [], "tools": [], "documents": []},
+        {"tools": [], "documents": []},
+        {"model": "m1", "system": 2},
+        {"model": "m", "system": 12},
+    ]
+    trails = [TextPrefixes().trail(chat("a" * 4000, **context)).hashes for context in contexts]
+    assert len({tuple(hashes) for hashes in trails}) == len(contexts)
+    assert all(not set(hashes) & set(other) for place, hashes in enumerate(trails) for other in trails[:place])
+
+
 def test_several_may_have_it() -> None:
     prefixes = TextPrefixes()
     shared = "s" * 2000

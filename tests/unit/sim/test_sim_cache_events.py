@@ -8,11 +8,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pymotor.engines.sim.adapters import Adapter
 from pymotor.engines.sim.cache_events import CacheEvents, Cleared, Removed, Stored
 from pymotor.engines.sim.core import EngineCore
 from pymotor.engines.sim.core_types import CoreOptions
 from pymotor.engines.sim.prefix_keys import extend_keys
-from pymotor.engines.sim.requests import Adapter, CacheScope, MediaItem, Request, Sampling
+from pymotor.engines.sim.requests import CacheScope, MediaItem, Request, Sampling
 from pymotor.engines.sim.times import Profile
 
 SIZE = 4

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +16,25 @@ import httpx
 import msgspec
 import pytest
 from sim_legs import Engine, Engines, chat_body, ec_flags, eventually, nixl_flags, prefill
+
+NEVER_INTERRUPTED = """
+import asyncio, ctypes
+from pymotor.engines.sim.ending import hear_signals, hold_signals_back
+
+def waits_for_a_mutex_of_its_own():
+    system, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    system.pthread_mutex_lock(mutex)
+    print("ready", flush=True)
+    system.pthread_mutex_lock(mutex)
+
+async def main():
+    hear_signals(lambda: None, 0.5)
+    waits_for_a_mutex_of_its_own()
+
+hold_signals_back()
+asyncio.run(main())
+"""
+"""Its main thread never comes back from C: as where a signal comes just before a system call begins."""
 
 LONG = {"stream": True, "max_tokens": 30_000, "ignore_eos": True}
 
@@ -79,6 +100,54 @@ def test_an_engine_that_is_stuck_says_where_and_ends(
         engine.process.terminate()
         assert engine.process.wait(60) == 1
     assert "read_tensor" in capfd.readouterr().err
+
+
+def test_one_whose_main_thread_no_signal_interrupts_says_where_and_ends() -> None:
+    engine = subprocess.Popen(
+        [sys.executable, "-c", NEVER_INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert engine.stdout is not None
+        assert engine.stdout.readline() == "ready\n"
+        engine.terminate()
+        assert "waits_for_a_mutex_of_its_own" in engine.communicate(timeout=60)[1]
+        assert engine.returncode == 1
+    finally:
+        engine.kill()
+        engine.communicate()
+
+
+def test_no_thread_takes_a_signal_from_the_one_that_waits_for_them(engines: Engines) -> None:
+    engine = engines.start()
+    engine.tokens("so that it has worked")
+    ending = 1 << (signal.SIGTERM - 1) | 1 << (signal.SIGINT - 1)
+
+    def waiting() -> int:
+        blocked = [
+            int(line.split()[1], 16)
+            for status in Path(f"/proc/{engine.process.pid}/task").glob("*/status")
+            for line in status.read_text().splitlines()
+            if line.startswith("SigBlk")
+        ]
+        return sum(mask & ending != ending for mask in blocked)
+
+    assert waiting() == 1
+
+
+def test_an_engine_that_was_told_to_end_before_it_began_ends() -> None:
+    """As when whoever started it had blocked the signal."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        argv = [sys.executable, "-m", "pymotor", "sim-engine", "serve", "sim-model", "--port", "0"]
+        engine = subprocess.Popen(argv)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    try:
+        engine.terminate()
+        assert engine.wait(60) == 0
+    finally:
+        engine.kill()
+        engine.wait()
 
 
 def test_a_second_signal_ends_a_stuck_engine_at_once(engines: Engines, tmp_path: Path) -> None:

@@ -7,17 +7,15 @@ with it, as references only, for `explain`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from pymotor.coordinator.affinity.cached_tokens import cached_tokens, cached_tokens_in_events
-from pymotor.coordinator.affinity.conductor_client import ConductorClient
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.matches import Expected
-from pymotor.coordinator.affinity.text_prefixes import TextPrefixes, TextTrail
+from pymotor.coordinator.affinity.told import Told
 from pymotor.coordinator.scheduling.key_choice import KeyChoice
 from pymotor.coordinator.scheduling.kv_affinity import (
     AffinityRules,
@@ -104,6 +102,12 @@ class Choice:
     def decided(self, decision: Decision) -> None:
         """A leg goes there."""
 
+    def answered(self, target: Target) -> None:
+        """A leg there has brought what it was sent for, or begins to."""
+
+    def end(self) -> None:
+        """The request is over, whatever became of it."""
+
     def work(self, target: Target) -> int:  # noqa: ARG002  others know more
         """Tokens of the prompt that are still to be computed at `target`, as far as is known."""
         return self.prompt_tokens
@@ -131,47 +135,11 @@ class Choice:
         return None if target is None else Decision(group, avoid, loads, target, "load")
 
 
-class Told(Protocol):
-    """Who is to know where a prompt went."""
-
-    def routed(self, endpoint_id: str) -> None:
-        """It was sent to this endpoint."""
-
-
-class ToldConductor:
-    """The conductor that was asked about the prompt."""
-
-    __slots__ = ("_conductor", "_number")
-
-    def __init__(self, conductor: ConductorClient, number: int) -> None:
-        """`number` is the question's."""
-        self._conductor = conductor
-        self._number = number
-
-    def routed(self, endpoint_id: str) -> None:
-        """See `Told`."""
-        self._conductor.routed(self._number, endpoint_id)
-
-
-class ToldTexts:
-    """This worker's own memory of texts."""
-
-    __slots__ = ("_texts", "_trail")
-
-    def __init__(self, texts: TextPrefixes, trail: TextTrail) -> None:
-        self._texts = texts
-        self._trail = trail
-
-    def routed(self, endpoint_id: str) -> None:
-        """See `Told`."""
-        self._texts.routed(self._trail, endpoint_id)
-
-
 class AffinityChoice(Choice):
     """By what the endpoints hold of the prompt, beside their load. Decode goes by room and, where prefill is known, to
     its host first."""
 
-    __slots__ = ("_instruments", "_prefill_host", "_told", "matches", "rules")
+    __slots__ = ("_instruments", "_prefill_host", "_told", "_unanswered", "matches", "rules")
 
     def __init__(
         self,
@@ -190,6 +158,8 @@ class AffinityChoice(Choice):
         self._instruments = instruments
         self._prefill_host = ""
         self._told = told
+        self._unanswered: list[str] = []
+        """Endpoints that were told of and have not answered."""
         self.rules = rules
         self.matches = matches
 
@@ -210,6 +180,19 @@ class AffinityChoice(Choice):
             self._instruments.placed(self.prompt_tokens, decision.held)
             if self._told is not None:
                 self._told.routed(target.endpoint_id)
+                self._unanswered.append(target.endpoint_id)
+
+    def answered(self, target: Target) -> None:
+        """See `Choice`."""
+        if target.endpoint_id in self._unanswered:
+            self._unanswered.remove(target.endpoint_id)
+
+    def end(self) -> None:
+        """See `Choice`."""
+        if self._told is not None:
+            for endpoint_id in self._unanswered:
+                self._told.in_vain(endpoint_id)
+        self._unanswered.clear()
 
     def prefilled_at(self, target: Target) -> None:
         """Decode is to be near it, if prefill is there."""

@@ -26,6 +26,7 @@ from pymotor.coordinator.affinity.matches import FEW, Holders, Matches
 from pymotor.fleet.prefix_frames import FrameReader
 from pymotor.fleet.prefix_queries import (
     LENGTH_BYTES,
+    LONGEST_FRAME,
     PREFACE,
     Followed,
     FromConductor,
@@ -34,6 +35,8 @@ from pymotor.fleet.prefix_queries import (
     PrefixMatches,
     PrefixQuery,
     PrefixRouted,
+    bounded,
+    fits,
 )
 
 logger = logging.getLogger(__name__)
@@ -98,11 +101,13 @@ class ConductorClient:
         self._pause = _FIRST_PAUSE
         self._silent_until = 0.0
         self._trouble = ""
-        """What was wrong with certificates when it was dialled last."""
+        """What was wrong when it was dialled last, where that is more than that nobody was there."""
+        self._told_too_long = False
 
     def start(self) -> None:
         """Connect, and again whenever the connection is lost."""
         self._keeping = self._loop.create_task(self._keep())
+        self._keeping.add_done_callback(_tell)
 
     async def close(self) -> None:
         """Ask nobody any more."""
@@ -135,7 +140,8 @@ class ConductorClient:
     async def ask(
         self, model: str, tokens: bytes | memoryview, media: list[tuple[int, str]], *, adapter: str = "", salt: str = ""
     ) -> Asked:
-        """Who holds the beginning of the prompt; see `PrefixQuery`."""
+        """Who holds the beginning of the prompt; see `PrefixQuery`. Salt and identifiers may have any length; what
+        cannot be asked, because it is more than a question may have, is `closed`."""
         connection = self._present
         if connection is None or not self.open:
             return _NOBODY_ASKED
@@ -145,8 +151,14 @@ class ConductorClient:
         self._numbers += 1
         number = self._numbers
         waiting: asyncio.Future[Matches | None] = self._loop.create_future()
+        if media:
+            media = [(place, bounded(identifier)) for place, identifier in media]
+        question = PrefixQuery(number, model, memoryview(tokens), media, adapter, bounded(salt))
         connection.waiting[number] = waiting
-        connection.send(PrefixQuery(number, model, memoryview(tokens), media, adapter, salt))
+        if not fits(question) or not connection.send(question):
+            connection.waiting.pop(number)
+            self._tell_too_long(question)
+            return _NOBODY_ASKED
         timer = self._loop.call_later(self._patience, _give_up, waiting)
         try:
             matches = await waiting
@@ -162,17 +174,28 @@ class ConductorClient:
         self._note_late()
         return Asked("late", None)
 
-    def routed(self, number: int, endpoint_id: str) -> None:
-        """The prompt of the question of this number was sent to this endpoint."""
+    def routed(self, number: int, endpoint_id: str, *, in_vain: bool = False) -> None:
+        """The prompt of the question of this number was sent to this endpoint; `in_vain`: as was said before."""
         connection = self._present
         if connection is not None and connection.holders is not None and connection.unsent <= _MOST_UNSENT:
-            connection.send(PrefixRouted(number, endpoint_id))
+            connection.send(PrefixRouted(number, endpoint_id, in_vain))
 
     @property
     def _present(self) -> _Connection | None:
         """The connection, while it can be written to: uvloop raises on a lost one, and `_keep` hears of it later."""
         connection = self._connection
         return None if connection is None or connection.lost.done() else connection
+
+    def _tell_too_long(self, question: PrefixQuery) -> None:
+        if not self._told_too_long:
+            self._told_too_long = True
+            logger.warning(
+                "a question is longer than the KV Conductor takes (model %.100r, %d bytes of tokens, %d media items): "
+                "it is not asked, texts are compared, as for others like it that are not told of",
+                question.model,
+                len(question.tokens),
+                len(question.media),
+            )
 
     def _note_late(self) -> None:
         self._late += 1
@@ -210,6 +233,15 @@ class ConductorClient:
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
     async def _connect(self) -> _Connection | None:
+        try:
+            return await self._dial()
+        except OSError as error:
+            self._trouble = certificate_trouble(error)
+        except Exception as error:  # noqa: BLE001  such as a name that cannot be looked for: it may be another later
+            self._trouble = why_not(error)
+        return None
+
+    async def _dial(self) -> _Connection | None:
         context, name = (newest(self._tls), self._tls.peer_name or None) if self._tls is not None else (None, None)
         connecting = self._loop.create_task(
             self._loop.create_connection(
@@ -224,11 +256,7 @@ class ConductorClient:
                 connecting.add_done_callback(_abandon)
         if not connecting.done() or connecting.cancelled():
             return None
-        try:
-            return connecting.result()[1]
-        except OSError as error:
-            self._trouble = certificate_trouble(error)
-            return None
+        return connecting.result()[1]
 
 
 class _Connection(asyncio.Protocol):
@@ -261,15 +289,18 @@ class _Connection(asyncio.Protocol):
         """Bytes that wait to be taken."""
         return self._transport.get_write_buffer_size()
 
-    def send(self, message: FromCoordinator) -> None:
-        """Say it."""
+    def send(self, message: FromCoordinator) -> bool:
+        """Say it. False: it is not said, because the conductor would hang up."""
         body = _encoder.encode(message)
+        if len(body) > LONGEST_FRAME:
+            return False
         length = len(body).to_bytes(LENGTH_BYTES, "little")
         if len(body) < _SOONER_COPIED:
             self._transport.write(length + body)
         else:
             self._transport.write(length)
             self._transport.write(body)
+        return True
 
     def data_received(self, data: bytes) -> None:
         frames = self._frames
@@ -319,6 +350,11 @@ class _Connection(asyncio.Protocol):
 
 def _highest(slots: array[int]) -> int:
     return max(slots, default=-1) if len(slots) <= FEW else int(np.frombuffer(slots, np.uint16).max())
+
+
+def _tell(keeping: asyncio.Task[None]) -> None:
+    if not keeping.cancelled() and keeping.exception() is not None:
+        logger.error("the KV Conductor is not asked any more: texts are compared", exc_info=keeping.exception())
 
 
 def _give_up(waiting: asyncio.Future[Matches | None]) -> None:

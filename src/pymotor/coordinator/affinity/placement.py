@@ -8,13 +8,14 @@ from typing import Protocol
 
 import msgspec
 
-from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, KeyedChoice, Told, ToldConductor, ToldTexts
+from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, KeyedChoice
 from pymotor.coordinator.affinity.conductor_client import Asked, ConductorClient
 from pymotor.coordinator.affinity.engine_tokens import EngineTokens
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.matches import Expected
 from pymotor.coordinator.affinity.recent_choices import RecentChoices
 from pymotor.coordinator.affinity.text_prefixes import TextMatches, TextPrefixes
+from pymotor.coordinator.affinity.told import Told, ToldConductor, ToldTexts
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError
 from pymotor.coordinator.api.media import MediaItem
 from pymotor.coordinator.api.request_view import Fields, RequestView
@@ -29,7 +30,7 @@ from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.prefix_hash import prefix_key, session_key
 from pymotor.coordinator.scheduling.target import Policy, Target
 from pymotor.fleet import Role
-from pymotor.fleet.prefix_queries import MOST_TOKENS
+from pymotor.fleet.prefix_queries import MOST_MEDIA, MOST_TOKENS
 
 _IDENTIFIERS = 16384
 """Media items whose identifiers are remembered."""
@@ -159,8 +160,8 @@ class AffinityPlacement:
             if place >= length:
                 break
             identifier = self._identifiers.get((item.kind, item.key))
-            if identifier is None:
-                # What comes from here on nobody can have been told of by a name that is known here.
+            if identifier is None or len(media) == MOST_MEDIA:
+                # From here on nobody was told of it by a name that is known here, or a question has no room for it.
                 length = place
                 break
             media.append((place, identifier))

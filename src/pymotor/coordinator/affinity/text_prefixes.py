@@ -170,14 +170,14 @@ def _with(former: tuple[_Holder, ...], holder: _Holder) -> tuple[_Holder, ...]:
 def _beginning(view: RequestView) -> int:
     """The hash of what texts have to share before they are compared."""
     fields = view.fields
-    model = view.model.encode("utf-8", "surrogatepass")
+    beginning = _digest(view.model.encode("utf-8", "surrogatepass"))
     if _CONTEXT_SET.isdisjoint(fields):
-        return _digest(model)
-    beginning = xxhash.xxh3_64(model)
-    for name in _CONTEXT_FIELDS:
+        return beginning
+    for place, name in enumerate(_CONTEXT_FIELDS, 1):
         if name in fields:
-            beginning.update(memoryview(fields[name]))
-    return beginning.intdigest()
+            # Which field it is counts, and where it ends; none is like a block of the text.
+            beginning = _digest(memoryview(fields[name]), beginning ^ place)
+    return beginning
 
 
 def _text(view: RequestView) -> bytes | memoryview:

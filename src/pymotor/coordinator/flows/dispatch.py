@@ -44,7 +44,11 @@ async def _placed(context: Context, routes: Callable[[], Routes]) -> None:
         await services.tokenizer.count(context.view)
     if placing is not None:
         placing.end()
-    await _until_answered(context, routes)
+    try:
+        await _until_answered(context, routes)
+    finally:
+        if context.choice is not None:
+            context.choice.end()
 
 
 async def _until_answered(context: Context, routes: Callable[[], Routes]) -> None:

@@ -219,6 +219,8 @@ def content_came(context: Context, target: Target, connection: UpstreamConnectio
     context.drop_body()
     if context.trail is not None:
         context.trail.content_came(connection)
+    if context.choice is not None:
+        context.choice.answered(target)
     if connection is not None:
         connection.idle_seconds = context.settings.stream_idle_timeout
         connection.whole_by = context.whole_by
@@ -262,6 +264,8 @@ def leg_succeeded(context: Context, leg: str, target: Target, since: float, *, n
     services = context.services
     if services.circuits.watched:
         services.circuits.succeeded(target)
+    if context.choice is not None:
+        context.choice.answered(target)
     now = monotonic()
     seconds = now - since
     instance = target.instance.name

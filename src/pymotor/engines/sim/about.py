@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 
 from pymotor.engines.sim import tokenizer
+from pymotor.engines.sim.adapters import Adapter
 from pymotor.engines.sim.driver import EngineDriver
 from pymotor.engines.sim.errors import RequestError
 from pymotor.engines.sim.exchange import Exchange
 from pymotor.engines.sim.fields import Fields, invalid
 from pymotor.engines.sim.metrics import EngineMetrics
 from pymotor.engines.sim.prompts import PromptBuilder
-from pymotor.engines.sim.requests import Adapter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from pymotor.engines.sim.ending import hold_signals_back
 from pymotor.engines.sim.options import OptionError, add_flags, read_options
 
 
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     except OptionError as error:
         print(f"pymotor sim-engine: {error}", file=sys.stderr)
         return 2
+    hold_signals_back()
     from pymotor.engines.sim.engine import serve
 
     try:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
+import contextlib
 import hashlib
 import logging
 import os
-import signal
 import time
 import uuid
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from pymotor.engines.sim.core import EngineCore
 from pymotor.engines.sim.core_types import CoreOptions
 from pymotor.engines.sim.driver import EngineDriver
 from pymotor.engines.sim.ec_connector import ECConnector
+from pymotor.engines.sim.ending import hear_signals
 from pymotor.engines.sim.faults import Faults
 from pymotor.engines.sim.kv_connector import KVConnector
 from pymotor.engines.sim.kv_event_encoding import EventEncoder
@@ -51,10 +51,16 @@ async def serve(options: EngineOptions) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status. Raises `OSError` when a port is taken.
 
     After the signal the process has `STOP_SECONDS`: then it says where it is stuck and exits with 1. A second signal
-    ends it at once.
+    ends it at once. `hold_signals_back` comes first.
     """
     stopped = asyncio.Event()
-    _end_on_signals(asyncio.get_running_loop(), stopped)
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            loop.call_soon_threadsafe(stopped.set)
+
+    hear_signals(stop, STOP_SECONDS)
     engine = SimulatedEngine(options)
     try:
         port = await engine.start()
@@ -64,20 +70,6 @@ async def serve(options: EngineOptions) -> int:
     finally:
         await engine.stop()
     return 0
-
-
-def _end_on_signals(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
-    """Not by the loop's own signal handlers: a loop that is stuck never calls them."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-
-    def end(_number: int, _frame: object) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
-        faulthandler.dump_traceback_later(STOP_SECONDS, exit=True)
-        loop.call_soon_threadsafe(stopped.set)
-
-    for number in numbers:
-        signal.signal(number, end)
 
 
 class SimulatedEngine:

@@ -8,18 +8,17 @@ fields that have their default are left out; before, an event was an array, its 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import msgspec
 
 from pymotor.engines.sim.cache_events import CacheEvent, Removed, Stored
+from pymotor.engines.sim.kv_events_config import Form
 from pymotor.engines.sim.requests import ExtraKeys
 
 MEDIUM = "GPU"
 _SPEC_KIND = "full_attention"
 _LOW_64_BITS = 8
 
-Form = Literal["map", "array"]
 BlockHash = int | bytes
 
 

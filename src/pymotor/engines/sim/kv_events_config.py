@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
+Form = Literal["map", "array"]
+"""Of an event in a message: since vLLM 0.32, and before."""
+
 
 class KVEventsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """vLLM's fields and defaults (`vllm/config/kv_events.py`, 0.32)."""

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pymotor.engines.sim.adapters import Adapter
 from pymotor.engines.sim.faults import Fault, parse_fault
-from pymotor.engines.sim.kv_event_encoding import Form
-from pymotor.engines.sim.kv_events_config import KVEventsConfig, read_kv_events_config
+from pymotor.engines.sim.kv_events_config import Form, KVEventsConfig, read_kv_events_config
 from pymotor.engines.sim.option_words import OptionError, hyphenated, merged, split_dotted
-from pymotor.engines.sim.requests import Adapter
 from pymotor.engines.sim.server_tls import TLSOptions
 from pymotor.engines.sim.times import Profile, load_profile
 

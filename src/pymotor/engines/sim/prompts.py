@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from pymotor.engines.sim import tokenizer
+from pymotor.engines.sim.adapters import Adapter
 from pymotor.engines.sim.chat_template import Prompt, render
 from pymotor.engines.sim.errors import RequestError
 from pymotor.engines.sim.fields import Fields, invalid, is_integers
 from pymotor.engines.sim.handoffs import BOOTSTRAP_FIELDS
 from pymotor.engines.sim.media import Media, MediaReader
-from pymotor.engines.sim.requests import PLAIN, Adapter, CacheScope, Sampling
+from pymotor.engines.sim.requests import PLAIN, CacheScope, Sampling
 
 _MOST_STOPS = 4
 

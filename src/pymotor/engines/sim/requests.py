@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pymotor.engines.sim.adapters import Adapter
 from pymotor.engines.sim.handoffs import Nowhere, Offer, PushTarget, Source, Target
 from pymotor.engines.sim.model import Words
 
@@ -39,16 +40,6 @@ class MediaItem:
 
 ExtraKeys = tuple[str | tuple[str, int], ...] | None
 """What a block's key depends on besides tokens: an adapter's name, media as identifier and place, a salt."""
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """A LoRA adapter that clients ask for by its name."""
-
-    name: str
-    number: int
-    """From 1 up, in the order of the command line."""
-    path: str
 
 
 @dataclass(frozen=True)
