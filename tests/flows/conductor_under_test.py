@@ -110,12 +110,16 @@ class ConductorUnderTest:
     def wait_standing(self, source: str, standing: str, why: str = "") -> dict[str, Any]:
         """Wait until a publisher stands so; returns it."""
 
+        found: dict[str, Any] = {}
+
         def stands() -> bool:
+            nonlocal found
             found = self.sources().get(source, {})
             return found.get("standing") == standing and why in found.get("why", "")
 
         self._wait(stands, f"{source} {standing} {why}")
-        return self.sources()[source]
+        # Asked once more it may be gone: a fleet that has just changed is followed anew.
+        return found
 
     def wait_applied(self, source: str, number: int) -> None:
         """Wait until this batch was the last one that counts."""

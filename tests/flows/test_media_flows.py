@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import plain_http
@@ -16,6 +20,7 @@ from processes import wait_until
 
 from pymotor.operate.explain_command import lines_of
 
+JSON = {"Content-Type": "application/json"}
 MakeGateway = Callable[..., Gateway]
 CONNECTORS = {"store": "ECExampleConnector", "pull": "ECCPUConnector", "push": "ECMooncakeConnector"}
 EPD = ("encode-0", "encode-1", "prefill-0", "prefill-1", "decode-0", "decode-1")
@@ -180,6 +185,43 @@ def test_explain_has_the_encoder_of_each_item(engines: Engines, make_gateway: Ma
     if dialect == "store":
         assert [leg["note"].partition(" ")[0] for leg in after] == [one.partition("/")[0] for one in chosen]
         assert "it is not encoded again" in "\n".join(lines_of(explained()))
+
+
+def test_explain_sends_a_file_as_it_is(engines: Engines, make_gateway: MakeGateway, tmp_path: Path) -> None:
+    gateway = make_gateway(engines, *EPD, config={"scheduler_config": {"scheduler_type": "prefix_hash"}})
+    spaced, compact = tmp_path / "spaced.json", tmp_path / "compact.json"
+    body = vision_chat(next(seeds))
+    spaced.write_text(json.dumps(body, indent=4))
+    compact.write_text(json.dumps(body, separators=(",", ":")))
+
+    def explained(file: Path) -> Any:
+        argv = [sys.executable, "-m", "pymotor", "explain", "--management", gateway.management_url, "--json"]
+        done = subprocess.run([*argv, "--body", file], capture_output=True, timeout=60, check=True)
+        return json.loads(done.stdout)
+
+    for file in (spaced, compact):
+        asked = b'{"body":' + file.read_bytes() + b"}"
+        answer = plain_http.post(f"{gateway.management_url}/explain", content=asked, timeout=60)
+        assert explained(file) == answer.raise_for_status().json()
+    encoders = [
+        [one for leg in explained(file)["legs"] if leg["role"] == "encode" for one in leg["endpoints"]]
+        for file in (spaced, compact)
+    ]
+    assert encoders[0] == encoders[1], "the same picture has the same encoder however its JSON is written"
+
+
+def test_two_writers_of_one_picture_have_it_encoded_once(
+    engines: Engines, make_gateway: MakeGateway, dialect: str
+) -> None:
+    gateway = make_gateway(engines, *EPD, config={"inference_workers_config": {"num_workers": 1}})
+    part = json.dumps(image_part(next(seeds)))
+    compact = part.replace(": ", ":").replace(", ", ",")
+    content = f"[{part}, {compact}, {part.replace('/', chr(92) + '/')}]"
+    text = json.dumps({**vision_chat(), "messages": [{"role": "user", "content": []}]}).replace("[]", content)
+    answer = plain_http.post(gateway.url + CHAT, content=text.encode(), headers=JSON, timeout=60)
+    assert answer.status_code == 200, answer.text
+    gateway.wait_until_idle()
+    assert outcomes(gateway) == {"encoded": 1, "shared": 2}
 
 
 def test_an_encoder_that_fails_once(engines: Engines, make_gateway: MakeGateway) -> None:

@@ -59,7 +59,7 @@ class SchedulerConfig(Section):
     tokenizer_path: str = Field(
         "",
         description="Directory with the model's tokenizer.json: what a prompt costs is then counted in its tokens; "
-        "empty: estimated, which costs nothing.",
+        "relative: to user_config.json; empty: estimated, which costs nothing.",
     )
     engine_load_interval: NotNegative = Field(
         0,

@@ -9,7 +9,7 @@ import msgspec
 from pymotor.coordinator.affinity.explanation import Explanation, WorkersChoice
 from pymotor.coordinator.control import ExplainReply
 
-_BY_TEXT = frozenset(("text", "late", "lost", "closed"))
+_BY_TEXT = frozenset(("text", "late", "lost", "closed", "unfollowed"))
 """How matches came about where each worker has its own."""
 
 

@@ -42,7 +42,7 @@ def _legs(services: Services, view: RequestView, encoders: Encoders, authorizati
         number = place.index(index)
         known = None
         if may_be_in_store(encoders, item, services.settings):
-            known = services.encodings.known(item_key(view, authorization, encoders, item), item.part)
+            known = services.encodings.known(item_key(view, authorization, encoders, item), item.meaning)
         if known is not None:
             note = f"{known.encoder} encoded it a moment ago, and the store still has it: it is not encoded again"
             legs.append(LegFigures(role=ENCODE, by="store", highest_load=None, endpoints=[], item=number, note=note))

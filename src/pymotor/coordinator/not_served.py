@@ -6,7 +6,10 @@ warning that says what happens instead.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pymotor.config import Problem, UserConfig
+from pymotor.coordinator.affinity.prompt_files import MODEL_KEY
 from pymotor.coordinator.prompts.model_files import why_not
 
 _COORDINATOR = "$.motor_coordinator_config"
@@ -36,7 +39,8 @@ def _guards(user: UserConfig, file: str) -> list[Problem]:
 def _scheduling(user: UserConfig, file: str) -> list[Problem]:
     scheduler = user.motor_coordinator_config.scheduler_config
     problems = []
-    reason = why_not(scheduler.tokenizer_path) if scheduler.tokenizer_path else None
+    directory = Path(file).parent
+    reason = why_not(str(directory / scheduler.tokenizer_path)) if scheduler.tokenizer_path else None
     if reason is not None:
         problems.append(
             Problem.error(
@@ -47,4 +51,17 @@ def _scheduling(user: UserConfig, file: str) -> list[Problem]:
                 value=scheduler.tokenizer_path,
             )
         )
+    model = user.motor_coordinator_config.prefill_kv_event_config.model_path
+    if model and not scheduler.tokenizer_path and scheduler.scheduler_type == "kv_cache_affinity":
+        reason = why_not(str(directory / model))
+        if reason is not None:
+            problems.append(
+                Problem.warning(
+                    file,
+                    MODEL_KEY,
+                    f"{reason}: prompts are read with the engines' model where this process can, else by the engines",
+                    suggestion="name the directory with the model's tokenizer.json, or remove the key",
+                    value=model,
+                )
+            )
     return problems

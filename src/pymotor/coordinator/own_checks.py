@@ -44,7 +44,7 @@ def check_settings(user: UserConfig, file: str, environment: Mapping[str, str]) 
 
 def check_files(user: UserConfig, file: str, environment: Mapping[str, str]) -> Iterator[Problem]:
     """Keys, certificates, tokenizer and chat template, read as the Coordinator reads them; relative names begin where
-    `file` is, those of the model's files and of `environment` where the process does."""
+    `file` is, those of the engines' options and of `environment` where the process does."""
     for problem, _ in _found_in_files(user, file, environment):
         yield problem
 
@@ -89,7 +89,7 @@ def _found_in_files(user: UserConfig, file: str, environment: Mapping[str, str])
 
 
 def _found_in_prompt_files(user: UserConfig, file: str) -> Iterator[tuple[Problem, bool]]:
-    place = tokenizer_place(user)
+    place = tokenizer_place(user, Path(file).parent)
     # What is not there is told by `check_settings`.
     if place is None or why_not(place.named) is not None:
         return
@@ -116,7 +116,7 @@ def _wrong_anywhere(problem: Problem, environment: Mapping[str, str]) -> bool:
         return bool(environment.get(str(problem.value)))
     if problem.path == TOKENIZER_KEY:
         # A directory that is here and holds no tokenizer.
-        return has_library() and is_readable(Path(str(problem.value)))
+        return has_library() and is_readable(Path(problem.file).parent / str(problem.value))
     return problem.path.startswith((_FORWARDED, "$.motor_coordinator_config.tracer_config"))
 
 

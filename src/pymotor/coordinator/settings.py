@@ -216,8 +216,8 @@ def settings_from(
         callback_host=callback_host,
         metaserver_base_port=coordinator.inference_workers_config.worker_metaserver_base_port,
         prefill_threshold=scheduler.prefill_threshold,
-        tokenizer_path=scheduler.tokenizer_path,
-        affinity=affinity_settings(user, environment, conductor_tls),
+        tokenizer_path=str(directory / scheduler.tokenizer_path) if scheduler.tokenizer_path else "",
+        affinity=affinity_settings(user, environment, conductor_tls, directory),
         engine_load_interval=float(scheduler.engine_load_interval),
         metrics_reuse_time=float(coordinator.prometheus_metrics_config.reuse_time),
         limits=RequestLimits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from pymotor.config import Problem, UserConfig
-from pymotor.engines import check_options, check_pairs, check_transfer
+from pymotor.engines import check_events, check_options, check_pairs, check_transfer
 from pymotor.engines.checked import CheckedEngine, checked_engines
 from pymotor.fleet import Role
 
@@ -19,6 +19,7 @@ ENGINE_CHECKS: tuple[Callable[[CheckedEngine], Iterator[Problem]], ...] = (
     check_transfer.ec_connector,
     check_transfer.roles,
     check_transfer.refused,
+    check_events.events,
 )
 """Of each engine by itself."""
 

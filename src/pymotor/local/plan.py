@@ -145,12 +145,20 @@ def fleet_ports(user: UserConfig, first: int, host: str) -> FleetPorts:
 
 def claim_fleet_ports(ports: FleetPorts, claims: PortClaims) -> None:
     """Take all of them. Raises `FleetError` when one is not to be had."""
+    own = (ports.inference, ports.management, ports.observability, ports.controller)
+    if ports.conductor in own:
+        servers = ("the Coordinator's clients", "its management", "its metrics", "the Controller")
+        whose = servers[own.index(ports.conductor)]
+        raise FleetError(
+            f"kv_conductor_config.http_server_port is {ports.conductor}, and so is the port for {whose}: --port "
+            f"{ports.inference} takes {ports.inference} to {ports.controller}. Choose another port for one of them."
+        )
     if ports.conductor is not None and not claims.claim(LOOPBACK, ports.conductor):
         raise FleetError(
             f"port {ports.conductor} of the KV Conductor is in use. Stop what listens there, or change "
             "kv_conductor_config.http_server_port; with another --port than the usual one it is N+4."
         )
-    for port in (ports.inference, ports.management, ports.observability, ports.controller):
+    for port in own:
         if not claims.claim(LOOPBACK, port):
             raise FleetError(
                 f"port {port} is in use. Stop what listens there (`pymotor down`, if it is a fleet of yours), or "

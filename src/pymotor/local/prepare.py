@@ -19,6 +19,11 @@ from pymotor.local.state import FleetDirectory, FleetError
 from pymotor.local.substitute import VLLM_CPU_BYTES, LocalMeans, substitute
 
 TINY_MODEL = ".models/tiny-qwen3-vl"
+_COORDINATOR_PATHS = (
+    ("api_key_config", "keys_file"),
+    ("scheduler_config", "tokenizer_path"),
+    ("prefill_kv_event_config", "model_path"),
+)
 _TLS_FILES = ("ca_file", "cert_file", "key_file", "passwd_file", "crl_file")
 _MEMORY_LEFT_FREE = 1_000_000_000
 
@@ -46,7 +51,8 @@ def runnable_config(
 
 
 def _with_whole_paths(user: UserConfig, directory: Path) -> UserConfig:
-    """Files of keys and certificates by their whole paths: what runs reads a copy of the configuration, elsewhere."""
+    """Files of keys, certificates and tokenizers by their whole paths: what runs reads a copy of the configuration,
+    elsewhere."""
     deploy = user.motor_deploy_config
     planes = deploy.tls_config
     for plane in type(planes).model_fields:
@@ -56,11 +62,11 @@ def _with_whole_paths(user: UserConfig, directory: Path) -> UserConfig:
             planes = planes.model_copy(update={plane: block.model_copy(update=paths)})
     user = user.model_copy(update={"motor_deploy_config": deploy.model_copy(update={"tls_config": planes})})
     coordinator = user.motor_coordinator_config
-    keys = coordinator.api_key_config
-    if not keys.keys_file:
-        return user
-    keys = keys.model_copy(update={"keys_file": str((directory / keys.keys_file).resolve())})
-    coordinator = coordinator.model_copy(update={"api_key_config": keys})
+    for section_key, key in _COORDINATOR_PATHS:
+        section = getattr(coordinator, section_key)
+        if name := getattr(section, key):
+            section = section.model_copy(update={key: str((directory / name).resolve())})
+            coordinator = coordinator.model_copy(update={section_key: section})
     return user.model_copy(update={"motor_coordinator_config": coordinator})
 
 

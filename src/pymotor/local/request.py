@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pymotor.config.checks.ports import FIRST_LOCAL_PORT
+
 LOOPBACK = "127.0.0.1"
-DEFAULT_PORT = 31015
+DEFAULT_PORT = FIRST_LOCAL_PORT
 
 LocalEngine = Literal["sim", "vllm-cpu"]
 

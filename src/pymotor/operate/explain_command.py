@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from pymotor.control_plane import ClusterToken, TokenError
 from pymotor.control_plane.arguments import add_certificate_options
@@ -22,6 +23,7 @@ from pymotor.operate.target import certificates_for
 DONE, FAILED, USAGE = 0, 1, 2
 _SECONDS = 15.0
 _PATH = "/v1/chat/completions"
+_JSON = {"Content-Type": "application/json"}
 _COLUMNS = (
     ("endpoint", "endpoint"),
     ("place", "place"),
@@ -32,6 +34,10 @@ _COLUMNS = (
     ("prefill_cost", "to compute"),
     ("score", "score"),
 )
+
+
+class BodyError(Exception):
+    """What `--body` names cannot be read, or is no JSON; the message says why."""
 
 
 class ExplainError(Exception):
@@ -59,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     add_certificate_options(parser)
-    parser.epilog = "Exit status: 0 done, 1 nobody knows or nobody can be asked, 2 wrong usage."
+    parser.epilog = "Exit status: 0 done, 1 nobody knows or nobody can be asked, 2 wrong usage, or FILE is no JSON."
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,7 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"pymotor explain: {wrong}", file=sys.stderr)
         return USAGE
     try:
-        found = _ask(arguments, *_management(arguments))
+        body = _read_body(arguments.body) if arguments.body is not None else None
+        found = _ask(arguments, body, *_management(arguments))
+    except BodyError as error:
+        print(f"pymotor explain: {error}", file=sys.stderr)
+        return USAGE
     except ExplainError as error:
         print(f"pymotor explain: {error}", file=sys.stderr)
         return FAILED
@@ -106,15 +116,17 @@ def _management(arguments: argparse.Namespace) -> tuple[str, Trust | None]:
         raise ExplainError(str(error)) from error
 
 
-def _ask(arguments: argparse.Namespace, url: str, certificates: Trust | None) -> dict[str, Any]:
+def _ask(
+    arguments: argparse.Namespace, body: msgspec.Raw | None, url: str, certificates: Trust | None
+) -> dict[str, Any]:
     try:
         token = ClusterToken.from_environment()
         shown = token.header if token is not None else None
         with verb_client(url, certificates, timeout=_SECONDS, headers=shown) as client:
-            if arguments.body is not None:
+            if body is not None:
                 headers = dict(_header(one) for one in arguments.header)
-                asked = {"path": arguments.path or _PATH, "body": _read_body(arguments.body), "headers": headers}
-                reply = client.post(f"{url}/explain", json=asked)
+                asked = {"path": arguments.path or _PATH, "body": body, "headers": headers}
+                reply = client.post(f"{url}/explain", content=msgspec.json.encode(asked), headers=_JSON)
             else:
                 reply = client.get(f"{url}/explain", params={"request_id": arguments.request})
         found = reply.json()
@@ -133,11 +145,14 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _read_body(file: str) -> Any:
+def _read_body(file: str) -> msgspec.Raw:
+    """The file's own bytes: how a request is written can decide where it goes. Raises `BodyError`."""
     try:
-        return json.loads(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExplainError(f"{file} is no request: {error}") from error
+        text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise BodyError(f"{file} is no request: {error}") from error
+    return msgspec.Raw(text)
 
 
 def lines_of(found: dict[str, Any]) -> list[str]:

@@ -215,6 +215,20 @@ ERRORS = {
         "$.motor_coordinator_config.api_config.coordinator_api_mgmt_port",
         ["port 1026", "coordinator_api_infer_port"],
     ),
+    "the KV Conductor in one container on the Coordinator's port": (
+        {f"{DEPLOY}.deploy_mode": "single_container", "kv_conductor_config": {"http_server_port": 1025}},
+        "$.kv_conductor_config.http_server_port",
+        ["port 1025", "coordinator_api_infer_port", "choose another port"],
+    ),
+    "an engine in one container on the KV Conductor's port": (
+        {
+            f"{DEPLOY}.deploy_mode": "single_container",
+            "kv_conductor_config": {"http_server_port": 5557},
+            f"{PREFILL}.engine_config.kv-events-config": {"publisher": "zmq", "endpoint": "tcp://*:5557"},
+        },
+        "$.motor_engine_prefill_config.engine_config.kv-events-config.endpoint",
+        ["port 5557", "kv_conductor_config.http_server_port"],
+    ),
     "a range of ports over another": (
         {f"{PREFILL}.engine_config.data_parallel_size": 3, f"{PREFILL}.engine_config.data_parallel_rpc_port": 10005},
         "$.motor_engine_prefill_config.engine_config.data_parallel_rpc_port",

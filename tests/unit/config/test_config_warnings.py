@@ -19,6 +19,16 @@ AFFINITY = {
 }
 
 WARNINGS = {
+    "a conductor on a port of the Coordinator": (
+        {"kv_conductor_config": {"http_server_port": 1025}},
+        "$.kv_conductor_config.http_server_port",
+        ["port 1025", "coordinator_api_infer_port", "choose another port"],
+    ),
+    "a conductor on a port that a fleet of one machine has": (
+        {"kv_conductor_config": {"http_server_port": 31016}},
+        "$.kv_conductor_config.http_server_port",
+        ["port 31016", "pymotor up", "--port"],
+    ),
     "the TLS switch of the old pages": (
         {f"{DEPLOY}.tls_config.infer_tls_config": {"tls_enable": True}},
         "$.motor_deploy_config.tls_config.infer_tls_config.tls_enable",

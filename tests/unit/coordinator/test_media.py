@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.media import MediaItem, check_source, image_size, media_kind
+from pymotor.coordinator.api.surface import CHAT
 
 SIDE = st.integers(1, 16383)
 
@@ -183,3 +184,69 @@ def test_equal_items_are_the_same_whatever_message_they_stand_in() -> None:
     assert not one.same_as(third)
     detailed = MediaItem(0, 0, "image_url", raw(image_url={"url": "https://a/x.png", "detail": "low"}))
     assert not one.same_as(detailed), "an option may change the embedding"
+
+
+def written(part: str, kind: str = "image_url") -> MediaItem:
+    """The item of a content part in this JSON, as a request's body holds it."""
+    body = f'{{"model":"m","messages":[{{"role":"user","content":[{part}]}}]}}'.encode()
+    (found,) = CHAT.read(CHAT, body, False).media
+    assert found.kind == kind
+    return found
+
+
+LARGE = "QUJD" * 40000
+SAME = (
+    (
+        '{"type":"image_url","image_url":{"url":"data:image/png;base64,QUJD"}}',
+        '{ "image_url" : { "url" :\n"data:image/png;base64,QUJD" } , "type": "image_url"}',
+        '{"image_url": {"url": "data:image/png;base64,QUJD"}}',
+        '{"type":"image_url","image_url":"data:image/png;base64,QUJD"}',
+        '{"type":"image_url","image_url":{"url":"data:image\\/png;base64,QUJD"}}',
+        '{"type":"image_url","image_url":{"url":"\\u0064ata:image/png;base64,QUJD"}}',
+    ),
+    (
+        f'{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{LARGE}"}}}}',
+        f'{{"type":"image_url", "image_url": {{"url": "data:image/png;base64,{LARGE}"}} }}',
+        f'{{"type":"image_url","image_url":{{"url":"data:image\\/png;base64,{LARGE}"}}}}',
+    ),
+    (
+        '{"type":"image_url","image_url":{"url":"https://a.example/b","detail":"high"},"x":{"a":[1,2]}}',
+        '{"type":"image_url", "x": {"a": [1, 2]}, "image_url": {"detail": "high", "url": "https:\\/\\/a.example/b"}}',
+    ),
+)
+
+
+@pytest.mark.parametrize("ways", SAME)
+def test_however_it_is_written_it_is_one_item(ways: tuple[str, ...]) -> None:
+    first, *others = map(written, ways)
+    for other in others:
+        assert other.key == first.key
+        assert other.same_as(first)
+        assert other.url is not None
+        assert first.url is not None
+        assert other.url[:60] == first.url[:60]
+
+
+def test_a_sound_is_one_item_however_it_is_written() -> None:
+    first = written('{"type":"input_audio","input_audio":{"data":"c28=","format":"wav"}}', "input_audio")
+    again = written('{"type": "input_audio", "input_audio": {"format": "wav", "data": "c28="}}', "input_audio")
+    assert (again.key, again.meaning) == (first.key, first.meaning)
+    other = written('{"type":"input_audio","input_audio":{"data":"c28=","format":"mp3"}}', "input_audio")
+    assert not other.same_as(first)
+
+
+def test_what_says_something_else_is_another_item() -> None:
+    url = "https://a.example/b"
+    ways = (
+        f'{{"type":"image_url","image_url":{{"url":"{url}"}}}}',
+        f'{{"type":"image_url","image_url":{{"url":"{url}","detail":"low"}}}}',
+        f'{{"type":"image_url","image_url":{{"url":"{url}","detail":"high"}}}}',
+        f'{{"type":"image_url","image_url":{{"url":"{url}"}},"detail":"high"}}',
+        f'{{"type":"image_url","image_url":{{"url":"{url}"}},"source.detail":"high"}}',
+        f'{{"type":"image_url","image_url":{{"url":"{url}"}},"options":{{"a":"x y"}}}}',
+        f'{{"type":"image_url","image_url":{{"url":"{url}"}},"options":{{"a":"xy"}}}}',
+        f'{{"type":"image_url","image_url":{{"url":"{url}2"}}}}',
+    )
+    items = list(map(written, ways))
+    assert not any(one.same_as(other) for one in items for other in items if one is not other)
+    assert len({one.key for one in items}) == len(items)

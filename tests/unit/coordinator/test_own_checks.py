@@ -14,6 +14,11 @@ import pytest
 
 from certificates import OPENSSL, make_ca, make_certificate
 from prompt_models import template_model
+from pymotor.config import EnvConfig, LoadedConfig, UserConfig
+from pymotor.coordinator.settings import settings_from
+from pymotor.local.prepare import runnable_config
+from pymotor.local.request import UpRequest
+from pymotor.local.state import FleetDirectory
 
 Config = dict[str, Any]
 SECTION = "motor_coordinator_config"
@@ -186,6 +191,46 @@ def test_a_tokenizer_that_cannot_be_used(
 def test_a_tokenizer_that_can_be_used(tmp_path: Path, config: Config) -> None:
     config[SECTION] = {"scheduler_config": {"tokenizer_path": template_model(tmp_path)}}
     assert validated(tmp_path, config) == {}
+
+
+def test_a_relative_tokenizer_begins_where_the_configuration_is(tmp_path: Path, config: Config) -> None:
+    (tmp_path / "model").mkdir()
+    template_model(tmp_path / "model")
+    config[SECTION] = {"scheduler_config": {"tokenizer_path": "model"}}
+    assert validated(tmp_path, config) == {}
+    user = UserConfig.model_validate(config)
+    assert settings_from(user, directory=tmp_path).tokenizer_path == str(tmp_path / "model")
+    scheduler = {"scheduler_type": "kv_cache_affinity"}
+    config[SECTION] = {"scheduler_config": scheduler, "prefill_kv_event_config": {"model_path": "model"}}
+    assert f"$.{SECTION}.prefill_kv_event_config.model_path" not in validated(tmp_path, config)
+    user = UserConfig.model_validate(config)
+    assert settings_from(user, directory=tmp_path).affinity.model_directory == str(tmp_path / "model")
+
+
+def test_what_runs_on_this_machine_has_whole_paths(tmp_path: Path, config: Config) -> None:
+    config[SECTION] = {
+        "scheduler_config": {"tokenizer_path": "model"},
+        "prefill_kv_event_config": {"model_path": "other"},
+    }
+    file = tmp_path / "user_config.json"
+    request = UpRequest(
+        user_config_path=file, env_config_path=None, engine=None, port=1, host="", name="", start_deadline=1,
+        first_request=False,
+    )  # fmt: skip
+    loaded = LoadedConfig(UserConfig.model_validate(config), EnvConfig(), ())
+    user, _ = runnable_config(request, loaded, tmp_path, FleetDirectory(tmp_path, "one"), lambda event: None)
+    coordinator = user.motor_coordinator_config
+    assert coordinator.scheduler_config.tokenizer_path == str(tmp_path / "model")
+    assert coordinator.prefill_kv_event_config.model_path == str(tmp_path / "other")
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path: Path, config: Config) -> None:
+    scheduler = {"scheduler_type": "kv_cache_affinity"}
+    config[SECTION] = {"scheduler_config": scheduler, "prefill_kv_event_config": {"model_path": "/nowhere"}}
+    problem = validated(tmp_path, config)[f"$.{SECTION}.prefill_kv_event_config.model_path"]
+    assert problem["severity"] == "warning"
+    assert "there is no tokenizer.json in /nowhere" in problem["message"]
+    assert "name the directory" in problem["suggestion"]
 
 
 @pytest.mark.parametrize("option", ["model", "tokenizer", "model_path"])

@@ -18,6 +18,7 @@ from pymotor.engines import PlanError, check_engines, plan_instance
 from pymotor.fleet import Role
 
 Config = dict[str, Any]
+EVENTS: Config = {"publisher": "zmq", "enable_kv_cache_events": True, "endpoint": "tcp://*:5557"}
 
 
 def problems(config: Config) -> list[Problem]:
@@ -35,6 +36,38 @@ def clean() -> Config:
         settings_of_role = options_of(config, role)["kv_transfer_config"]
         del settings_of_role["kv_rank"], settings_of_role["kv_parallel_size"]
     return config
+
+
+def events(**more: object) -> Callable[[Config], None]:
+    """KV events of prefill engines, with these keys."""
+
+    def change(config: Config) -> None:
+        options_of(config, "prefill")["kv-events-config"] = {**EVENTS, **more}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"replay_endpoint": None}, {"replay_endpoint": "tcp://10.0.0.1:6667", "topic": "kv", "hwm": 0},
+     {"endpoint": "tcp://[::1]:5557"}, {"endpoint": "tcp://*:0", "publisher": None, "buffer_steps": 5}],
+)  # fmt: skip
+def test_kv_events_that_engines_understand(more: Config) -> None:
+    config = clean()
+    events(**more)(config)
+    assert problems(config) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"), [({"endpoint": "ipc:///tmp/a"}, "follows tcp:// only"), ({"zzz": 1}, "knows no such key")]
+)
+def test_kv_events_that_may_be_meant(more: Config, message: str) -> None:
+    config = clean()
+    events(**more)(config)
+    (problem,) = problems(config)
+    assert problem.severity == "warning"
+    assert problem.path == f"$.motor_engine_prefill_config.engine_config.kv-events-config.{next(iter(more))}"
+    assert message in str(problem)
 
 
 def test_a_right_configuration_has_no_problems() -> None:
@@ -131,6 +164,16 @@ BROKEN: list[tuple[Callable[[Config], None], str, str]] = [
     (changing("prefill", enforce_eager="true"), "prefill.enforce_eager", "a boolean"),
     (changing("prefill", enable_prefix_caching=True), "prefill.no-enable-prefix-caching", "contradicts"),
     (changing("prefill", enable_multi_endpoints="no"), "prefill.enable_multi_endpoints", "a boolean"),
+    (events(endpoint="*:5557"), "prefill.kv-events-config.endpoint", "no address"),
+    (events(endpoint="tcp://*"), "prefill.kv-events-config.endpoint", "no address"),
+    (events(endpoint="tcp://*:70000"), "prefill.kv-events-config.endpoint", "no address"),
+    (events(endpoint=5557), "prefill.kv-events-config.endpoint", "no address"),
+    (events(replay_endpoint="http://*:6667"), "prefill.kv-events-config.replay_endpoint", "no address"),
+    (events(enable_kv_cache_events="yes"), "prefill.kv-events-config.enable_kv_cache_events", "not understood"),
+    (events(publisher="kafka"), "prefill.kv-events-config.publisher", "not understood"),
+    (events(buffer_steps="many"), "prefill.kv-events-config.buffer_steps", "not understood"),
+    (events(topic=7), "prefill.kv-events-config.topic", "not understood"),
+    (events(endpiont="tcp://*:5557"), "prefill.kv-events-config.endpiont", "know no such key"),
     (engine_type("encode", "sglang"), "encode", "do not encode"),
     (engine_type("decode", "sim"), "decode", "different engines"),
 ]

@@ -63,6 +63,9 @@ async def test_words_are_tokens_and_media_their_pixels(words: str) -> None:
     text = read("/v1/completions", {"prompt": ["one two", "three four five"]})
     await counted.count(text)
     assert text.prompt_tokens == 2 + 3
+    alone = read("/v1/completions", {"prompt": ["one two three"]})
+    await counted.count(alone)
+    assert alone.prompt_tokens == 3
     ids = read("/v1/completions", {"prompt": [5, 6, 7]})
     await counted.count(ids)
     assert ids.prompt_tokens == 3

@@ -19,11 +19,12 @@ from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.placement import AffinityPlacement
 from pymotor.coordinator.api.media import MediaItem
 from pymotor.coordinator.prompts.prompt import Prompt
-from pymotor.coordinator.routing import Routes
+from pymotor.coordinator.routing import Routes, Single
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
 from pymotor.coordinator.scheduling.target import Target
+from pymotor.fleet import Role
 from pymotor.fleet.prefix_queries import (
     MOST_MEDIA,
     MOST_TOKENS,
@@ -230,6 +231,38 @@ async def test_tokens_that_are_lacking_are_no_fault_of_the_conductor(asking: Ask
     made = await asking.placement.choice(read("/v1/chat/completions", chat), {}, _nobody)
     assert made is not None
     assert made.outcome == "closed"
+
+
+async def test_where_no_engine_tells_of_its_cache_texts_are_compared(asking: Asking, conductor: Conductor) -> None:
+    group = group_of(asking.targets)
+    routes = Routes((), (Single(group, Role.UNION, None),), (), None)
+    prompt = read("/v1/completions", {"prompt": "once upon a time " * 512})
+    await asking.choice({"prompt": [1, 2, 3]})
+    conductor.asked.clear()
+    chosen = []
+    for turn in range(3):
+        made = await asking.placement.choice(prompt, {}, lambda: routes)
+        assert isinstance(made, AffinityChoice)
+        assert made.outcome == "unfollowed"
+        chosen.append(made.choose(group, NOBODY))
+        assert chosen[-1] is not None
+        assert bool(made.decisions[-1].held) == (turn > 0), "what was sent there before begins alike"
+    assert len(set(chosen)) == 1
+    assert not conductor.asked
+
+
+async def test_one_engine_that_tells_of_its_cache_is_enough_to_ask(
+    asking: Asking, conductor: Conductor, client: ConductorClient
+) -> None:
+    routes = Routes((), (Single(group_of(asking.targets), Role.UNION, None),), (), None)
+    conductor.holds(asking.targets[1].endpoint_id, list(range(4 * BLOCK)))
+    await asking.choice({"prompt": [1, 2, 3]})
+    assert client.holders is not None
+    made = await asking.placement.choice(
+        read("/v1/completions", {"prompt": list(range(4 * BLOCK))}), {}, lambda: routes
+    )
+    assert made is not None
+    assert made.outcome == "answered"
 
 
 @pytest.mark.parametrize(

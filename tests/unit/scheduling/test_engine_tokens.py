@@ -28,6 +28,7 @@ class Engine:
     def __init__(self) -> None:
         self.status = 200
         self.asked = 0
+        self.body = b""
         self.tokens = [1, 2, 3]
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -44,7 +45,7 @@ class Engine:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
-        await reader.readexactly(int(length.split(b":")[1]))
+        self.body = await reader.readexactly(int(length.split(b":")[1]))
         self.asked += 1
         body = json.dumps({"tokens": self.tokens} if self.status == 200 else {"error": "no"}).encode()
         writer.write(
@@ -215,3 +216,12 @@ async def test_no_prompt_is_told_but_the_one_that_the_engine_computes(
     found = await EngineTokens(asyncio.get_running_loop(), 30.0).read(view, [target(book, 0, engine.port)])
     assert (found and array("I", bytes(found.tokens)).tolist()) == expected
     assert expected is None or view.prompt_tokens == len(expected)
+
+
+@pytest.mark.parametrize("prompt", ["hello", ["hello"]])
+async def test_a_text_alone_in_a_list_is_asked_about_as_a_text(book: Ledger, engine: Engine, prompt: object) -> None:
+    found = await EngineTokens(asyncio.get_running_loop(), 30.0).read(
+        a_completion(prompt), [target(book, 0, engine.port)]
+    )
+    assert found is not None
+    assert json.loads(engine.body)["prompt"] == "hello"

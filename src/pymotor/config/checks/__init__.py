@@ -26,6 +26,7 @@ USER_CHECKS: tuple[UserCheck, ...] = (
     options.likely_typos,
     devices.enough_devices,
     ports.collisions,
+    ports.conductor_elsewhere,
     ports.ranges,
     access.api_keys,
     access.cross_origin,

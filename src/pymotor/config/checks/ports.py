@@ -14,6 +14,10 @@ COORDINATOR = "$.motor_coordinator_config"
 CONTROLLER = "$.motor_controller_config"
 MOST_WORKERS = 4
 """How many workers there are at most where the number is left to PyMotor."""
+FIRST_LOCAL_PORT = 31015
+"""Of the four that `pymotor up` takes where `--port` says nothing else."""
+_LOCAL = ("Coordinator's port for clients", "Coordinator's management", "Coordinator's metrics", "Controller")
+_CONDUCTOR = "$.kv_conductor_config.http_server_port"
 _ENDPOINT_PORT = re.compile(r":(\d{1,5})$")
 
 
@@ -37,10 +41,12 @@ class Claim(NamedTuple):
 def collisions(user: UserConfig, file: str) -> Iterator[Problem]:
     """Two servers of one pod that want the same port; a port that is suggested is nobody's, also in another pod."""
     taken = [claim for claims in _hosts(user) for claim in claims]
+    told = set()
     for claims in _hosts(user):
         for position, claim in enumerate(claims):
             for earlier in claims[:position]:
-                if claim.first <= earlier.last and earlier.first <= claim.last:
+                if _overlap(claim, earlier) and (claim.path, earlier.path) not in told:
+                    told.add((claim.path, earlier.path))
                     another = claim._replace(first=_free(taken, claim.number))
                     taken.append(another)
                     yield Problem.error(
@@ -50,6 +56,27 @@ def collisions(user: UserConfig, file: str) -> Iterator[Problem]:
                         value=claim.first,
                         suggestion=f"choose another port, as {another.first}",
                     )
+
+
+def conductor_elsewhere(user: UserConfig, file: str) -> Iterator[Problem]:
+    """A KV Conductor that wants a port of Coordinator or Controller, in another pod than these: on one machine not
+    all of them would start."""
+    if user.motor_deploy_config.deploy_mode == "single_container":
+        return
+    local = [Claim(what, "pymotor up", FIRST_LOCAL_PORT + place) for place, what in enumerate(_LOCAL)]
+    others = [*_coordinator(user), *_controller(user), *local]
+    for claim in _conductor(user):
+        for other in others:
+            if _overlap(claim, other):
+                yield Problem.warning(
+                    file,
+                    claim.path,
+                    f"the {claim.what} wants a port that another server wants: {other}",
+                    value=claim.first,
+                    suggestion="choose another port, as 13333, or start with another --port"
+                    if other in local
+                    else "choose another port, as 13333; only in pods of their own both can have it",
+                )
 
 
 def ranges(user: UserConfig, file: str) -> Iterator[Problem]:
@@ -74,19 +101,24 @@ def _hosts(user: UserConfig) -> Iterator[list[Claim]]:
             for role in ROLES
             if user.instance_count(role) and (section := user.engine_section(role)) is not None
         ]
-        shared = [*_coordinator(user), *_controller(user)]
+        shared = [*_coordinator(user), *_controller(user), *_conductor(user)]
         # NodeManagers of one container count up from the same port, so they do not collide with each other
         yield [*shared, *managers[:1]]
         for manager in managers[1:]:
             if manager.first != managers[0].first:
                 yield [*shared, manager]
     else:
+        shared = []
         yield _coordinator(user)
         yield _controller(user)
+        yield _conductor(user)
     for role in ROLES:
         section = user.engine_section(role)
         if user.instance_count(role) and section is not None:
-            yield _engine_pod(section, f"$.motor_engine_{role}_config", user.pods_per_instance(role))
+            manager, *servers = _engine_pod(section, f"$.motor_engine_{role}_config", user.pods_per_instance(role))
+            yield [manager, *servers]
+            if shared:
+                yield [*shared, *servers]
 
 
 def _coordinator(user: UserConfig) -> list[Claim]:
@@ -112,6 +144,13 @@ def _controller(user: UserConfig) -> list[Claim]:
         Claim("Controller", f"{path}.controller_api_port", api.controller_api_port),
         Claim("Controller's inventory", f"{path}.observability_api_port", api.observability_api_port),
     ]
+
+
+def _conductor(user: UserConfig) -> list[Claim]:
+    conductor = user.kv_conductor_config
+    if conductor is None or not conductor.http_server_port:
+        return []
+    return [Claim("KV Conductor", _CONDUCTOR, conductor.http_server_port)]
 
 
 def _node_manager(section: EngineSection, path: str) -> Claim:
@@ -161,6 +200,10 @@ def _option_claims(section: EngineSection, path: str, endpoints: int) -> Iterato
 
 def _option_path(section: EngineSection, path: str, name: str) -> str:
     return f"{path}.engine_config.{section.written(name)}"
+
+
+def _overlap(one: Claim, other: Claim) -> bool:
+    return one.first <= other.last and other.first <= one.last
 
 
 def _free(claims: list[Claim], count: int) -> int:

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE
-from pymotor.coordinator.api.request_view import Fields, RequestView, body_of
+from pymotor.coordinator.api.request_view import Fields, RequestView, body_of, sole_prompt
 from pymotor.coordinator.api.surface import CHAT, COMPLETIONS
 from pymotor.coordinator.http.exchange import DeadlineExceeded, UpstreamError
 from pymotor.coordinator.http.replies import WholeReply
@@ -108,7 +108,11 @@ class EngineTokens:
         asked = self._to_ask(targets, started)
         if not asked:
             return None
-        body = b"".join(body_of({name: raw for name, raw in view.fields.items() if name in _ASKED_WITH}))
+        told = {name: raw for name, raw in view.fields.items() if name in _ASKED_WITH}
+        if "prompt" in told:
+            # Engines compute a list of one text, but do not tell its tokens.
+            told["prompt"] = sole_prompt(view.fields)
+        body = b"".join(body_of(told))
         for target in asked:
             reply = await self._ask(target, body, started + _SECONDS)
             if isinstance(reply, _Silence):

@@ -74,10 +74,10 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     placed_at: float | None
     """When endpoints began to be chosen for it, in seconds since 1970; None: it is not sent."""
     found: str
-    """How the matches came about: `answered`, `late`, `lost`, `closed`, `text`, `session`, `prefix`; `load` where
-    nothing but load was looked at, `several` where that is because the request has more than one prompt, `no_session`
-    because it names none. With `late`,
-    `lost` and `closed` texts were compared, as with `text`."""
+    """How the matches came about: `answered`, `late`, `lost`, `closed`, `unfollowed`, `text`, `session`, `prefix`;
+    `load` where nothing but load was looked at, `several` where that is because the request has more than one prompt,
+    `no_session` because it names none. With `late`, `lost`, `closed` and `unfollowed` texts were compared, as with
+    `text`."""
     mode: str
     """`unified` or `load_gated`; empty where neither decides."""
     prompt_tokens: int

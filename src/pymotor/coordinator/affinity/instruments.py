@@ -15,7 +15,8 @@ class AffinityInstruments:
         self._questions = registry.counter(
             "pymotor_kv_affinity_questions_total",
             "Requests by how the prefixes that endpoints hold were found out: answered, late, lost, closed (the "
-            "conductor is not there), text (no tokens or no conductor), several (more than one prompt).",
+            "conductor is not there), unfollowed (it follows no endpoint of the request's), text (no tokens or no "
+            "conductor), several (more than one prompt).",
             ("outcome",),
         )
         self._matched = registry.histogram(

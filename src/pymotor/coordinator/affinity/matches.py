@@ -42,6 +42,11 @@ class Holders:
         self._groups[id(group)] = (group, found)
         return found
 
+    def has_any_of(self, group: Group) -> bool:
+        """Whether somebody answers for one of the group's endpoints at least."""
+        # Mostly for all: then one look is enough.
+        return group.targets[0].endpoint_id in self or bool((self.slots_of(group) < self.size).any())
+
     def places_of(self, group: Group) -> npt.NDArray[np.intp]:
         """For each slot its endpoint's place in the group; -1 for one that is not in it."""
         known = self._places.get(id(group))

@@ -28,7 +28,7 @@ from pymotor.coordinator.scheduling.key_choice import KeyChoice
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.prefix_hash import prefix_key, session_key
-from pymotor.coordinator.scheduling.target import Policy, Target
+from pymotor.coordinator.scheduling.target import Group, Policy
 from pymotor.fleet import Role
 from pymotor.fleet.prefix_queries import MOST_MEDIA, MOST_TOKENS
 
@@ -109,10 +109,14 @@ class AffinityPlacement:
         conductor = self._conductor
         # Where engines would tell the tokens nobody needs them while the conductor cannot be asked.
         closed = conductor is not None and self._tokens is None and not conductor.open
+        # Where no engine tells what it holds the conductor would answer that nobody holds anything.
+        unfollowed = conductor is not None and _follows_none(conductor, routes)
         # Where nobody reads prompts there is nothing to wait for.
-        reads = not closed and (conductor is not None or self._tokens is not None)
-        prompt = await self._prompt(view, routes) if reads else None
-        if prompt is None or conductor is None:
+        asks = conductor is not None and not closed and not unfollowed
+        prompt = await self._prompt(view, routes) if asks or self._tokens is not None else None
+        if unfollowed:
+            made = self._by_text(view, "unfollowed")
+        elif prompt is None or conductor is None:
             made = self._by_text(view, "closed" if closed else "text")
         else:
             asked = await self._ask(conductor, view, prompt)
@@ -150,7 +154,8 @@ class AffinityPlacement:
             if prompt is None:
                 await self._tokens.count(view)
             return prompt
-        return await self._engine_tokens.read(view, _that_render(routes))
+        targets = [target for group in _that_compute(routes) for target in group.targets]
+        return await self._engine_tokens.read(view, targets)
 
     async def _ask(self, conductor: ConductorClient, view: RequestView, prompt: Prompt) -> Asked:
         # An engine computes the last token whatever it holds: a block that ends with it is of no use to this request.
@@ -245,14 +250,23 @@ def several_by_load(view: RequestView, ledger: Ledger, base: Policy) -> Choice:
     return choice
 
 
-def _that_render(routes: Callable[[], Routes]) -> list[Target]:
-    """The endpoints that can tell a prompt's tokens."""
+def _that_compute(routes: Callable[[], Routes]) -> list[Group]:
+    """The endpoints that can compute a prompt, and so tell its tokens."""
     try:
         found = routes()
     except ApiError:
         return []
     groups = [pair.prefills for pair in found.pairs] + [one.targets for one in (*found.singles, *found.leftovers)]
-    return [target for group in groups for target in group.targets]
+    return [group for group in groups if group.targets]
+
+
+def _follows_none(conductor: ConductorClient, routes: Callable[[], Routes]) -> bool:
+    """Whether the conductor, which can be asked, follows none of those that there are."""
+    holders = conductor.holders
+    if holders is None:
+        return False
+    groups = _that_compute(routes)
+    return bool(groups) and not any(holders.has_any_of(group) for group in groups)
 
 
 def _computes_all(view: RequestView) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _COORDINATOR = "$.motor_coordinator_config"
 TOKENIZER_KEY = f"{_COORDINATOR}.scheduler_config.tokenizer_path"
+MODEL_KEY = f"{_COORDINATOR}.prefill_kv_event_config.model_path"
 _ROLES = ("prefill", "union")
 """Whose engines' prompts are looked for."""
 _MODEL_OPTIONS = ("tokenizer", "model", "model_path")
@@ -28,18 +29,20 @@ class Place(NamedTuple):
     named: str
 
 
-def tokenizer_place(user: UserConfig) -> Place | None:
-    """The directory whose tokenizer a worker loads; None where it loads none."""
+def tokenizer_place(user: UserConfig, directory: Path) -> Place | None:
+    """The directory whose tokenizer a worker loads; None where it loads none. What the Coordinator's own keys name
+    begins at `directory`."""
     scheduler = user.motor_coordinator_config.scheduler_config
     if scheduler.tokenizer_path:
-        return Place(TOKENIZER_KEY, scheduler.tokenizer_path)
-    return models_tokenizer(user) if scheduler.scheduler_type == "kv_cache_affinity" else None
+        return Place(TOKENIZER_KEY, str(directory / scheduler.tokenizer_path))
+    return models_tokenizer(user, directory) if scheduler.scheduler_type == "kv_cache_affinity" else None
 
 
-def models_tokenizer(user: UserConfig) -> Place | None:
-    """The first directory with a tokenizer that this process may read, where no `tokenizer_path` is configured."""
+def models_tokenizer(user: UserConfig, directory: Path) -> Place | None:
+    """The first directory with a tokenizer that this process may read, where no `tokenizer_path` is configured. What
+    the Coordinator's own keys name begins at `directory`."""
     told = user.motor_coordinator_config.prefill_kv_event_config.model_path
-    places = [Place(f"{_COORDINATOR}.prefill_kv_event_config.model_path", told)]
+    places = [Place(MODEL_KEY, str(directory / told))] if told else []
     role, section = _prompted(user)
     if section is not None:
         options = section.options

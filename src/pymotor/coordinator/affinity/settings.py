@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -48,9 +49,12 @@ class AffinitySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def affinity_settings(
-    user: UserConfig, environment: Mapping[str, str], conductor_tls: PlaneTLS | None = None
+    user: UserConfig,
+    environment: Mapping[str, str],
+    conductor_tls: PlaneTLS | None = None,
+    directory: Path = Path(),
 ) -> AffinitySettings:
-    """What the configuration says."""
+    """What the configuration says, whose relative paths begin at `directory`."""
     scheduler = user.motor_coordinator_config.scheduler_config
     rules = AffinityRules(
         mode=scheduler.kv_affinity_mode,
@@ -61,7 +65,7 @@ def affinity_settings(
         load_bound=float(scheduler.kv_affinity_load_bound),
     )
     by_prefix = scheduler.scheduler_type == "kv_cache_affinity"
-    tokenizer = models_tokenizer(user) if by_prefix else None
+    tokenizer = models_tokenizer(user, directory) if by_prefix else None
     host, port = conductor_address(user, environment) if by_prefix else ("", 0)
     return AffinitySettings(
         rules=rules,

@@ -13,9 +13,9 @@ import struct
 from urllib.parse import unquote, urlsplit
 
 import msgspec
-import xxhash
 
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid
+from pymotor.coordinator.api.media_meaning import Part, key_of, plain, text_of
 from pymotor.coordinator.api.place import offset_in
 
 PIXELS_A_SIDE = 32
@@ -27,6 +27,7 @@ SNIFFED_BYTES = 65536
 """So much of a data URL is looked at."""
 _HEADER_CHARACTERS = 64
 _JPEG = b"\xff\xd8"
+_QUOTE = ord('"')
 
 MODALITIES = {
     "image_url": "image",
@@ -48,13 +49,11 @@ _DATA_URL = re.compile(rb'\s*(?:\{\s*"url"\s*:\s*)?"data:')
 _strings = msgspec.json.Decoder(str)
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-Part = dict[str, msgspec.Raw]
-
 
 class MediaItem:
     """One content part that carries media. Paths whose parts look otherwise than chat's have a subclass."""
 
-    __slots__ = ("key", "kind", "message", "modality", "part", "position", "size", "tokens", "url")
+    __slots__ = ("key", "kind", "meaning", "message", "modality", "part", "position", "size", "tokens", "url")
 
     def __init__(self, message: int, position: int, kind: str, part: Part, body: bytes | None = None) -> None:
         """`message` and `position` say where it stands in `body`, which need not be told; `kind` is the part's type.
@@ -64,13 +63,12 @@ class MediaItem:
         self.kind = kind
         self.modality = MODALITIES.get(kind, kind)
         self.part = part
-        raw = self.source
-        self.url = self._url_start(raw, body)
-        """The first bytes of its URL (all, unless it is a large data URL), or None for inline audio."""
-        source = memoryview(raw)
-        self.size = len(source)
+        self.size = len(memoryview(self.source))
         """Bytes of the request that are the media, not text."""
-        self.key = xxhash.xxh3_64_intdigest(source)
+        self.url, self.meaning = self._read(body)
+        """The first bytes of its URL (all, unless it is a large data URL), or None for inline audio; and all that the
+        part says but its type, alike for all ways to write it in JSON."""
+        self.key = key_of(self.meaning)
         """Hash of what it is, the gateway's own; for affinity, never for correctness."""
         self.tokens = _tokens(self.modality, self.url)
         """What it is expected to cost an encoder, in tokens."""
@@ -80,9 +78,14 @@ class MediaItem:
         """The value that names the media."""
         return self.part[_SOURCE_KEYS.get(self.kind, self.kind)]
 
-    def _url_start(self, source: msgspec.Raw, body: bytes | None) -> bytes | None:
-        """See `url`."""
-        return _url_start(self.kind, source, body)
+    def _read(self, body: bytes | None) -> tuple[bytes | None, Part]:
+        """See `url` and `meaning`."""
+        url, meaning = _read_source(self.kind, self.source, body)
+        named = _SOURCE_KEYS.get(self.kind, self.kind)
+        for name, raw in self.part.items():
+            if name not in ("type", named):
+                meaning["part." + name] = plain(raw, body)
+        return url, meaning
 
     @property
     def chat_part(self) -> Part:
@@ -91,7 +94,7 @@ class MediaItem:
 
     def same_as(self, other: MediaItem) -> bool:
         """Whether both parts say the same, so that one encoding serves both."""
-        return self.key == other.key and self.kind == other.kind and self.part == other.part
+        return self.key == other.key and self.kind == other.kind and self.meaning == other.meaning
 
 
 def media_kind(part: Part, trusted: bool) -> str | None:
@@ -123,38 +126,47 @@ def barred(field: str) -> ApiError:
     )
 
 
-def _url_start(kind: str, raw: msgspec.Raw, body: bytes | None = None) -> bytes | None:
-    """The URL in a media part's value, or its first bytes if it is a plain data URL; None for inline audio."""
+def _read_source(kind: str, raw: msgspec.Raw, body: bytes | None) -> tuple[bytes | None, Part]:
+    """The URL in a media part's value, or its first bytes if it is a plain data URL, None for inline audio; and what
+    the value says."""
     view = memoryview(raw)
     opening = _DATA_URL.match(view[:64])
     if opening is not None:
         start = opening.end() - len(b"data:")
         # Base64 needs no escapes: a quote before the last one means that there is more than a URL.
-        if _only_quote_is_last(raw, start, body):
-            return bytes(view[start : start + SNIFFED_BYTES])
+        end = _end_of_only_string(raw, start, body)
+        if end >= 0:
+            return bytes(view[start : min(end, start + SNIFFED_BYTES)]), {"url": msgspec.Raw(view[start - 1 : end + 1])}
     try:
-        if kind == "input_audio":
-            _objects.decode(raw)
-            return None
-        if view[0] == ord('"'):
-            return _strings.decode(raw).encode()
-        url = _objects.decode(raw).get("url")
-        if url is None:
-            raise invalid(f"{kind} must have a url", "messages")
-        return _strings.decode(url).encode()
+        if kind != "input_audio" and view[0] == _QUOTE:
+            text, written = text_of(raw)
+            return text, {"url": written}
+        members = _objects.decode(raw)
+        url: bytes | None = None
+        meaning = Part()
+        if kind != "input_audio":
+            named = members.pop("url", None)
+            if named is None:
+                raise invalid(f"{kind} must have a url", "messages")
+            url, meaning["url"] = text_of(named)
+        for name, value in members.items():
+            meaning["source." + name] = plain(value, body)
+        return url, meaning
     except UNREADABLE as error:
         raise invalid(f"{kind} must be an object with a url", "messages") from error
 
 
-def _only_quote_is_last(raw: msgspec.Raw, start: int, body: bytes | None) -> bool:
-    """Whether the string that begins before `start` has no escapes and ends the value; `body` is what it was read
-    from, where that is at hand."""
+def _end_of_only_string(raw: msgspec.Raw, start: int, body: bytes | None) -> int:
+    """Where in `raw` the string that begins before `start` ends, if it has no escapes and ends the value, else -1;
+    `body` is what it was read from, where that is at hand."""
     size = len(memoryview(raw))
     at = offset_in(body, raw) if body is not None and size > SNIFFED_BYTES else -1
     text = body if body is not None and at >= 0 else bytes(raw)
-    start, end = start + max(at, 0), size + max(at, 0)
-    quote = text.find(b'"', start, end)
-    return end - quote < 16 and text[quote + 1 : end].strip() in (b"", b"}") and text.find(b"\\", start, quote) < 0
+    before = max(at, 0)
+    end = size + before
+    quote = text.find(b'"', start + before, end)
+    ends = end - quote < 16 and text[quote + 1 : end].strip() in (b"", b"}")
+    return quote - before if ends and text.find(b"\\", start + before, quote) < 0 else -1
 
 
 def check_source(item: MediaItem, allowed_local_media_path: str) -> None:

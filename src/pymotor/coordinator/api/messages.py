@@ -10,7 +10,8 @@ import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid, message_of
 from pymotor.coordinator.api.events import ErrorEvent, data_of, events_of
-from pymotor.coordinator.api.media import SNIFFED_BYTES, MediaItem, Part
+from pymotor.coordinator.api.media import SNIFFED_BYTES, MediaItem
+from pymotor.coordinator.api.media_meaning import Part, plain
 from pymotor.coordinator.api.prompt_length import text_tokens
 from pymotor.coordinator.api.request_view import Fields, RequestView, read_fields, read_limit
 from pymotor.coordinator.api.surface import Surface
@@ -70,14 +71,15 @@ class MessageImage(MediaItem):
         stated = self.part.get("type")
         return stated is not None and _text(stated, "type") == "url"
 
-    def _url_start(self, source: msgspec.Raw, _body: bytes | None) -> bytes | None:
+    def _read(self, body: bytes | None) -> tuple[bytes | None, Part]:
+        meaning = {name: plain(raw, body) for name, raw in self.part.items()}
         if self._is_link:
-            return _text(source, "url").encode()
-        data = memoryview(source)
+            return _text(self.source, "url").encode(), meaning
+        data = memoryview(meaning["data"])
         start = bytes(data[1 : min(len(data) - 1, SNIFFED_BYTES)])
         if data[0] != ord('"') or b"\\" in start:
-            start = _text(source, "data").encode()[:SNIFFED_BYTES]
-        return b"data:%b;base64,%b" % (_text(self._media_type, "media_type").encode(), start)
+            start = _text(self.source, "data").encode()[:SNIFFED_BYTES]
+        return b"data:%b;base64,%b" % (_text(self._media_type, "media_type").encode(), start), meaning
 
     @property
     def _media_type(self) -> msgspec.Raw:
@@ -124,7 +126,7 @@ def read_messages(surface: Surface, body: bytes, trusted: bool) -> RequestView:
     media_bytes = media_tokens = 0
     for index, message in enumerate(messages):
         if isinstance(message.content, list):
-            _collect(view.media, index, message.content)
+            _collect(view.media, index, message.content, body)
     for item in view.media:
         media_tokens += item.tokens
         media_bytes += item.size
@@ -133,18 +135,18 @@ def read_messages(surface: Surface, body: bytes, trusted: bool) -> RequestView:
     return view
 
 
-def _collect(found: list[MediaItem], message: int, blocks: list[_Block]) -> None:
+def _collect(found: list[MediaItem], message: int, blocks: list[_Block], body: bytes) -> None:
     for position, block in enumerate(blocks):
         if block.type == "image":
-            found.append(_image(message, position, block))
+            found.append(_image(message, position, block, body))
         elif isinstance(block.content, list):
-            found += [_image(message, position, inner) for inner in block.content if inner.type == "image"]
+            found += [_image(message, position, inner, body) for inner in block.content if inner.type == "image"]
 
 
-def _image(message: int, position: int, block: _Block | _InnerBlock) -> MessageImage:
+def _image(message: int, position: int, block: _Block | _InnerBlock, body: bytes) -> MessageImage:
     if not isinstance(block.source, dict):
         raise invalid("an image block's source must be an object", "messages")
-    return MessageImage(message, position, "image", block.source)
+    return MessageImage(message, position, "image", block.source, body)
 
 
 class _Delta(msgspec.Struct):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, invalid
-from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, Part, barred, media_kind
+from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, barred, media_kind
+from pymotor.coordinator.api.media_meaning import Part
 from pymotor.coordinator.api.prompt_length import text_tokens
 from pymotor.coordinator.api.request_view import RequestView, read_fields
 from pymotor.coordinator.api.surface import Surface

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE, invalid
-from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, Part, barred, media_kind
+from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, barred, media_kind
+from pymotor.coordinator.api.media_meaning import Part
 from pymotor.coordinator.api.prompt_length import text_tokens, token_ids
 
 if TYPE_CHECKING:
@@ -239,6 +240,20 @@ def _read_prompt(view: RequestView) -> None:
     if memoryview(items[0])[0] in (_QUOTE, _BRACKET):
         view.prompts = items if len(items) > 1 else []
     view.prompt_tokens = ids or text_tokens((raw,))
+
+
+def sole_prompt(fields: Fields) -> msgspec.Raw:
+    """The prompt of a completions request that has one, taken out of the list that it may stand in alone. Raises as
+    decoders do."""
+    raw = fields["prompt"]
+    if memoryview(raw)[0] == _QUOTE:
+        return raw
+    # Only what is short to look through: tens of thousands of token ids are not looked at one by one.
+    opening = bytes(memoryview(raw)[1:64]).lstrip()[:1]
+    if opening not in (b'"', b"["):
+        return raw
+    items = _raw_list_decoder.decode(raw)
+    return items[0] if len(items) == 1 else raw
 
 
 def assemble(fields: Fields, added: bytes, without: frozenset[str], size: int) -> list[bytes | memoryview]:

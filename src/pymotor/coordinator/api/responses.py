@@ -19,7 +19,8 @@ import xxhash
 
 from pymotor.coordinator.api.errors import UNREADABLE, ApiError, invalid
 from pymotor.coordinator.api.events import ErrorEvent, data_of, ends_with_done, events_of
-from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, Part, barred, media_kind
+from pymotor.coordinator.api.media import BARRED_PART_KEYS, MediaItem, barred, media_kind
+from pymotor.coordinator.api.media_meaning import Part
 from pymotor.coordinator.api.prompt_length import text_tokens
 from pymotor.coordinator.api.request_view import RequestView, read_fields, read_limit, with_member
 from pymotor.coordinator.api.surface import Surface
@@ -91,7 +92,7 @@ def read_response(surface: Surface, body: bytes, trusted: bool) -> RequestView:
         raise invalid("input is required", "input")
     text = memoryview(raw)
     if text[0] != _QUOTE:
-        _read_items(view, raw, trusted)
+        _read_items(view, raw, trusted, body)
     media_bytes = media_tokens = 0
     for item in view.media:
         media_tokens += item.tokens
@@ -110,17 +111,17 @@ def _runs_tools(raw: msgspec.Raw) -> bool:
         raise invalid(f"tools must be a list of objects with a type: {error}", "tools") from error
 
 
-def _read_items(view: RequestView, raw: msgspec.Raw, trusted: bool) -> None:
+def _read_items(view: RequestView, raw: msgspec.Raw, trusted: bool, body: bytes) -> None:
     try:
         for index, item in enumerate(_items.decode(raw)):
             for value in (item.content, item.output):
                 if memoryview(value)[0] == _BRACKET:
-                    _read_parts(view.media, index, _parts.decode(value), trusted)
+                    _read_parts(view.media, index, _parts.decode(value), trusted, body)
     except UNREADABLE as error:
         raise invalid(f"input must be a string or a list of items: {error}", "input") from error
 
 
-def _read_parts(found: list[MediaItem], index: int, parts: list[Part | str], trusted: bool) -> None:
+def _read_parts(found: list[MediaItem], index: int, parts: list[Part | str], trusted: bool, body: bytes) -> None:
     for position, part in enumerate(parts):
         if isinstance(part, str):
             continue
@@ -128,9 +129,9 @@ def _read_parts(found: list[MediaItem], index: int, parts: list[Part | str], tru
             raise barred(next(name for name in part if name in BARRED_PART_KEYS))
         kind = media_kind(part, trusted)
         if kind == "input_image":
-            found.append(ResponseImage(index, position, kind, part))
+            found.append(ResponseImage(index, position, kind, part, body))
         elif kind is not None:
-            found.append(MediaItem(index, position, kind, part))
+            found.append(MediaItem(index, position, kind, part, body))
 
 
 class _Delta(msgspec.Struct):

@@ -17,6 +17,7 @@ from time import monotonic
 
 from pymotor.coordinator.api.errors import ApiError, ServiceUnavailable
 from pymotor.coordinator.api.media import MediaItem, check_source
+from pymotor.coordinator.api.media_meaning import plain
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.flows.context import Context
 from pymotor.coordinator.flows.encode_leg import ENCODE, EncodeLegs
@@ -190,17 +191,17 @@ async def _encoding_of(context: Context, encoders: Encoders, item: MediaItem, re
     reusable = may_be_in_store(encoders, item, context.settings)
     if context.encoded is not None:
         context.encoded.keys.add(key)
-    known = encodings.known(key, item.part) if reusable else None
+    known = encodings.known(key, item.meaning) if reusable else None
     if known is not None:
         outcomes.child("reused").add()
         return known
     since = monotonic()
     while True:
-        leg = encodings.underway(key, item.part)
+        leg = encodings.underway(key, item.meaning)
         joined = leg is not None
         if leg is None:
             work = EncodeLegs(context, encoders, item, stored=dialect is ECDialect.STORE).run()
-            leg = encodings.start(key, item.part, work, until=context.whole_by, reusable=reusable)
+            leg = encodings.start(key, item.meaning, work, until=context.whole_by, reusable=reusable)
         try:
             encoding = await encodings.wait(leg)
         except LegFailed:
@@ -237,8 +238,8 @@ def item_key(
     fields = view.fields
     return ItemKey(
         scope=store or (reader.endpoint_id if reader is not None else ""),
-        model=bytes(fields["model"]),
-        options=(*(bytes(fields.get(name, b"")) for name in PROCESSOR_FIELDS), authorization),
+        model=view.model.encode("utf-8", "surrogatepass"),
+        options=(*(bytes(plain(fields[name])) if name in fields else b"" for name in PROCESSOR_FIELDS), authorization),
         kind=item.kind,
         digest=item.key,
     )

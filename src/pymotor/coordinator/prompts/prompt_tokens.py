@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from pymotor.coordinator.api.errors import UNREADABLE
-from pymotor.coordinator.api.request_view import RequestView
+from pymotor.coordinator.api.request_view import RequestView, sole_prompt
 from pymotor.coordinator.api.surface import CHAT, COMPLETIONS
 from pymotor.coordinator.api.without_media import messages_without_media
 from pymotor.coordinator.prompts.chat_template import ChatTemplate, TemplateFailed
@@ -92,7 +92,7 @@ class PromptTokens:
 
     async def count(self, view: RequestView) -> None:
         """Put the length of the request's prompt into the view; several prompts of token ids keep theirs."""
-        if view.surface is COMPLETIONS and not view.prompts and memoryview(view.fields["prompt"])[0] != ord('"'):
+        if view.surface is COMPLETIONS and not view.prompts and memoryview(sole_prompt(view.fields))[0] != ord('"'):
             # Token ids are counted already.
             return
         if await self.read(view) is None:
