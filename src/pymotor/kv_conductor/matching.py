@@ -63,12 +63,13 @@ class Matching:
         return self._routed.expected(prompt.until, prompt.count, prompt.block_size)
 
     def _mark_held(self, changes: list[tuple[int, HolderSet]], block_size: int, touched: list[Slots]) -> None:
-        for blocks, holders in changes:
+        first = changes[0][1].any_tier if changes else 0
+        for place, (blocks, holders) in enumerate(changes):
             # Later sets are parts of earlier ones: each writes over what those wrote.
             self._in_any_tier[holders.in_any_tier()] = blocks * block_size
             self._on_device[holders.on_device()] = blocks * block_size
-        if changes:
-            touched.append(changes[0][1].in_any_tier())
+            if not place or holders.any_tier & ~first:
+                touched.append(holders.in_any_tier())
 
     def _limited(self, changes: list[tuple[int, HolderSet]]) -> list[int]:
         """Of those who hold something the slots that may have less use of it."""

@@ -173,7 +173,9 @@ class PublisherView:
         index.entries -= self._others.hear(event)
         index.limits[self.slot] = self
         self._told.know_by_block(wanted=True)
-        if self._has_room(count):
+        if tier != DEVICE_TIER and event.medium not in self._evicting:
+            self.counts.evictions_untold += count
+        elif self._has_room(count):
             index.entries += self._others.store(event.group_idx, low_64_bits_of(event.block_hashes), tier)
 
     def _takes_lower_tier(self, event: BlocksStored, tier: int) -> bool:
@@ -318,6 +320,10 @@ class PublisherView:
             return
         for place, (block_hash, block_key) in enumerate(zip(hashes, keys.tolist(), strict=True)):
             parent = self._told.store(block_hash, block_key, depth + place, parent, tier)
+            if self._told.place(parent)[0] != block_key:
+                # The hash was told for another place: what follows here would follow that.
+                self.counts.repeated += count - place
+                return
 
     def _remove(self, block_hashes: list[BlockHash], medium: str | None) -> None:
         if block_hashes:

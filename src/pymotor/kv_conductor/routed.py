@@ -34,6 +34,8 @@ class _Place(msgspec.Struct):
 
 class _Sent(msgspec.Struct, order=True):
     until: float
+    number: int
+    """Of all prompts that were sent."""
     slot: int
     first_key: int
     """Of the prompt's first block."""
@@ -56,7 +58,9 @@ class RoutedPrompts:
         self._sent: list[_Sent] = []
         """A heap: what ends first is its first."""
         self._first_keys: Counter[int] = Counter()
-        self._last_keys: dict[int, list[_Sent]] = {}
+        self._by_end: dict[tuple[int, int], dict[int, _Sent]] = {}
+        """By slot and last key, the prompts that end there, by a number of their own."""
+        self._added = 0
         self._keys = 0
         self.waiting: Counter[int] = Counter()
         """Number of prompts by slot; a slot without one is not in it."""
@@ -75,7 +79,8 @@ class RoutedPrompts:
         step = grain_blocks(block_size)
         seconds = self._seconds + len(keys) * block_size // _TOKENS_FOR_A_SECOND
         until = self._clock() + min(seconds, _MOST_SECONDS)
-        sent = _Sent(until, slot, keys.item(0) if len(keys) else 0, keys[step - 1 :: step].tolist())
+        self._added += 1
+        sent = _Sent(until, self._added, slot, keys.item(0) if len(keys) else 0, keys[step - 1 :: step].tolist())
         if not sent.keys:
             return
         for key in sent.keys:
@@ -86,7 +91,7 @@ class RoutedPrompts:
             place.prompts[slot] = place.prompts.get(slot, 0) + 1
         heapq.heappush(self._sent, sent)
         self._first_keys[sent.first_key] += 1
-        self._last_keys.setdefault(sent.keys[-1], []).append(sent)
+        self._by_end.setdefault((slot, sent.keys[-1]), {})[sent.number] = sent
         self.waiting[slot] += 1
         self._keys += len(sent.keys)
         self._forget_old()
@@ -117,9 +122,8 @@ class RoutedPrompts:
 
     def told(self, slot: int, key: int) -> None:
         """The engine there told that it holds the beginning with this key: prompts that end there are over."""
-        for sent in self._last_keys.get(key, ())[:]:
-            if sent.slot == slot:
-                self._drop(sent)
+        for sent in list(self._by_end.get((slot, key), {}).values()):
+            self._drop(sent)
 
     def lost(self, slot: int, key: int) -> None:
         """The engine there told that it holds the beginning with this key no more: nothing that begins so is
@@ -135,10 +139,9 @@ class RoutedPrompts:
         if len(keys) < step:
             return
         last = keys.item(len(keys) // step * step - 1)
-        for sent in self._last_keys.get(last, ()):
-            if sent.slot == slot:
-                self._drop(sent)
-                return
+        for sent in self._by_end.get((slot, last), {}).values():
+            self._drop(sent)
+            return
 
     def forget(self, slot: int) -> None:
         """Nothing is expected there any more."""
@@ -166,11 +169,10 @@ class RoutedPrompts:
         self._keys -= len(sent.keys)
         _count_down(self._first_keys, sent.first_key)
         _count_down(self.waiting, sent.slot)
-        with_last = [own for own in self._last_keys[sent.keys[-1]] if own is not sent]
-        if with_last:
-            self._last_keys[sent.keys[-1]] = with_last
-        else:
-            del self._last_keys[sent.keys[-1]]
+        end = (sent.slot, sent.keys[-1])
+        del self._by_end[end][sent.number]
+        if not self._by_end[end]:
+            del self._by_end[end]
         for key in sent.keys:
             place = self._places.get(key)
             prompts = place.prompts.get(sent.slot) if place else None

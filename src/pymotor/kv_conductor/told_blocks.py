@@ -52,7 +52,7 @@ class ToldBlocks:
         self._stale = False
         """What counts as held must be found anew, for all rows."""
         self._by_block: dict[int, int] | None = None
-        """A row of each block in the index; None: nobody asks for it."""
+        """The row of each block in the index that counts; None: nobody has asked for one yet."""
 
     def __len__(self) -> int:
         return len(self._told)
@@ -68,11 +68,12 @@ class ToldBlocks:
             self._by_block = None
         elif self._by_block is None:
             rows = self._told.rows()
+            rows = rows[np.frombuffer(self._told.counted, np.uint8)[rows] != NOWHERE]
             blocks = np.frombuffer(self._told.block, np.int32)[rows]
             self._by_block = dict(zip(blocks.tolist(), rows.tolist(), strict=True))
 
     def row_of(self, block: int) -> int:
-        """A row that is this block of the index; -1: none is known."""
+        """The row that counts of those that are this block of the index; -1: none is known."""
         return (self._by_block or {}).get(block, -1)
 
     def hashes_before(self, row: int, count: int) -> Keys:
@@ -112,8 +113,6 @@ class ToldBlocks:
         told = self._told
         row = told.add(mixed(block_hash))
         block = told.block[row] = self._index.refer(key, depth)
-        if self._by_block is not None:
-            self._by_block[block] = row
         counted = ON_DEVICE if tier == DEVICE_TIER else IN_ANY_TIER
         if parent >= 0:
             told.parent[row] = parent + 1
@@ -124,6 +123,8 @@ class ToldBlocks:
             told.counted[row] = counted
             if self._index.hold(block, self._slot, counted):
                 self._supersede(np.array([block]), np.array([row]))
+            if self._by_block is not None:
+                self._by_block[block] = row
         return row
 
     def store_all_new(self, hashes: array[int], ends: Rows, keys: Keys, depth: int, parent: int, tier: int) -> None:
@@ -133,8 +134,6 @@ class ToldBlocks:
         rows = told.add_many(all_mixed(hashes), ends)
         blocks = self._index.refer_many(keys, depth)
         np.frombuffer(told.block, np.int32)[rows] = blocks
-        if self._by_block is not None:
-            self._by_block.update(zip(blocks.tolist(), rows.tolist(), strict=True))
         parents = np.frombuffer(told.parent, np.int32)
         parents[rows[1:]] = rows[:-1] + 1
         parents[rows[0]] = parent + 1
@@ -149,6 +148,8 @@ class ToldBlocks:
             held_before = self._index.hold_many(blocks, self._slot, counted)
             if len(held_before):
                 self._supersede(held_before, rows)
+            if self._by_block is not None:
+                self._by_block.update(zip(blocks.tolist(), rows.tolist(), strict=True))
 
     def add_tier(self, block_hash: int, tier: int) -> bool:
         """A block, if it is known, is now in this tier (too). False: it is not known."""
@@ -161,7 +162,9 @@ class ToldBlocks:
     def store_again(self, rows: Rows, tier: int) -> None:
         """Blocks that are known are now in this tier (too)."""
         for row in rows[np.frombuffer(self._told.tiers, np.uint8)[rows] & tier == 0].tolist():
-            self._add_tier(row, tier)
+            # One of them may have superseded another, which is gone then.
+            if self._told.tiers[row] or self._told.children[row]:
+                self._add_tier(row, tier)
 
     def remove(self, hashes: array[int], tier: int) -> None:
         """Blocks are no longer in this tier; those that are not known are passed over."""
@@ -246,16 +249,24 @@ class ToldBlocks:
                 self._stale = True
             if held_before and not before:
                 self._supersede(np.array([told.block[row]]), np.array([row]))
+            if counted and self._by_block is not None:
+                self._by_block[told.block[row]] = row
 
     def _supersede(self, blocks: Rows, by: Rows) -> None:
         """These blocks of the index, which counted as held by other rows than these, are held by these from now on."""
         told = self._told
+        if self._by_block is not None:
+            counting = {self._by_block.get(block, -1) for block in blocks.tolist()} - {-1, *by.tolist()}
+            self._drop(np.array(list(counting), np.intp))
+            return
         rows, ordered = told.rows(), np.sort(blocks)
         own = np.frombuffer(told.block, np.int32)[rows]
         rows = rows[ordered.take(np.searchsorted(ordered, own), mode="clip") == own]
         kept = np.zeros(len(told.keys), np.bool_)
         kept[by] = True
         self._drop(rows[~kept[rows]])
+        # A publisher that does so once does so again.
+        self.know_by_block(wanted=True)
 
     def _drop(self, rows: Rows) -> None:
         """These rows are in no tier any more, and count as little; the index has heard of it."""
@@ -304,6 +315,8 @@ class ToldBlocks:
             to_state = changed[whole[changed] == state]
             counted[to_state] = state
             self._index.hold_many(distinct(blocks[to_state].astype(np.intp)), self._slot, state)
+            if state != NOWHERE and self._by_block is not None:
+                self._by_block.update(zip(blocks[to_state].tolist(), to_state.tolist(), strict=True))
         self._drop(doubled)
         self._stale = False
 

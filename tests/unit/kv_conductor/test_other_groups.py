@@ -103,6 +103,13 @@ def test_tiers_of_other_groups(core: ConductorCore, view: PublisherView) -> None
     assert held(core) == (11, 11)
 
 
+def test_tiers_whose_evictions_are_not_told_do_not_count(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, stored(PROMPT, range(BLOCKS), **FULL), stored(PROMPT, range(BLOCKS), **sliding(5)))
+    tell(view, stored(PROMPT, range(BLOCKS), medium="cpu", **sliding(5)), removed(11, group_idx=1))
+    assert held(core) == (11, 11)
+    assert core.size().entries == 2 * BLOCKS - 1
+
+
 def test_a_removal_that_names_no_group_is_of_all(core: ConductorCore, view: PublisherView) -> None:
     tell(view, stored(PROMPT, range(BLOCKS), **FULL), stored(PROMPT, range(BLOCKS), **sliding(5)))
     tell(view, removed(11))

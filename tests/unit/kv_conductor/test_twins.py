@@ -101,6 +101,22 @@ def test_tiers_whose_evictions_are_not_told_do_not_count(core: ConductorCore, vi
     assert held(core) == (4, 10)
 
 
+def test_an_event_that_names_two_hashes_of_one_place(core: ConductorCore, view: PublisherView) -> None:
+    other = core.follow("u-1", ["qwen", "ad"])[0]
+    tell(other, stored(PROMPT, range(20)))
+    told = range(1000, 1008)
+    tell(view, stored(told, [1, 2]), stored(range(1000, 1004), [3]))
+    tell(view, stored(told, [1, 3], medium="CPU", extra_keys=[None, None]))
+    assert answer(core, question(PROMPT)) == {"u-1": (80, 80, 80)}
+    tell(view, stored(told, [4, 1]), stored(range(1000, 1012), [1, 4, 5]))
+    for tokens in (PROMPT, told, range(1000, 1012)):
+        assert answer(core, question(tokens)).get("u-0", (0, 0, 0)) <= (4 * len(tokens),) * 3
+        assert not core._matching._in_any_tier.any()
+    view.clear()
+    other.clear()
+    assert (core.index.entries, len(core.index.blocks)) == (0, 0)
+
+
 HASHES = st.integers(0, 2)
 """Of each place of the prompt there are so many blocks."""
 STEPS = st.lists(
