@@ -62,7 +62,7 @@ async def asked(url: str, tls: ClientTLS | None) -> list[bool]:
     discovery = Discovery(None, tls)
     instance = union_at(url)
     try:
-        await discovery.sources(instance, instance.endpoints[0])
+        await discovery.engine(instance, instance.endpoints[0]).sources()
         found.append(True)
     except SourceError:
         found.append(False)
