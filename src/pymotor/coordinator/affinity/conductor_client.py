@@ -10,34 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
-from array import array
 from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
-import msgspec
-import numpy as np
-
 from pymotor.control_plane.certificate_trouble import certificate_trouble, why_not
 from pymotor.control_plane.tls import ClientTLS
 from pymotor.control_plane.tls_transport import newest
-from pymotor.coordinator.affinity.matches import FEW, Holders, Matches
-from pymotor.fleet.prefix_frames import FrameReader
-from pymotor.fleet.prefix_queries import (
-    LENGTH_BYTES,
-    LONGEST_FRAME,
-    PREFACE,
-    Followed,
-    FromConductor,
-    FromCoordinator,
-    Hello,
-    PrefixMatches,
-    PrefixQuery,
-    PrefixRouted,
-    bounded,
-    fits,
-)
+from pymotor.coordinator.affinity.conductor_connection import ConductorConnection, give_up
+from pymotor.coordinator.affinity.matches import Holders, Matches
+from pymotor.fleet.prefix_queries import PrefixQuery, PrefixRouted, bounded, fits
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +28,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CONNECT_SECONDS = 5.0
 _MOST_UNSENT = 8 * 1024 * 1024
 """Bytes that the conductor has not taken yet, from which nothing more is asked: it does not keep up."""
-
-_SOONER_COPIED = 1 << 15
-"""Bytes below which a copy is cheaper than a second write."""
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(FromConductor)
 
 
 class Address(NamedTuple):
@@ -94,7 +70,7 @@ class ConductorClient:
         self._loop = loop
         self._patience = patience
         self._chance = chance
-        self._connection: _Connection | None = None
+        self._connection: ConductorConnection | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._numbers = 0
         self._late = 0
@@ -159,7 +135,7 @@ class ConductorClient:
             connection.waiting.pop(number)
             self._tell_too_long(question)
             return _NOBODY_ASKED
-        timer = self._loop.call_later(self._patience, _give_up, waiting)
+        timer = self._loop.call_later(self._patience, give_up, waiting)
         try:
             matches = await waiting
         finally:
@@ -181,7 +157,7 @@ class ConductorClient:
             connection.send(PrefixRouted(number, endpoint_id, in_vain))
 
     @property
-    def _present(self) -> _Connection | None:
+    def _present(self) -> ConductorConnection | None:
         """The connection, while it can be written to: uvloop raises on a lost one, and `_keep` hears of it later."""
         connection = self._connection
         return None if connection is None or connection.lost.done() else connection
@@ -232,7 +208,7 @@ class ConductorClient:
             await asyncio.sleep(pause * (0.5 + self._chance() / 2))
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
-    async def _connect(self) -> _Connection | None:
+    async def _connect(self) -> ConductorConnection | None:
         try:
             return await self._dial()
         except OSError as error:
@@ -241,11 +217,11 @@ class ConductorClient:
             self._trouble = why_not(error)
         return None
 
-    async def _dial(self) -> _Connection | None:
+    async def _dial(self) -> ConductorConnection | None:
         context, name = (newest(self._tls), self._tls.peer_name or None) if self._tls is not None else (None, None)
         connecting = self._loop.create_task(
             self._loop.create_connection(
-                lambda: _Connection(self._loop, self._token), *self._address, ssl=context, server_hostname=name
+                lambda: ConductorConnection(self._loop, self._token), *self._address, ssl=context, server_hostname=name
             )
         )
         try:
@@ -259,110 +235,12 @@ class ConductorClient:
         return connecting.result()[1]
 
 
-class _Connection(asyncio.Protocol):
-    """One connection: frames out, frames in."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, token: str) -> None:
-        self._token = token
-        self._frames = FrameReader()
-        self._transport: asyncio.Transport
-        self.lost: asyncio.Future[None] = loop.create_future()
-        self.why = "it was closed"
-        """Why it is over."""
-        self.greeted = False
-        """Whether the conductor has said anything."""
-        self.holders: Holders | None = None
-        """None until the conductor has said whom it follows."""
-        self.waiting: dict[int, asyncio.Future[Matches | None]] = {}
-        """By the number of the question."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
-        connected = transport.get_extra_info("socket")
-        if connected is not None:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._transport.write(PREFACE)
-        self.send(Hello(self._token))
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that wait to be taken."""
-        return self._transport.get_write_buffer_size()
-
-    def send(self, message: FromCoordinator) -> bool:
-        """Say it. False: it is not said, because the conductor would hang up."""
-        body = _encoder.encode(message)
-        if len(body) > LONGEST_FRAME:
-            return False
-        length = len(body).to_bytes(LENGTH_BYTES, "little")
-        if len(body) < _SOONER_COPIED:
-            self._transport.write(length + body)
-        else:
-            self._transport.write(length)
-            self._transport.write(body)
-        return True
-
-    def data_received(self, data: bytes) -> None:
-        frames = self._frames
-        frames.feed(data)
-        try:
-            while (frame := frames.next()) is not None:
-                self._take(_decoder.decode(frame))
-        except (msgspec.MsgspecError, ValueError) as error:
-            # Whoever it is does not speak the conductor's language.
-            self.why = f"what it said is no word of a KV Conductor: {error}"
-            self.abort()
-
-    def _take(self, message: FromConductor) -> None:
-        self.greeted = True
-        if isinstance(message, Followed):
-            self.holders = Holders(message.endpoints, message.revision)
-            return
-        waiting = self.waiting.get(message.number)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(self._matches(message))
-
-    def _matches(self, message: PrefixMatches) -> Matches:
-        holders = self.holders
-        if holders is None or holders.revision != message.revision:
-            raise ValueError("an answer by a list of endpoints that was not told")
-        # Of few figures arrays are sooner made than numpy's.
-        slots = array("H", message.slots)
-        on_device, in_any_tier, expected = (
-            array("I", field) for field in (message.on_device, message.in_any_tier, message.expected)
-        )
-        if not len(slots) == len(on_device) == len(in_any_tier) == len(expected) or _highest(slots) >= holders.size:
-            raise ValueError("an answer whose columns do not fit together")
-        return Matches(holders, message.number, slots, on_device, in_any_tier, expected)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None:
-            self.why = why_not(exc)
-        if not self.lost.done():
-            self.lost.set_result(None)
-        for waiting in self.waiting.values():
-            _give_up(waiting)
-
-    def abort(self) -> None:
-        """Close it now."""
-        self._transport.abort()
-
-
-def _highest(slots: array[int]) -> int:
-    return max(slots, default=-1) if len(slots) <= FEW else int(np.frombuffer(slots, np.uint16).max())
-
-
 def _tell(keeping: asyncio.Task[None]) -> None:
     if not keeping.cancelled() and keeping.exception() is not None:
         logger.error("the KV Conductor is not asked any more: texts are compared", exc_info=keeping.exception())
 
 
-def _give_up(waiting: asyncio.Future[Matches | None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
-
-
-def _abandon(connecting: asyncio.Task[tuple[asyncio.Transport, _Connection]]) -> None:
+def _abandon(connecting: asyncio.Task[tuple[asyncio.Transport, ConductorConnection]]) -> None:
     """Nobody waits for the connection any more."""
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result()[0].abort()
