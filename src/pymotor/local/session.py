@@ -27,10 +27,11 @@ from pymotor.engines.port_claims import PortClaims
 from pymotor.local.console import Console, LogConsole
 from pymotor.local.events import Answered, Event, Failed, Note, Ready, Stopped, Stopping
 from pymotor.local.fleet import LocalFleet
+from pymotor.local.fleet_ports import claim_fleet_ports, fleet_ports
 from pymotor.local.full_disk import with_cause
 from pymotor.local.greeting import KEY_VARIABLE, curl_command, first_request
 from pymotor.local.live_config import hand_on_changes
-from pymotor.local.plan import FleetPlan, claim_fleet_ports, fleet_ports, plan_fleet
+from pymotor.local.plan import FleetPlan, plan_fleet
 from pymotor.local.prepare import runnable_config
 from pymotor.local.processes import ProcessIdentity, is_alive, kill_groups, wait_gone
 from pymotor.local.request import UpRequest

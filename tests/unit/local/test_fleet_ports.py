@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pymotor.engines.port_claims import PortClaims
-from pymotor.local.plan import FleetPorts, claim_fleet_ports
+from pymotor.local.fleet_ports import FleetPorts, claim_fleet_ports
 from pymotor.local.state import FleetError
 
 
