@@ -12,6 +12,10 @@ STAGES = {
     "decode": "decode, one block for an event",
     "removal": "removal, one block for an event",
 }
+WAYS_OVER_SOCKET = {
+    "over_socket": "both processes on one CPU",
+    "over_socket_on_all_cpus": "on all CPUs, of which idle ones have to be woken",
+}
 Results = list[dict[str, Any]]
 
 
@@ -29,8 +33,9 @@ def markdown(results: Results) -> str:
         own = {result["contender"]: result for result in results if result["endpoints"] == endpoints}
         lines += ["", f"## {endpoints:,} endpoints", "", "Choice: token ids in, endpoint out, microseconds.", ""]
         lines += _table(["tokens", "held", *head], _choices(own, contenders, "choices"))
-        lines += ["", "Over a socket: microseconds of both processes (until the choice is made).", ""]
-        lines += _table(["tokens", "held", *head], _choices(own, contenders, "over_socket"))
+        for way, cpus in WAYS_OVER_SOCKET.items():
+            lines += ["", f"Over a socket, {cpus}: microseconds of both processes (until the choice is made).", ""]
+            lines += _table(["tokens", "held", *head], _choices(own, contenders, way))
         lines += [
             "",
             "Events in: thousand blocks a second (microseconds for a block, of which conversion).",
@@ -54,18 +59,26 @@ def markdown(results: Results) -> str:
 
 def behind(results: Results) -> list[str]:
     """Where PyMotor's choice costs more than another's, of prompts whose beginning somebody holds."""
+    return _behind(results, "choices") + _behind(results, "over_socket")
+
+
+def behind_on_all_cpus(results: Results) -> list[str]:
+    """Likewise over a socket with all CPUs, which is told and not judged."""
+    return _behind(results, "over_socket_on_all_cpus")
+
+
+def _behind(results: Results, way: str) -> list[str]:
+    by_key: dict[tuple[Any, ...], dict[str, float]] = {}
+    for result in results:
+        for choice in result[way]:
+            key = (result["endpoints"], choice["tokens"], choice["kind"])
+            by_key.setdefault(key, {})[result["contender"]] = choice["microseconds"]
     lines = []
-    for way in ("choices", "over_socket"):
-        by_key: dict[tuple[Any, ...], dict[str, float]] = {}
-        for result in results:
-            for choice in result[way]:
-                key = (result["endpoints"], choice["tokens"], choice["kind"])
-                by_key.setdefault(key, {})[result["contender"]] = choice["microseconds"]
-        for (endpoints, tokens, kind), costs in by_key.items():
-            best = min((cost for name, cost in costs.items() if name != "pymotor"), default=None)
-            if kind != "nobody holds it" and best is not None and costs.get("pymotor", 0) > best:
-                found = f"{costs['pymotor']:.1f} against {best:.1f} us"
-                lines.append(f"{way}: {endpoints} endpoints, {tokens} tokens, {kind}: {found}")
+    for (endpoints, tokens, kind), costs in by_key.items():
+        best = min((cost for name, cost in costs.items() if name != "pymotor"), default=None)
+        if kind != "nobody holds it" and best is not None and costs.get("pymotor", 0) > best:
+            found = f"{costs['pymotor']:.1f} against {best:.1f} us"
+            lines.append(f"{way}: {endpoints} endpoints, {tokens} tokens, {kind}: {found}")
     return lines
 
 
@@ -114,7 +127,7 @@ def _choices(own: dict[str, Any], contenders: list[str], way: str) -> list[list[
         cells = []
         for name in contenders:
             cost = own[name][way][place]
-            until = f" ({cost['microseconds_until_answer']:.0f})" if way == "over_socket" else ""
+            until = f" ({cost['microseconds_until_answer']:.0f})" if way in WAYS_OVER_SOCKET else ""
             cells.append(f"{cost['microseconds']:.1f}{until}")
         rows.append([f"{choice['tokens']:,}", choice["kind"], *cells])
     return rows

@@ -148,7 +148,8 @@ class AskedQuestions:
     bytes: the more of them are kept, the colder is the memory that the next one is written to."""
 
     def __init__(self, most: int = 8192, most_bytes: int = 4 << 20) -> None:
-        self._questions: OrderedDict[tuple[Hashable, int], PrefixQuery] = OrderedDict()
+        self._questions: OrderedDict[tuple[Hashable, int], tuple[PrefixQuery, int]] = OrderedDict()
+        """Each with its bytes."""
         self._most = most
         self._most_bytes = most_bytes
         self._bytes = 0
@@ -163,17 +164,18 @@ class AskedQuestions:
 
     def keep(self, asker: Hashable, question: PrefixQuery) -> None:
         """Until it is one of too many, or its asker is gone."""
-        key = (asker, question.number)
-        if key in self._questions:
+        questions, key, size = self._questions, (asker, question.number), _bytes_of(question)
+        if key in questions:
             self._drop(key)
-        self._questions[key] = question
-        self._bytes += _bytes_of(question)
-        while len(self._questions) > self._most or self._bytes > self._most_bytes:
-            self._bytes -= _bytes_of(self._questions.popitem(last=False)[1])
+        questions[key] = question, size
+        self._bytes += size
+        while self._bytes > self._most_bytes or len(questions) > self._most:
+            self._bytes -= questions.popitem(last=False)[1][1]
 
     def find(self, asker: Hashable, number: int) -> PrefixQuery | None:
         """The question; None if it is not kept."""
-        return self._questions.get((asker, number))
+        kept = self._questions.get((asker, number))
+        return None if kept is None else kept[0]
 
     def forget(self, asker: Hashable) -> None:
         """All questions of somebody who is gone."""
@@ -181,12 +183,14 @@ class AskedQuestions:
             self._drop(own)
 
     def _drop(self, key: tuple[Hashable, int]) -> None:
-        self._bytes -= _bytes_of(self._questions.pop(key))
+        self._bytes -= self._questions.pop(key)[1]
 
 
 def _bytes_of(question: PrefixQuery) -> int:
     """What it takes besides what every question does, about; a character may have four bytes."""
-    size = len(question.tokens) + 4 * (len(question.model) + len(question.adapter) + len(question.salt))
+    size = len(question.tokens) + 4 * len(question.model)
+    if question.adapter or question.salt:
+        size += 4 * (len(question.adapter) + len(question.salt))
     if question.media:
         # The frame that they came in is kept for the tokens in it.
         size += sum(_ITEM_BYTES + 2 * 4 * len(identifier) for _, identifier in question.media)
