@@ -173,7 +173,13 @@ def can_hand_over_embeddings(encode: Instance, consumer: Instance) -> bool:
     )
 
 
-_decoder = msgspec.json.Decoder(FleetSnapshot)
+class _WithInstances(FleetSnapshot, frozen=True, kw_only=True):
+    """What another writer's JSON has to name: an object without instances is no fleet of none, but something else."""
+
+    instances: tuple[Instance, ...]
+
+
+_decoder = msgspec.json.Decoder(_WithInstances)
 
 
 def encode_snapshot(snapshot: FleetSnapshot) -> bytes:
@@ -184,6 +190,7 @@ def encode_snapshot(snapshot: FleetSnapshot) -> bytes:
 def decode_snapshot(data: bytes | str) -> FleetSnapshot:
     """A snapshot from JSON; unknown keys of a newer writer are passed over.
 
-    Raises `msgspec.ValidationError` or `msgspec.DecodeError` when it is none.
+    Raises `msgspec.ValidationError` or `msgspec.DecodeError` when it is none; it names its instances at least.
     """
-    return _decoder.decode(data)
+    read = _decoder.decode(data)
+    return FleetSnapshot(epoch=read.epoch, version=read.version, complete=read.complete, instances=read.instances)

@@ -63,7 +63,8 @@ async def test_each_change_is_told_and_each_trouble_is_logged_once(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "null", '{"version": "new"}', '{"instances": [{"name": "a"}]}', "\x00\xff"]
+    "content",
+    ["", "[]", "null", "{}", '{"version": 7}', '{"version": "new"}', '{"instances": [{"name": "a"}]}', "\x00\xff"],
 )
 async def test_nonsense_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
     path = tmp_path / "fleet.json"
