@@ -103,7 +103,7 @@ def turns(count: int, question: str = "and then?", **first: Any) -> list[dict[st
     ("path", "field"),
     [("/v1/chat/completions", "messages"), ("/v1/responses", "input")],
 )
-def test_a_short_chat_keeps_its_key(path: str, field: str) -> None:
+def test_a_chat_keeps_its_key(path: str, field: str) -> None:
     def key(messages: Any, **more: Any) -> int:
         return key_of(path, **{field: messages}, **more)
 
@@ -113,8 +113,13 @@ def test_a_short_chat_keeps_its_key(path: str, field: str) -> None:
     assert key(turns(1, content=[{"type": "text", "text": "hello"}])) != began
     assert key(turns(1)[::-1]) != began
     assert key(turns(1), tools=[]) != began
-    long = turns(2, "q" * PREFIX_BYTES)
-    assert key(long) == key([*long, *turns(3)]) != began, "by its first bytes, once there are enough"
+    assert {key(turns(count, "q" * 700)) for count in range(2, 12)} == {began}, "long ones, too"
+    assert key(turns(2, "é" * PREFIX_BYTES)) == began
+    whole = PREFIX_BYTES - len(json.dumps(turns(1, content="")).encode()) + len("]")
+    for length in range(whole - 3, whole + 4):
+        first = turns(1, content="x" * length)
+        assert key(first) == key([*first, *turns(3)]), "wherever its first question ends"
+    assert key(turns(1, content="x" * PREFIX_BYTES + "one")) == key(turns(1, content="x" * PREFIX_BYTES + "two"))
 
 
 def test_what_is_no_chat_has_a_key_of_all_its_text() -> None:

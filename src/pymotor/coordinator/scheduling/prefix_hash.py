@@ -1,17 +1,19 @@
 """The key of how a request's prompt begins: what prompts have to share to go to one endpoint.
 
-A prompt that is shorter than what is looked at would have another key with each turn of its chat. So of a short chat
-only what stays is looked at: all up to the first message of the user. Its key changes once, when it is long enough.
+A chat that is shorter than what is looked at would have another key with each of its turns. So only what stays is
+looked at: all up to the end of the first message of the user, where that is within as many bytes. Its key is the same
+when the chat is long, too.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 
 import msgspec
 import xxhash
 
-from pymotor.coordinator.api.errors import UNREADABLE
 from pymotor.coordinator.api.request_view import RequestView
 
 PREFIX_BYTES = 4096
@@ -20,21 +22,17 @@ of benchmarks/results/prefix_routing that finds less than half as much."""
 _TURN_FIELDS = ("messages", "input")
 _CONTEXT_FIELDS = ("system", "instructions", "tools")
 """What engines put before the messages."""
-_BRACKET = ord("[")
+_LIST = b"["
 
 
-class _Turn(msgspec.Struct):
-    role: object = None
-
-
-_turns_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-_turn_decoder = msgspec.json.Decoder(_Turn)
+_BETWEEN_TURNS = re.compile(r"[\s,]*")
+_turn_at = json.JSONDecoder().raw_decode
 
 
 def prefix_key(view: RequestView, prefix_bytes: int = PREFIX_BYTES) -> int:
-    """64 bits of the first `prefix_bytes` of the request's prompt, as the JSON text that the client wrote, of a shorter
-    chat until its first message of the user ends: without tokens. Requests for different models have different
-    keys."""
+    """64 bits of the first `prefix_bytes` of the request's prompt, as the JSON text that the client wrote, of a chat
+    until its first message of the user ends, if it does before: without tokens. Requests for different models have
+    different keys."""
     fields = view.fields
     found = xxhash.xxh3_64(view.model.encode("utf-8", "surrogatepass"))
     left = prefix_bytes
@@ -55,23 +53,36 @@ def session_key(session: bytes) -> int:
     return xxhash.xxh3_64_intdigest(session)
 
 
-def _lasting(raw: msgspec.Raw, most: int) -> Iterator[msgspec.Raw]:
-    """The parts of the messages that each later turn begins with too; all in one where they are long enough."""
-    text = memoryview(raw)
-    if len(text) >= most or text[0] != _BRACKET:
-        yield raw
+def _lasting(raw: msgspec.Raw, most: int) -> Iterator[bytes]:
+    """The parts of the messages that each later turn begins with too; all in one where the user's first message has no
+    end within so many bytes."""
+    beginning = bytes(memoryview(raw)[: max(0, most)])
+    if beginning[:1] != _LIST:
+        yield beginning
         return
+    text = beginning.decode(errors="replace")
+    turns: list[bytes] = []
+    place = _after(text, 1)
     try:
-        for turn in _turns_decoder.decode(raw):
-            yield turn
-            if _turn_decoder.decode(turn).role == "user":
+        while place < len(text):
+            turn, end = _turn_at(text, place)
+            turns.append(text[place:end].encode())
+            if isinstance(turn, dict) and turn.get("role") == "user":
+                yield from turns
                 return
-    except UNREADABLE:
-        # The engine says what is wrong with it.
-        return
+            place = _after(text, end)
+    except (ValueError, RecursionError):
+        # Its end is not here; of what is no message at all the engine says what is wrong.
+        pass
+    yield from turns if len(memoryview(raw)) < most else (beginning,)
 
 
-def _add(digest: xxhash.xxh3_64, raw: msgspec.Raw, most: int) -> int:
+def _after(text: str, place: int) -> int:
+    found = _BETWEEN_TURNS.match(text, place)
+    return found.end() if found else place
+
+
+def _add(digest: xxhash.xxh3_64, raw: msgspec.Raw | bytes, most: int) -> int:
     beginning = memoryview(raw)[: max(0, most)]
     digest.update(beginning)
     return len(beginning)
