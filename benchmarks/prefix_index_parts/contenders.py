@@ -109,8 +109,8 @@ class _Behind:
         packed = np.asarray(held, TOKENS).tobytes()
         return PrefixMatches(query.number, 1, np.asarray(slots, SLOT).tobytes(), packed, packed, packed)
 
-    def routed(self, _asker: Hashable, _message: PrefixRouted) -> None:
-        pass
+    def routed(self, _asker: Hashable, _message: PrefixRouted) -> bool:
+        return False
 
     def forget_asker(self, _asker: Hashable) -> None:
         pass

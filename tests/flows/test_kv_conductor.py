@@ -348,6 +348,8 @@ def test_what_was_sent_somewhere_is_expected_there(conductor: ConductorUnderTest
         assert asker.held(matches) == {}
         # All Coordinators expect it.
         assert other.expected(other.answer(other.query(prompt)))[ENDPOINT] > 1500
+        # One question that nobody has asked.
+        assert conductor.metric("routed_passed_over_total") == 1
 
 
 @pytest.mark.parametrize("replays", [True, False])

@@ -115,9 +115,9 @@ class Answers:
             expected=_only(matches.expected, "<u4", kept),
         )
 
-    def routed(self, asker: Hashable, message: PrefixRouted) -> None:
-        """The prompt of that question, of this asker, was sent there."""
-        self._core.routed(asker, message)
+    def routed(self, asker: Hashable, message: PrefixRouted) -> bool:
+        """The prompt of that question, of this asker, was sent there; as `ConductorCore.routed`."""
+        return self._core.routed(asker, message)
 
     def forget_asker(self, asker: Hashable) -> None:
         """The asker is gone."""

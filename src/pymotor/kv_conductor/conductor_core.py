@@ -121,9 +121,10 @@ class ConductorCore:
     def unfollow(self, endpoint: str) -> None:
         """The endpoint is gone; its views must not be used any more."""
         for view in self._views.pop(endpoint, ()):
+            # What is expected goes first: else it would hear of each block that is lost.
+            self._routed.forget(view.slot)
             view.end()
             self._passed_over.add(view.counts)
-            self._routed.forget(view.slot)
         self.holders.remove(endpoint)
 
     def forget_routed(self, endpoint: str) -> None:
@@ -145,11 +146,12 @@ class ConductorCore:
         )
 
     def routed(self, asker: Hashable, told: PrefixRouted) -> bool:
-        """A prompt was sent somewhere, or somewhere else after it failed there, or was sent there in vain. False: the
-        question or the endpoint is not known (any more)."""
+        """A prompt was sent somewhere, or somewhere else after it failed there, or was sent there in vain. False:
+        nothing is expected because of it, as the question or the endpoint is not known (any more), or the endpoint has
+        several ranks, of which nobody knows which one has got it."""
         query = self._asked.find(asker, told.number)
-        views = self._views.get(told.endpoint)
-        if query is None or views is None:
+        views = self._views.get(told.endpoint, ())
+        if query is None or len(views) != 1:
             return False
         size = views[0].block_size or self._sizes(views[0].model)[0]
         prompt = write_out(self._media, views[0].model, query.tokens, query.media)

@@ -44,6 +44,10 @@ class BlocksStored(msgspec.Struct, tag_field="type", tag="BlockStored", gc=False
     kv_cache_spec_kind: str | None = None
     kv_cache_spec_sliding_window: int | None = None
     """Tokens."""
+    locality: str | None = None
+    """`LOCAL` or `REMOTE` to the publisher."""
+    ownership: str | None = None
+    """Which of several stores of a medium, where it has a name."""
 
     def tokens(self) -> array[int]:
         """The blocks' token ids, 4 bytes each. Raises EventFormatError when they are something else."""
@@ -59,6 +63,8 @@ class BlocksRemoved(msgspec.Struct, tag_field="type", tag="BlockRemoved", gc=Fal
     block_hashes: list[BlockHash]
     medium: str | None = None
     group_idx: int | None = None
+    locality: str | None = None
+    ownership: str | None = None
 
 
 class AllBlocksCleared(msgspec.Struct, tag_field="type", tag="AllBlocksCleared", gc=False):

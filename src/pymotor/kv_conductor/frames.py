@@ -51,8 +51,8 @@ class Answerer(Protocol):
     def match(self, asker: Hashable, query: PrefixQuery) -> PrefixMatches:
         """Who holds the beginning of this prompt; the question is kept for a while, for `routed`."""
 
-    def routed(self, asker: Hashable, message: PrefixRouted) -> None:
-        """The prompt of that question, of this asker, was sent there."""
+    def routed(self, asker: Hashable, message: PrefixRouted) -> bool:
+        """The prompt of that question, of this asker, was sent there. False: nothing is expected because of it."""
 
     def forget_asker(self, asker: Hashable) -> None:
         """The asker is gone."""
@@ -192,8 +192,8 @@ class CoordinatorConnection(asyncio.Protocol):
             raise FrameError("it asks before it says hello")
         elif isinstance(message, PrefixQuery):
             self._query(message)
-        else:
-            self._answerer.routed(self, message)
+        elif not self._answerer.routed(self, message):
+            self._figures.routed_passed_over.add()
 
     def _hello(self, message: Hello) -> None:
         if self._greeted:

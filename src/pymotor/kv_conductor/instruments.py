@@ -44,6 +44,10 @@ class Figures:
             (),
             _QUERY_BOUNDS,
         ).child()
+        self.routed_passed_over = registry.counter(
+            "pymotor_kv_conductor_routed_passed_over_total",
+            "Prompts that a Coordinator has sent somewhere, of which nothing is expected there.",
+        ).child()
         self.connections = registry.gauge(
             "pymotor_kv_conductor_coordinator_connections", "Connections of Coordinators' workers."
         ).child()

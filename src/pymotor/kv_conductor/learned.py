@@ -46,10 +46,11 @@ class Learned:
         self._begun.forget()
         known = self.order.last is not None or len(self.view) > 0
         self.order.forget()
+        if known:
+            # Before the view: else what is expected would hear of each block that is lost.
+            self._forgotten()
         # Before the first batch, too: one that cannot be read may have told something up to there.
         self.view.clear()
-        if known:
-            self._forgotten()
 
     def forget_and_pass_over(self) -> None:
         """Likewise; if a batch is begun, what is learned next begins behind it: the engine would replay it each

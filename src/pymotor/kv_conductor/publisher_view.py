@@ -31,7 +31,7 @@ from pymotor.kv_conductor.media_items import MediaItems
 from pymotor.kv_conductor.other_groups import OtherGroups
 from pymotor.kv_conductor.passed_over import PassedOver
 from pymotor.kv_conductor.prompt_keys import LONGEST_BLOCK, PromptKeys, most_blocks
-from pymotor.kv_conductor.tiers import ANY_TIER, DEVICE_TIER, EVICTIONS_TOLD, tier_of
+from pymotor.kv_conductor.tiers import ANY_TIER, DEVICE_TIER, EvictingStores, tier_of
 from pymotor.kv_conductor.told_blocks import NO_PARENT, TOGETHER, ToldBlocks
 
 _FULL_ATTENTION = frozenset({None, "full_attention", "mla_attention", "sink_full_attention"})
@@ -61,7 +61,7 @@ class PublisherView:
         self._told = ToldBlocks(index, slot)
         self._others = OtherGroups()
         self._adapters = Adapters(lambda block_hash: self._told.find(block_hash) >= 0)
-        self._evicting = set(EVICTIONS_TOLD)
+        self._evicting = EvictingStores()
         self._group: int | None = None
         self._sized_by_device = False
 
@@ -72,7 +72,7 @@ class PublisherView:
     @property
     def memory_bytes(self) -> int:
         """Of what is kept for each block."""
-        return self._told.memory_bytes + self._others.memory_bytes
+        return self._told.memory_bytes + self._others.memory_bytes + self._adapters.memory_bytes
 
     def apply(self, batch: EventBatch) -> None:
         """What a batch told. Raises EventFormatError for token ids that are none; the caller then clears the view,
@@ -84,7 +84,7 @@ class PublisherView:
             if isinstance(event, BlocksRemoved):
                 # Engines write an event for each block; together they are cheaper.
                 group = event.group_idx
-                self._evicting.add(event.medium)
+                self._evicting.hear(event)
                 if self._others and (group is None or group != self._group):
                     self._index.entries -= self._others.remove(
                         group, low_64_bits_of(event.block_hashes), tier_of(event.medium)
@@ -113,7 +113,7 @@ class PublisherView:
         self._index.entries -= self._others.clear()
         self._index.limits.pop(self.slot, None)
         self._adapters.clear()
-        self._evicting = set(EVICTIONS_TOLD)
+        self._evicting.clear()
         self._told.know_by_block(wanted=False)
 
     def end(self) -> None:
@@ -173,7 +173,7 @@ class PublisherView:
         index.entries -= self._others.hear(event)
         index.limits[self.slot] = self
         self._told.know_by_block(wanted=True)
-        if tier != DEVICE_TIER and event.medium not in self._evicting:
+        if tier != DEVICE_TIER and not self._evicting.tells(event):
             self.counts.evictions_untold += count
         elif self._has_room(count):
             index.entries += self._others.store(event.group_idx, low_64_bits_of(event.block_hashes), tier)
@@ -181,7 +181,7 @@ class PublisherView:
     def _takes_lower_tier(self, event: BlocksStored, tier: int) -> bool:
         """Whether blocks of a lower tier are to be stored as those of the device are. False: that is done, or they
         are passed over."""
-        if event.medium not in self._evicting:
+        if not self._evicting.tells(event):
             self.counts.evictions_untold += len(event.block_hashes)
             return False
         if event.extra_keys is not None:

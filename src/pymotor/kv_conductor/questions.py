@@ -144,10 +144,10 @@ class _MediaExtras:
 
 
 class AskedQuestions:
-    """The last questions, for who says later where the prompt went, perhaps more than once. Bounded in number and in
-    bytes: the more of them are kept, the colder is the memory that the next one is written to."""
+    """The last questions, for who says later where the prompt went, perhaps more than once. Bounded in bytes and in
+    number: the more of them are kept, the colder is the memory that the next one is written to."""
 
-    def __init__(self, most: int = 8192, most_bytes: int = 4 << 20) -> None:
+    def __init__(self, most: int = 2048, most_bytes: int = 64 << 20) -> None:
         self._questions: OrderedDict[tuple[Hashable, int], tuple[PrefixQuery, int]] = OrderedDict()
         """Each with its bytes."""
         self._most = most

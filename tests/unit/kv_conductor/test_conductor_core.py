@@ -127,6 +127,14 @@ def test_who_restarted_or_went_expects_nothing(core: ConductorCore) -> None:
     assert answer(core, question(range(512))) == {}
 
 
+def test_nothing_is_expected_where_nobody_knows_which_rank_got_it(core: ConductorCore) -> None:
+    core.follow("u-0", ["qwen"], ranks=2)
+    answer(core, question(range(512), 3))
+    assert not core.routed("coordinator", PrefixRouted(3, "u-0"))
+    assert answer(core, question(range(512))) == {}
+    assert core.size().routed_prompts == 0
+
+
 def test_questions_of_other_connections_are_not_known(core: ConductorCore) -> None:
     core.follow("u-0", ["qwen"])
     answer(core, question(range(512), 3))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from played_events import answer, question, removed, stored, tell
+from played_events import CLEARED, answer, question, removed, stored, tell
 
 from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.media_items import write_out
@@ -77,9 +77,28 @@ def test_prompts_of_an_adapter_come_and_go(core: ConductorCore, view: PublisherV
         tell(view, stored(range(number, number + 4), [number], **adapter(1, 1)))
         if number >= 40:
             tell(view, removed(number - 40))
-    assert sum(map(len, view._adapters._first.values())) < 200
+    assert view._adapters.memory_bytes < 3000
     tell(view, stored(range(9000, 9004), [9000], **adapter(2, 1)))
     assert [held(core, range(number, number + 4), model="ad") for number in range(460, 500)] == [(0, 0)] * 40
+
+
+def test_adapters_are_bounded(core: ConductorCore, view: PublisherView) -> None:
+    def of(number: int) -> dict[str, object]:
+        return {"lora_id": number, "lora_name": f"ad-{number}", "extra_keys": [[f"ad-{number}"]]}
+
+    core.follow("u-1", ["qwen", *(f"ad-{number}" for number in range(5000))])
+    empty = view.memory_bytes
+    for number in range(5000):
+        tell(view, stored(range(4), [number], **of(number)))
+    grown = view.memory_bytes - empty
+    assert 4096 * 400 < grown < 4096 * 1000
+    assert len(view) == 4096, "blocks of those that were forgotten do not count"
+    for number in range(5000):
+        tell(view, removed(number))
+    assert len(view) == 0
+    for number in range(5000, 9000):
+        tell(view, stored(range(4), [number], **of(number)), removed(number))
+    assert view.memory_bytes - empty < 4096 * 1000
 
 
 def test_lower_tiers_say_what_blocks_are_or_name_known_ones(core: ConductorCore, view: PublisherView) -> None:
@@ -99,6 +118,29 @@ def test_tiers_whose_evictions_are_not_told_do_not_count(core: ConductorCore, vi
     assert view.counts.evictions_untold == 20
     tell(view, removed(5, medium=medium), stored(range(20), range(5), medium=medium), removed(4))
     assert held(core) == (4, 10)
+
+
+def test_stores_of_one_medium_are_trusted_apart(core: ConductorCore, view: PublisherView) -> None:
+    of_named = {"medium": "STORAGE", "ownership": "kvcr"}
+    of_remote = {"medium": "STORAGE", "locality": "REMOTE"}
+    tell(view, stored(PROMPT, range(20)), removed(500, **of_named), removed(*range(19, 9, -1)))
+    tell(view, stored(range(40, 80), range(10, 20), parent=9, medium="STORAGE", extra_keys=[None] * 10))
+    tell(view, stored(range(40, 80), range(10, 20), parent=9, extra_keys=[None] * 10, **of_remote))
+    assert held(core) == (10, 10), "one that never told an eviction may have lost it long ago"
+    assert view.counts.evictions_untold == 20
+    tell(view, stored(range(40, 80), range(10, 20), parent=9, extra_keys=[None] * 10, **of_named))
+    assert held(core) == (10, 20)
+    tell(view, removed(19, **of_named))
+    assert held(core) == (10, 19)
+    tell(view, CLEARED, stored(PROMPT, range(20), extra_keys=[None] * 20, **of_named))
+    assert held(core) == (0, 0), "it may be another engine"
+
+
+def test_a_named_store_of_the_cpu_is_not_the_engines_own(core: ConductorCore, view: PublisherView) -> None:
+    tell(view, stored(PROMPT, range(20), medium="CPU", ownership="shared", extra_keys=[None] * 20))
+    assert held(core) == (0, 0)
+    tell(view, stored(PROMPT, range(20), medium="CPU", extra_keys=[None] * 20))
+    assert held(core) == (0, 20)
 
 
 def test_an_event_that_names_two_hashes_of_one_place(core: ConductorCore, view: PublisherView) -> None:

@@ -65,11 +65,13 @@ class Conductor:
         self.asked.append(query)
         return self.core.match(asker, query)
 
-    def routed(self, asker: Hashable, message: PrefixRouted) -> None:
+    def routed(self, asker: Hashable, message: PrefixRouted) -> bool:
         """See `Answerer`."""
-        if self.core.routed(asker, message):
+        taken = self.core.routed(asker, message)
+        if taken:
             self.told.append(message.endpoint)
         self.has_told.set()
+        return taken
 
     def forget_asker(self, asker: Hashable) -> None:
         """See `Answerer`."""
