@@ -230,6 +230,13 @@ def test_options_and_templates_of_the_model(tmp_path: Path) -> None:
     assert asyncio.run(rendered(chat("hi", tools=[tool]))) == "<s>" + json.dumps([expected])
 
 
+async def test_a_template_for_tools_that_is_broken_has_no_stand_in(tmp_path: Path) -> None:
+    template_model(tmp_path, {"chat_template": [{"template": "x"}, {"name": "tool_use", "template": "{% for"}]})
+    loaded = PromptTokens.load(str(tmp_path), asyncio.get_running_loop())
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    assert await loaded.read(read("/v1/chat/completions", chat("hi", tools=[tool]))) is None
+
+
 def test_a_directory_without_tokenizer_is_told(words: str, tmp_path: Path) -> None:
     assert why_not(words) is None
     assert FILE_NAME in (why_not(str(tmp_path / "elsewhere")) or "")

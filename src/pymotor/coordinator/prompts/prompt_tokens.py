@@ -78,11 +78,15 @@ class PromptTokens:
         files = read_model_files(directory, template)
         if not files.template:
             logger.warning("%s: its tokenizer does not tell the tokens of chats", no_template_in(directory))
+        template_alone = _template(files.template, files.special_tokens)
+        with_tools = _template(files.template_with_tools, files.special_tokens)
+        # With tools the other template would say something else than engines do.
+        is_whole = with_tools is not None or not files.template_with_tools
         return cls(
             TextTokens.load(directory),
             loop,
-            template=_template(files.template, files.special_tokens),
-            template_with_tools=_template(files.template_with_tools, files.special_tokens),
+            template=template_alone if is_whole else None,
+            template_with_tools=with_tools,
             placeholders=files.placeholders,
             template_options=template_options,
         )
