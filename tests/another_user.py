@@ -18,6 +18,8 @@ import contextlib, io, os, sys
 import pymotor.coordinator.keys.command, pymotor.deployer.command
 import tokenizers
 from pymotor.cli import main
+from pymotor.coordinator.prompts.chat_template import ChatTemplate
+ChatTemplate("{{ 'some text' }}", {})
 with contextlib.redirect_stdout(io.StringIO()):
     main(["validate", "--config_dir", sys.argv[1]])
 if os.geteuid() == 0:

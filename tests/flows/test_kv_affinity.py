@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import plain_http
@@ -263,8 +264,14 @@ def test_of_fleets_that_cannot_be_mixed_the_one_that_holds_the_prompt_is_taken(a
     affine.wait_followed()
 
 
-def test_engines_are_asked_for_tokens_where_no_tokenizer_is(affine: Affine) -> None:
-    config = {"scheduler_config": {"scheduler_type": "kv_cache_affinity", "kv_affinity_patience": 5}}
+@pytest.mark.parametrize("template", [None, "", "{% for"], ids=["no tokenizer", "no template", "a broken template"])
+def test_engines_are_asked_for_tokens_that_nothing_here_tells(
+    affine: Affine, tmp_path: Path, template: str | None
+) -> None:
+    scheduler: dict[str, Any] = {"scheduler_type": "kv_cache_affinity", "kv_affinity_patience": 5}
+    if template is not None:
+        scheduler["tokenizer_path"] = template_model(tmp_path, {"chat_template": template})
+    config = {"scheduler_config": scheduler}
     environment = {"PYMOTOR_KV_CONDUCTOR": f"127.0.0.1:{affine.conductor.port}", TOKEN_VARIABLE: TOKEN}
     with Gateway(affine.engines, config=config, environment=environment, label="asking") as gateway:
         other = Affine(affine.engines, affine.conductor, gateway)

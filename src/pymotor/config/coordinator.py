@@ -43,7 +43,11 @@ class PrefillKVEventConfig(Section):
     endpoint: Any = no_effect("engines publish where kv-events-config in their engine_config says")
     replay_endpoint: Any = no_effect("engines repeat events where kv-events-config in their engine_config says")
     engine_type: Any = no_effect("the fleet says which engines there are")
-    model_path: str = Field("", description="Directory of the tokenizer; relative: to user_config.json.")
+    model_path: str = Field(
+        "",
+        description="Directory of the tokenizer, with the files that tokenizer_path names; relative: to "
+        "user_config.json.",
+    )
 
 
 class AIGWConfig(Section):

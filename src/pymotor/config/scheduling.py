@@ -58,8 +58,10 @@ class SchedulerConfig(Section):
     )
     tokenizer_path: str = Field(
         "",
-        description="Directory with the model's tokenizer.json: what a prompt costs is then counted in its tokens; "
-        "relative: to user_config.json; empty: estimated, which costs nothing.",
+        description="Directory with the model's tokenizer.json, for chats also tokenizer_config.json and "
+        "chat_template.jinja (where the model has one), for media config.json: what a prompt costs is then counted in "
+        "its tokens; relative: to user_config.json; empty: estimated, which costs nothing; for kv_cache_affinity as "
+        "the engines' model or their /tokenize tells.",
     )
     engine_load_interval: NotNegative = Field(
         0,

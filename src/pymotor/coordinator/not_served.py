@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pymotor.config import Problem, UserConfig
-from pymotor.coordinator.affinity.prompt_files import MODEL_KEY
+from pymotor.coordinator.affinity.prompt_checks import instead_of_tokenizer
+from pymotor.coordinator.affinity.prompt_files import MODEL_KEY, TOKENIZER_KEY
 from pymotor.coordinator.prompts.model_files import why_not
 
 _COORDINATOR = "$.motor_coordinator_config"
@@ -45,9 +46,9 @@ def _scheduling(user: UserConfig, file: str) -> list[Problem]:
         problems.append(
             Problem.error(
                 file,
-                f"{_COORDINATOR}.scheduler_config.tokenizer_path",
+                TOKENIZER_KEY,
                 reason,
-                suggestion="without the key prompts are estimated",
+                suggestion=instead_of_tokenizer(user),
                 value=scheduler.tokenizer_path,
             )
         )

@@ -15,12 +15,13 @@ from pymotor.config.deploy import TLSBlock
 from pymotor.control_plane.path_checks import is_readable, is_there
 from pymotor.control_plane.plane import PlaneTLS
 from pymotor.control_plane.tls import ForbiddenFileError, TLSError
-from pymotor.coordinator.affinity.prompt_files import TOKENIZER_KEY, template_file, tokenizer_place, why_no_template
+from pymotor.coordinator.affinity.prompt_checks import found_in_prompt_files
+from pymotor.coordinator.affinity.prompt_files import TOKENIZER_KEY
 from pymotor.coordinator.forwarding_checks import check_forwarding
 from pymotor.coordinator.keys.keys_file import KeysFileError, KeysOutOfReachError, read_keys
 from pymotor.coordinator.log_checks import check_request_log
 from pymotor.coordinator.not_served import not_served
-from pymotor.coordinator.prompts.model_files import has_library, why_not, why_not_loaded
+from pymotor.coordinator.prompts.model_files import has_library
 from pymotor.coordinator.tracing.checks import check_tracing, check_tracing_files
 
 PLANES = ("infer_tls_config", "mgmt_tls_config", "observability_tls_config")
@@ -83,31 +84,10 @@ def _found_in_files(user: UserConfig, file: str, environment: Mapping[str, str])
             certificates.client()
         except TLSError as error:
             yield Problem.error(file, f"{_TLS}.{plane}", str(error)), not isinstance(error, ForbiddenFileError)
-    yield from _found_in_prompt_files(user, file)
+    # A tokenizer that is not there is told by `check_settings`.
+    yield from found_in_prompt_files(user, file)
     for problem in check_tracing_files(user, file, environment):
         yield problem, isinstance(problem.value, str) and is_readable(Path(problem.value))
-
-
-def _found_in_prompt_files(user: UserConfig, file: str) -> Iterator[tuple[Problem, bool]]:
-    place = tokenizer_place(user, Path(file).parent)
-    # What is not there is told by `check_settings`.
-    if place is None or why_not(place.named) is not None:
-        return
-    why = why_not_loaded(place.named)
-    if why is not None:
-        mend = (
-            "name a directory with the model's tokenizer.json; without the key prompts are estimated"
-            if place.key == TOKENIZER_KEY
-            else f"put the model's own files there, or name a directory with them as {TOKENIZER_KEY.removeprefix('$.')}"
-        )
-        problem = Problem.error(file, place.key, why, value=place.named, suggestion=mend)
-        yield problem, _all_readable(Path(place.named))
-    template = template_file(user)
-    why = why_no_template(template.named) if template is not None else None
-    if template is not None and why is not None:
-        mend = "name the file that engines are started with, as UTF-8 text that this user may read"
-        problem = Problem.error(file, template.key, why, value=template.named, suggestion=mend)
-        yield problem, is_readable(Path(template.named))
 
 
 def _wrong_anywhere(problem: Problem, environment: Mapping[str, str]) -> bool:
@@ -127,13 +107,6 @@ def _doubtful(problem: Problem) -> Problem:
 def _all_there(block: TLSBlock, directory: Path) -> bool:
     named = [name for name in (block.ca_file, block.cert_file, block.key_file, block.crl_file) if name]
     return all(is_there(directory / name) for name in named)
-
-
-def _all_readable(directory: Path) -> bool:
-    try:
-        return all(is_readable(one) for one in directory.iterdir())
-    except OSError:
-        return False
 
 
 def _block(user: UserConfig, plane: str) -> TLSBlock:

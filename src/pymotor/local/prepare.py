@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from pymotor.config import EnvConfig, LoadedConfig, Problem, UserConfig
 from pymotor.config.checks import check_user
 from pymotor.config.deploy import TLSBlock
 from pymotor.config.user import ROLES
+from pymotor.control_plane.path_checks import is_file
 from pymotor.engines.checks import check_engines
 from pymotor.engines.tiny_model import NotOursError, make_tiny_model
 from pymotor.local.certificates import certified_planes
@@ -18,6 +19,7 @@ from pymotor.local.request import LocalEngine, UpRequest
 from pymotor.local.state import FleetDirectory, FleetError
 from pymotor.local.substitute import VLLM_CPU_BYTES, LocalMeans, substitute
 
+_TOKENIZER = "tokenizer.json"
 TINY_MODEL = ".models/tiny-qwen3-vl"
 _COORDINATOR_PATHS = (
     ("api_key_config", "keys_file"),
@@ -46,7 +48,7 @@ def runnable_config(
         means = replace(_local_means(request.engine, home, directory), kept_tls=certified_planes(user))
         user, env = _substituted(user, env, means, request, show)
         further += check_user(user, file, directory_of_file)
-    further += check_engines(user, file)
+    further += [*_without_tokenizer(user, file), *check_engines(user, file)]
     return _accepted(LoadedConfig(user, env, tuple(further)), show)
 
 
@@ -68,6 +70,20 @@ def _with_whole_paths(user: UserConfig, directory: Path) -> UserConfig:
             section = section.model_copy(update={key: str((directory / name).resolve())})
             coordinator = coordinator.model_copy(update={section_key: section})
     return user.model_copy(update={"motor_coordinator_config": coordinator})
+
+
+def _without_tokenizer(user: UserConfig, file: str) -> Iterator[Problem]:
+    """A tokenizer that is not on this machine, where the Coordinator runs that needs it: it would end at its start,
+    after everything else has started."""
+    directory = user.motor_coordinator_config.scheduler_config.tokenizer_path
+    if directory and not is_file(Path(directory) / _TOKENIZER):
+        yield Problem.error(
+            file,
+            "$.motor_coordinator_config.scheduler_config.tokenizer_path",
+            f"there is no {_TOKENIZER} in {directory}",
+            value=directory,
+            suggestion=f"name a directory with the model's {_TOKENIZER}, or remove the key",
+        )
 
 
 def _substituted(

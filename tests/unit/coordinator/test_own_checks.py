@@ -212,6 +212,8 @@ def test_what_runs_on_this_machine_has_whole_paths(tmp_path: Path, config: Confi
         "scheduler_config": {"tokenizer_path": "model"},
         "prefill_kv_event_config": {"model_path": "other"},
     }
+    (tmp_path / "model").mkdir()
+    template_model(tmp_path / "model")
     file = tmp_path / "user_config.json"
     request = UpRequest(
         user_config_path=file, env_config_path=None, engine=None, port=1, host="", name="", start_deadline=1,
@@ -263,3 +265,76 @@ def test_an_engines_chat_template_that_cannot_be_read(tmp_path: Path, config: Co
     assert "Traceback" not in said_at_start(tmp_path)
     (tmp_path / "chat.jinja").write_text("{{ messages }}")
     assert key not in validated(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "there is no chat template in "),
+        ({"chat_template": "{% for"}, "the chat template cannot be read: "),
+        (
+            {"chat_template": [{"template": "x"}, {"name": "tool_use", "template": "{% for"}]},
+            "the chat template cannot be read: ",
+        ),
+    ],
+    ids=["none", "broken", "broken for tools"],
+)
+def test_a_tokenizer_without_a_usable_template(tmp_path: Path, config: Config, files: Config, words: str) -> None:
+    scheduler = {"scheduler_type": "kv_cache_affinity", "tokenizer_path": template_model(tmp_path, files)}
+    config[SECTION] = {"scheduler_config": scheduler}
+    key = f"$.{SECTION}.scheduler_config.tokenizer_path"
+    problem = validated(tmp_path, config)[key]
+    assert problem["severity"] == "warning"
+    assert words in problem["message"]
+    assert problem["message"].endswith(": each chat waits for an engine's /tokenize")
+    config["motor_engine_union_config"]["engine_config"]["chat_template"] = "{{ messages }}"
+    assert key not in validated(tmp_path, config)
+
+
+def test_an_engines_own_directory_without_template_is_no_difference(tmp_path: Path, config: Config) -> None:
+    config[SECTION] = {"scheduler_config": {"scheduler_type": "kv_cache_affinity"}}
+    config["motor_engine_union_config"]["engine_config"]["model"] = template_model(tmp_path, {})
+    assert not [one for one in validated(tmp_path, config).values() if "chat template" in one["message"]]
+
+
+def test_a_tokenizer_without_placeholders_where_media_are_encoded(tmp_path: Path, config: Config) -> None:
+    model = template_model(tmp_path)
+    scheduler = {"scheduler_type": "kv_cache_affinity", "tokenizer_path": model}
+    config[SECTION] = {"scheduler_config": scheduler}
+    config["motor_deploy_config"]["e_instances_num"] = 1
+    config["motor_engine_encode_config"] = config["motor_engine_union_config"]
+    key = f"$.{SECTION}.scheduler_config.tokenizer_path"
+    assert key not in validated(tmp_path, config)
+    (tmp_path / "config.json").unlink()
+    problem = validated(tmp_path, config)[key]
+    assert problem["severity"] == "warning"
+    assert f"no config.json in {model} names the placeholders of media" in problem["message"]
+    config["motor_deploy_config"]["e_instances_num"] = 0
+    assert key not in validated(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("scheduler_type", "words"),
+    [
+        ("kv_cache_affinity", "without the key the engines' model, or their /tokenize, tells the tokens"),
+        ("load_balance", "without the key prompts are estimated"),
+    ],
+)
+def test_what_stands_in_for_a_tokenizer(tmp_path: Path, config: Config, scheduler_type: str, words: str) -> None:
+    config[SECTION] = {"scheduler_config": {"scheduler_type": scheduler_type, "tokenizer_path": "/nowhere"}}
+    problem = validated(tmp_path, config)[f"$.{SECTION}.scheduler_config.tokenizer_path"]
+    assert problem["severity"] == "warning"
+    assert words in problem["suggestion"]
+
+
+def test_nothing_is_started_here_without_the_tokenizer(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYMOTOR_HOME", str(tmp_path / "home"))
+    config[SECTION] = {"scheduler_config": {"tokenizer_path": "model"}}
+    (tmp_path / "user_config.json").write_text(json.dumps(config))
+    started = run("up", "--config_dir", tmp_path, "--name", "without-tokenizer")
+    assert started.returncode == 1, started.stderr
+    said = started.stdout + started.stderr
+    assert f"there is no tokenizer.json in {tmp_path / 'model'}" in said
+    assert "the configuration has 1 error; nothing was started" in said

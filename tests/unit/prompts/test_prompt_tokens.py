@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import tokenizers
 
@@ -229,6 +230,13 @@ def test_options_and_templates_of_the_model(tmp_path: Path) -> None:
     assert asyncio.run(rendered(chat("hi", tools=[tool]))) == "<s>" + json.dumps([expected])
 
 
+async def test_a_template_for_tools_that_is_broken_has_no_stand_in(tmp_path: Path) -> None:
+    template_model(tmp_path, {"chat_template": [{"template": "x"}, {"name": "tool_use", "template": "{% for"}]})
+    loaded = PromptTokens.load(str(tmp_path), asyncio.get_running_loop())
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    assert await loaded.read(read("/v1/chat/completions", chat("hi", tools=[tool]))) is None
+
+
 def test_a_directory_without_tokenizer_is_told(words: str, tmp_path: Path) -> None:
     assert why_not(words) is None
     assert FILE_NAME in (why_not(str(tmp_path / "elsewhere")) or "")
@@ -257,6 +265,27 @@ async def test_files_that_broke_while_the_coordinator_ran(tmp_path: Path, caplog
         assert message.endswith("this worker estimates prompts. Mend it, then restart the Coordinator")
         caplog.clear()
         template_model(tmp_path)
+    (tmp_path / FILE_NAME).write_text("{broken")
+    assert prompt_tokens(msgspec.structs.replace(settings, scheduler_type="kv_cache_affinity"), loop) is None
+    assert "this worker asks engines for the tokens of prompts." in caplog.text
+
+
+async def test_what_the_files_lack_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = PromptTokens.load(template_model(tmp_path), asyncio.get_running_loop())
+    assert not caplog.messages
+    (tmp_path / "config.json").unlink()
+    loaded = PromptTokens.load(str(tmp_path), asyncio.get_running_loop())
+    for _ in range(2):
+        assert await loaded.read(read("/v1/chat/completions", chat([IMAGE]))) is None
+    (message,) = caplog.messages
+    assert message.startswith("no config.json beside the tokenizer names the placeholder of image items")
+    caplog.clear()
+    (tmp_path / "chat_template.jinja").unlink()
+    loaded = PromptTokens.load(str(tmp_path), asyncio.get_running_loop())
+    for _ in range(2):
+        assert await loaded.read(read("/v1/chat/completions", chat("hi"))) is None
+    (message,) = caplog.messages
+    assert message.startswith(f"there is no chat template in {tmp_path} ")
 
 
 @pytest.mark.parametrize("named", [[{"name": "default", "template": 5}], [{"name": ["default"], "template": "x"}], 5])

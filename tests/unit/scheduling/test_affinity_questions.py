@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import AsyncIterator, Hashable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from ledgers import endpoints_of, group_of
 
-from prompt_models import read
+from prompt_models import read, template_model
 from pymotor.coordinator.affinity.choices import AffinityChoice
 from pymotor.coordinator.affinity.conductor_client import Address, ConductorClient
 from pymotor.coordinator.affinity.engine_tokens import EngineTokens
@@ -19,6 +20,7 @@ from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.placement import AffinityPlacement
 from pymotor.coordinator.api.media import MediaItem
 from pymotor.coordinator.prompts.prompt import Prompt
+from pymotor.coordinator.prompts.prompt_tokens import PromptTokens
 from pymotor.coordinator.routing import Routes, Single
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 from pymotor.coordinator.scheduling.ledger import Ledger
@@ -233,6 +235,31 @@ async def test_tokens_that_are_lacking_are_no_fault_of_the_conductor(asking: Ask
     made = await asking.placement.choice(read("/v1/chat/completions", chat), {}, _nobody)
     assert made is not None
     assert made.outcome == "closed"
+
+
+async def test_engines_tell_what_a_tokenizer_without_template_does_not(asking: Asking, tmp_path: Path) -> None:
+    """A chat's tokens, and only while there is somebody to ask with them."""
+    asking.placement._tokens = PromptTokens.load(template_model(tmp_path, {}), asyncio.get_running_loop())
+    looked = []
+
+    def routes() -> Routes:
+        looked.append("once")
+        return Routes((), (), (), None)
+
+    chat = {"messages": [{"role": "user", "content": "hello"}]}
+    message = {"max_tokens": 1, **chat}
+    await asking.choice(chat, "/v1/chat/completions")
+    for path, body, lookups in (("/v1/messages", message, 1), ("/v1/chat/completions", chat, 2)):
+        looked.clear()
+        view = read(path, body)
+        await asking.placement.choice(view, {}, routes)
+        # Whether one of them tells of its cache is looked up each time.
+        assert len(looked) == lookups
+        assert view.prompt_tokens == len("hello") + 4
+    await asking._client.close()
+    looked.clear()
+    await asking.placement.choice(read("/v1/chat/completions", chat), {}, routes)
+    assert not looked
 
 
 async def test_where_no_engine_tells_of_its_cache_texts_are_compared(asking: Asking, conductor: Conductor) -> None:

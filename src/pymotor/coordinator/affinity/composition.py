@@ -34,8 +34,11 @@ def prompt_tokens(settings: Settings, loop: asyncio.AbstractEventLoop) -> Prompt
             directory, loop, template=affinity.template, template_options=affinity.template_options
         )
     except UNUSABLE as error:
+        by_prefix = settings.scheduler_type == "kv_cache_affinity"
         logger.warning(
-            "%s; this worker estimates prompts. Mend it, then restart the Coordinator", in_words(error, directory)
+            "%s; this worker %s. Mend it, then restart the Coordinator",
+            in_words(error, directory),
+            "asks engines for the tokens of prompts" if by_prefix else "estimates prompts",
         )
         return None
 

@@ -1,4 +1,4 @@
-"""Prompts in tokens by an engine's `/tokenize`, where no tokenizer is configured here.
+"""Prompts in tokens by an engine's `/tokenize`, where no tokenizer is configured here, or it does not tell a chat's.
 
 Costs a round trip to an engine, which reads the whole prompt a second time. Requests with media are not asked about:
 the engine would load and process them. An endpoint that does not offer the path, or is slow, is left alone for a

@@ -113,7 +113,7 @@ class AffinityPlacement:
         unfollowed = conductor is not None and _follows_none(conductor, routes)
         # Where nobody reads prompts there is nothing to wait for.
         asks = conductor is not None and not closed and not unfollowed
-        prompt = await self._prompt(view, routes) if asks or self._tokens is not None else None
+        prompt = await self._prompt(view, routes, asks) if asks or self._tokens is not None else None
         if unfollowed:
             made = self._by_text(view, "unfollowed")
         elif prompt is None or conductor is None:
@@ -148,12 +148,18 @@ class AffinityPlacement:
         if self._conductor is not None:
             await self._conductor.close()
 
-    async def _prompt(self, view: RequestView, routes: Callable[[], Routes]) -> Prompt | None:
-        if self._tokens is not None:
-            prompt = await self._tokens.read(view)
-            if prompt is None:
-                await self._tokens.count(view)
-            return prompt
+    async def _prompt(self, view: RequestView, routes: Callable[[], Routes], asks: bool) -> Prompt | None:
+        """The request's prompt, with its length in the view; `asks`: the conductor is to be asked about it."""
+        if self._tokens is None:
+            return await self._engines_prompt(view, routes)
+        prompt = await self._tokens.read(view)
+        if prompt is None and asks and view.surface is CHAT and self._conductor is not None and self._conductor.open:
+            prompt = await self._engines_prompt(view, routes)
+        if prompt is None:
+            await self._tokens.count(view)
+        return prompt
+
+    async def _engines_prompt(self, view: RequestView, routes: Callable[[], Routes]) -> Prompt | None:
         targets = [target for group in _that_compute(routes) for target in group.targets]
         return await self._engine_tokens.read(view, targets)
 

@@ -58,6 +58,24 @@ def why_not_loaded(directory: str) -> str | None:
     return None
 
 
+def no_template_in(directory: str) -> str:
+    """That there is none, in words."""
+    return f"there is no chat template in {directory} (chat_template.jinja, or chat_template in tokenizer_config.json)"
+
+
+def why_templates_fail(files: ModelFiles) -> str | None:
+    """Why one of the templates cannot be read; None where all can, or there is none."""
+    # It brings jinja2 along, which others who look at these files do not need.
+    from pymotor.coordinator.prompts.chat_template import ChatTemplate, TemplateFailed
+
+    try:
+        for source in (files.template, files.template_with_tools):
+            ChatTemplate(source, files.special_tokens)
+    except TemplateFailed as error:
+        return str(error)
+    return None
+
+
 def in_words(error: Exception, directory: str) -> str:
     """What one of `UNUSABLE` says of the files in `directory`."""
     if isinstance(error, TokenizerError):

@@ -21,7 +21,7 @@ from pymotor.coordinator.api.surface import CHAT, COMPLETIONS
 from pymotor.coordinator.api.without_media import messages_without_media
 from pymotor.coordinator.prompts.chat_template import ChatTemplate, TemplateFailed
 from pymotor.coordinator.prompts.conversation import NotRendered, conversation_of, tools_of
-from pymotor.coordinator.prompts.model_files import read_model_files
+from pymotor.coordinator.prompts.model_files import no_template_in, read_model_files
 from pymotor.coordinator.prompts.prompt import Prompt, prompt_of_ids
 from pymotor.coordinator.prompts.text_tokens import TOKEN_BYTES, TextTokens
 from pymotor.coordinator.prompts.truncation import kept_tokens, truncated
@@ -61,6 +61,8 @@ class PromptTokens:
         self._template_with_tools = template_with_tools or template
         self._placeholders = placeholders or {}
         self._options = template_options or {}
+        self._lacking: set[str] = set()
+        """Modalities whose lack of a placeholder was told."""
 
     @classmethod
     def load(
@@ -74,17 +76,25 @@ class PromptTokens:
         """Read the model's files; about a second for a large vocabulary. `template` is the one that engines are
         started with in place of the model's. Raises as `TextTokens.load` and `read_model_files` do."""
         files = read_model_files(directory, template)
+        if not files.template:
+            logger.warning("%s: its tokenizer does not tell the tokens of chats", no_template_in(directory))
+        template_alone = _template(files.template, files.special_tokens)
+        with_tools = _template(files.template_with_tools, files.special_tokens)
+        # With tools the other template would say something else than engines do.
+        is_whole = with_tools is not None or not files.template_with_tools
         return cls(
             TextTokens.load(directory),
             loop,
-            template=_template(files.template, files.special_tokens),
-            template_with_tools=_template(files.template_with_tools, files.special_tokens),
+            template=template_alone if is_whole else None,
+            template_with_tools=with_tools,
             placeholders=files.placeholders,
             template_options=template_options,
         )
 
     async def read(self, view: RequestView) -> Prompt | None:
         """The request's prompt, whose length the view then has too; None where only the engine knows it."""
+        if view.surface is not COMPLETIONS and (view.surface is not CHAT or self._template is None):
+            return None
         prompt = await self._run(view, self._prompt)
         if prompt is not None:
             view.prompt_tokens = max(1, prompt.length + sum([item.tokens - 1 for item in view.media]))
@@ -109,14 +119,10 @@ class PromptTokens:
 
     def _prompt(self, view: RequestView) -> Prompt | None:
         try:
-            if view.surface is COMPLETIONS:
-                return self._completion(view)
-            if view.surface is CHAT and self._template is not None:
-                return self._chat(view)
+            return self._completion(view) if view.surface is COMPLETIONS else self._chat(view)
         except (NotRendered, TemplateFailed, *UNREADABLE):
             # The engine says what is wrong with it, or knows better.
             return None
-        return None
 
     def _completion(self, view: RequestView) -> Prompt | None:
         if view.prompts:
@@ -173,11 +179,24 @@ class PromptTokens:
         left: dict[str, Iterator[int]] = {}
         for modality in {item.modality for item in view.media}:
             token = self._placeholders.get(modality)
-            found = np.flatnonzero(ids == token).tolist() if token is not None else []
+            if token is None:
+                self._tell_lack_of(modality)
+                return None
+            found = np.flatnonzero(ids == token).tolist()
             if len(found) != sum(item.modality == modality for item in view.media):
                 return None
             left[modality] = iter(found)
         return tuple(next(left[item.modality]) for item in view.media)
+
+    def _tell_lack_of(self, modality: str) -> None:
+        if modality not in self._lacking:
+            self._lacking.add(modality)
+            logger.warning(
+                "no config.json beside the tokenizer names the placeholder of %s items (%s_token_id):"
+                " where they stand in prompts is not known here",
+                modality,
+                modality,
+            )
 
     # -- about
 
@@ -199,7 +218,7 @@ def _template(source: str, special_tokens: dict[str, Any]) -> ChatTemplate | Non
     try:
         return ChatTemplate(source, special_tokens)
     except TemplateFailed as error:
-        logger.warning("%s: the lengths of chats are estimated, their tokens are not known", error)
+        logger.warning("%s: the tokenizer here does not tell the tokens of chats", error)
         return None
 
 
