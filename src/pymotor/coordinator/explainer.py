@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from time import monotonic
 
 import msgspec
 
 from pymotor.coordinator.affinity.choices import Choice
-from pymotor.coordinator.affinity.explanation import explain, explain_now
+from pymotor.coordinator.affinity.explanation import FULL, WITHOUT_KV, Candidates, explain, explain_now
 from pymotor.coordinator.affinity.placement import several_by_load
 from pymotor.coordinator.api.errors import ApiError
 from pymotor.coordinator.api.paths import SURFACES
@@ -21,6 +22,7 @@ from pymotor.coordinator.routing import Routes
 from pymotor.coordinator.scheduling.target import Group
 
 logger = logging.getLogger(__name__)
+_NOBODY: frozenset[str] = frozenset()
 
 
 class Explainer:
@@ -79,14 +81,39 @@ class Explainer:
         choice = choice or by_load
         now = routes()
         items = explain_items(services, view, now, headers.get(b"authorization", b""))
-        return msgspec.json.encode(explain_now(choice, _groups(view, now, choice, by_load), items))
+        groups = _groups(services, view, now, choice, by_load)
+        return msgspec.json.encode(explain_now(choice, groups, services.look_by, items))
 
 
-def _groups(view: RequestView, routes: Routes, choice: Choice, by_load: Choice) -> Iterable[tuple[Group, Choice]]:
+def _groups(
+    services: Services, view: RequestView, routes: Routes, choice: Choice, by_load: Choice
+) -> Iterable[Candidates]:
     """All that the request could go to, with whom decides there: prompts that a pair gets one by one go by load."""
+    room = services.admission.room
     for pair in routes.pairs:
         decides = by_load if view.prompts and is_several(view, pair) else choice
-        yield pair.prefills, decides
-        yield pair.decodes, decides
+        yield _candidates(services, view, pair.prefills, decides)
+        # As `reserve_decode` has it: where load alone decides, texts do not look for room.
+        needs_room = view.media or decides is not by_load
+        yield _candidates(
+            services, view, pair.decodes, decides, room.without_kv(pair.decodes, view) if needs_room else _NOBODY
+        )
     for single in (*routes.singles, *routes.leftovers):
-        yield single.targets, choice
+        yield _candidates(services, view, single.targets, choice)
+
+
+def _candidates(
+    services: Services, view: RequestView, group: Group, decides: Choice, without_kv: frozenset[str] = _NOBODY
+) -> Candidates:
+    """Who of the group would be avoided, as a leg avoids them, and whether the request would wait, as it is admitted.
+    `without_kv` have no room for its KV cache."""
+    full = services.admission.room.full(group)
+    everybody = frozenset(group.endpoint_ids)
+    able = everybody - services.circuits.barred(monotonic()) or everybody
+    return Candidates(
+        group,
+        decides,
+        dict.fromkeys(without_kv, WITHOUT_KV) | dict.fromkeys(full, FULL),
+        # A text goes to decode whether its KV cache has room there or not.
+        waits=able <= (full | without_kv if view.media else full),
+    )

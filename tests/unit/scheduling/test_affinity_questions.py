@@ -21,12 +21,12 @@ from pymotor.coordinator.affinity.placement import AffinityPlacement
 from pymotor.coordinator.api.media import MediaItem
 from pymotor.coordinator.prompts.prompt import Prompt
 from pymotor.coordinator.prompts.prompt_tokens import PromptTokens
-from pymotor.coordinator.routing import Routes, Single
+from pymotor.coordinator.routing import Pair, Routes, Single
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules
 from pymotor.coordinator.scheduling.ledger import Ledger
 from pymotor.coordinator.scheduling.load_balance import LoadBalance
 from pymotor.coordinator.scheduling.target import Target
-from pymotor.fleet import Role
+from pymotor.fleet import KVDialect, KVTransfer, Role
 from pymotor.fleet.prefix_queries import (
     MOST_MEDIA,
     MOST_TOKENS,
@@ -145,6 +145,7 @@ class Asking:
         self.conductor = conductor
         self._client = client
         self._ledger, self.targets = places
+        self.routes = _nobody()
         self.placement = AffinityPlacement(
             AffinityRules(),
             self._ledger,
@@ -159,7 +160,7 @@ class Asking:
         """Of a request with this body, once the conductor has said whom it follows."""
         while not self._client.open:  # noqa: ASYNC110  nobody tells when it is connected
             await asyncio.sleep(0.005)
-        made = await self.placement.choice(read(path, body), {}, _nobody)
+        made = await self.placement.choice(read(path, body), {}, lambda: self.routes)
         assert isinstance(made, AffinityChoice)
         return made
 
@@ -315,6 +316,29 @@ async def test_who_is_to_tell_of_the_whole_prompt_computes_it(
     assert await asking.held(prompt, **more) == (0 if all_computed else 320)
     await asking.conductor.has_told.wait()
     assert len(asking.conductor.told) == 1
+
+
+@pytest.mark.parametrize("more", [{"prompt_logprobs": 1}, {"echo": True, "logprobs": 1}])
+@pytest.mark.parametrize("beside_unions", [False, True])
+async def test_prefill_is_not_asked_of_the_prompt_and_uses_what_it_holds(
+    asking: Asking, more: dict[str, Any], beside_unions: bool
+) -> None:
+    """Where a union may get the request, which would compute everything, nothing counts."""
+    group = group_of(asking.targets)
+    transfer = KVTransfer(connector="NixlConnector", dialect=KVDialect.PULL, produces=True, consumes=False)
+    pair = Pair(group, group, transfer, None)
+    singles = (Single(group, Role.UNION, None),) if beside_unions else ()
+    asking.routes = Routes((pair,), singles, (), None)
+    prompt = list(range(1000))
+    asking.conductor.holds("union-0/0", prompt[:320])
+    assert await asking.held(prompt, **more) == (0 if beside_unions else 320)
+    await asking._client.close()
+    chat = {"messages": [{"role": "user", "content": "a long story " * 100}]}
+    for body, expected in ((chat, False), ({**chat, "prompt_logprobs": 1}, not beside_unions)):
+        made = await asking.placement.choice(read("/v1/chat/completions", body), {}, lambda: asking.routes)
+        assert made is not None
+        made.choose(group, NOBODY)
+        assert bool(made.decisions[-1].held) == expected, "where texts are compared too"
 
 
 async def test_a_chat_with_its_prompt_in_the_answer_is_computed_whole(asking: Asking) -> None:

@@ -31,6 +31,7 @@ from pymotor.fleet import Role
 
 _HISTORY = 8
 """Decisions of one request that are kept: a few legs, a few tries."""
+_NOBODY: frozenset[str] = frozenset()
 
 
 class Decision(msgspec.Struct, frozen=True, eq=False):
@@ -47,6 +48,15 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
     """Tokens of the prompt that the chosen one was expected to hold; None where nobody knew."""
     turn: int = 0
     """Whose turn it was among equals, where what they hold decided."""
+    barred: frozenset[str] = _NOBODY
+    """Endpoints that were avoided because their circuits were open."""
+
+    def among(self, group: Group, barred: frozenset[str], ledger: Ledger) -> Decision:
+        """The same decision about all of `group`, if it was made about what is left of it without those `barred`."""
+        if self.group is group:
+            return self
+        avoid, loads = self.avoid | barred, group.loads(ledger)
+        return msgspec.structs.replace(self, group=group, avoid=avoid, loads=loads, barred=barred)
 
 
 class Choice:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,8 +17,27 @@ from pymotor.coordinator.scheduling.ledger import TENTHS_PER_ACTIVE_TOKEN
 from pymotor.coordinator.scheduling.target import Group
 
 ABOVE_BOUND = "its load is above the bound"
+FULL = "avoided: it is full"
+WITHOUT_KV = "avoided: it has no room for the KV cache"
+_WAITS = "none that could get it has room: it would wait"
 _AVOIDED = "avoided: it failed this request, is full or has no room"
-_NOBODY: frozenset[str] = frozenset()
+_BARRED = "avoided: its circuit is open"
+_UNKNOWN: Mapping[str, str] = {}
+
+Look: TypeAlias = Callable[[Choice, Group, frozenset[str]], Decision | None]
+"""Tells what a choice would decide about a group, if it can, without those that are to be avoided; changes nothing."""
+
+
+class Candidates(NamedTuple):
+    """Endpoints that a request could go to for one leg."""
+
+    group: Group
+    decides: Choice
+    """Whose choice it would be."""
+    without_room: Mapping[str, str]
+    """The ids of those that would be avoided, each with the reason for people."""
+    waits: bool
+    """Whether it would not get to one before another request has ended."""
 
 
 class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,29 +114,41 @@ def explain(choice: Choice) -> Explanation:
 
 
 def explain_now(
-    choice: Choice, groups: Iterable[tuple[Group, Choice]], items: Sequence[LegFigures] = ()
+    choice: Choice, groups: Iterable[Candidates], look: Look, items: Sequence[LegFigures] = ()
 ) -> Explanation:
-    """What would be decided now for a request of this choice, for each group of endpoints that it could go to by whom
-    decides there, after the legs of its media `items`; nothing is sent."""
+    """What would be decided now for a request of this choice, for each group of endpoints that it could go to, after
+    the legs of its media `items`; nothing is sent."""
     decisions: list[Decision] = []
-    for group, decides in groups:
-        decision = decides.look(group, _NOBODY)
+    without_room: dict[str, str] = {}
+    waiting: list[int] = []
+    for one in groups:
+        decision = look(one.decides, one.group, frozenset(one.without_room))
         if decision is not None:
+            if one.waits:
+                waiting.append(len(decisions))
             decisions.append(decision)
-            if isinstance(decides, AffinityChoice):
-                decides.prefilled_at(decision.chosen)
-    found = _explanation(choice, decisions)
-    return msgspec.structs.replace(found, legs=[*items, *found.legs])
+            without_room |= one.without_room
+            if isinstance(one.decides, AffinityChoice):
+                one.decides.prefilled_at(decision.chosen)
+    found = _explanation(choice, decisions, without_room)
+    legs = list(found.legs)
+    for place in waiting:
+        note = legs[place].note
+        legs[place] = msgspec.structs.replace(legs[place], note=f"{_WAITS}; {note}" if note else _WAITS)
+    return msgspec.structs.replace(found, legs=[*items, *legs])
 
 
-def _explanation(choice: Choice, decisions: Sequence[Decision]) -> Explanation:
+def _explanation(
+    choice: Choice, decisions: Sequence[Decision], without_room: Mapping[str, str] = _UNKNOWN
+) -> Explanation:
+    """`without_room`: as far as it is known, endpoint ids and reasons as in `Candidates`."""
     return Explanation(
         request_id=choice.request_id.decode("latin-1"),
         placed_at=choice.placed_at,
         found=choice.outcome,
         mode=choice.rules.mode if isinstance(choice, AffinityChoice) else "",
         prompt_tokens=choice.prompt_tokens,
-        legs=[_leg(choice, decision) for decision in decisions],
+        legs=[_leg(choice, decision, without_room) for decision in decisions],
         note=_note(choice, decisions),
     )
 
@@ -133,13 +165,18 @@ def _note(choice: Choice, decisions: Sequence[Decision]) -> str:
     return "no endpoint has been chosen for it"
 
 
-def _leg(choice: Choice, decision: Decision) -> LegFigures:
+def _leg(choice: Choice, decision: Decision, without_room: Mapping[str, str]) -> LegFigures:
     group = decision.group
     allowed = [index for index, target in enumerate(group.targets) if target.endpoint_id not in decision.avoid]
     highest = float("inf")
     note = ""
     passed_over: dict[int, str] = {}
-    excluded = {index: _AVOIDED for index in range(len(group)) if index not in allowed}
+    reasons = {**without_room, **dict.fromkeys(decision.barred, _BARRED)}
+    excluded = {
+        index: reasons.get(endpoint_id, _AVOIDED)
+        for index, endpoint_id in enumerate(group.endpoint_ids)
+        if endpoint_id in decision.avoid
+    }
     if isinstance(choice, AffinityChoice) and decision.by in ("affinity", "locality"):
         highest = highest_load(choice.rules, choice.prompt_tokens, _loads(decision, allowed))
         passed_over, note = _passed_over(choice, decision, allowed)

@@ -115,16 +115,16 @@ class AffinityPlacement:
         asks = conductor is not None and not closed and not unfollowed
         prompt = await self._prompt(view, routes, asks) if asks or self._tokens is not None else None
         if unfollowed:
-            made = self._by_text(view, "unfollowed")
+            made = self._by_text(view, routes, "unfollowed")
         elif prompt is None or conductor is None:
-            made = self._by_text(view, "closed" if closed else "text")
+            made = self._by_text(view, routes, "closed" if closed else "text")
         else:
             asked = await self._ask(conductor, view, prompt)
             if asked.matches is None:
-                made = self._by_text(view, asked.outcome)
+                made = self._by_text(view, routes, asked.outcome)
             else:
                 told = ToldConductor(conductor, asked.matches.number)
-                matches = asked.matches.without_tokens() if _computes_all(view) else asked.matches
+                matches = asked.matches.without_tokens() if _computes_all(view, routes) else asked.matches
                 made = self._made(view, matches, asked.outcome, told)
         if kept:
             self._instruments.asked(made.outcome)
@@ -179,9 +179,9 @@ class AffinityPlacement:
         tokens = memoryview(prompt.tokens)[: length * TOKEN_BYTES]
         return await conductor.ask(view.model, tokens, media, salt=_salt(view))
 
-    def _by_text(self, view: RequestView, outcome: str) -> AffinityChoice:
+    def _by_text(self, view: RequestView, routes: Callable[[], Routes], outcome: str) -> AffinityChoice:
         trail = self._texts.trail(view)
-        matches = TextMatches({}) if _computes_all(view) else self._texts.matches(trail)
+        matches = TextMatches({}) if _computes_all(view, routes) else self._texts.matches(trail)
         return self._made(view, matches, outcome, ToldTexts(self._texts, trail))
 
     def _made(self, view: RequestView, matches: Expected, outcome: str, told: Told) -> AffinityChoice:
@@ -275,16 +275,26 @@ def _follows_none(conductor: ConductorClient, routes: Callable[[], Routes]) -> b
     return bool(groups) and not any(holders.has_any_of(group) for group in groups)
 
 
-def _computes_all(view: RequestView) -> bool:
-    """Whether an engine reads nothing of its prefix cache for the request: it is to tell probabilities of all the
-    prompt's tokens."""
+def _computes_all(view: RequestView, routes: Callable[[], Routes]) -> bool:
+    """Whether who computes the prompt reads nothing of its prefix cache for it: an engine that is to tell
+    probabilities of all the prompt's tokens. Prefill is not asked for them where its leg goes without these fields."""
     fields = view.fields
     if _ABOUT_LOGPROBS.isdisjoint(fields):
         return False
-    if _stated(fields, "prompt_logprobs") is not None:
-        return True
+    asked = _stated(fields, "prompt_logprobs") is not None
     # With `echo` those asked for are the prompt's too; of a chat engines take them as asked for.
-    return bool(_stated(fields, "echo")) and (view.surface is CHAT or _stated(fields, "logprobs") is not None)
+    if not asked and _stated(fields, "echo"):
+        asked = view.surface is CHAT or _stated(fields, "logprobs") is not None
+    return asked and not (view.surface.prefill_without >= _ABOUT_LOGPROBS and _only_by_pairs(routes))
+
+
+def _only_by_pairs(routes: Callable[[], Routes]) -> bool:
+    """Whether prefill computes the prompt wherever a request goes."""
+    try:
+        found = routes()
+    except ApiError:
+        return False
+    return bool(found.pairs) and not found.singles
 
 
 def _stated(fields: Fields, name: str) -> object:

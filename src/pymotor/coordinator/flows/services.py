@@ -8,7 +8,7 @@ import os
 from time import monotonic
 
 from pymotor.coordinator.admission import Admission
-from pymotor.coordinator.affinity.choices import Choice
+from pymotor.coordinator.affinity.choices import Choice, Decision
 from pymotor.coordinator.affinity.placement import Placement
 from pymotor.coordinator.bootstraps import Bootstraps
 from pymotor.coordinator.callbacks import Callbacks
@@ -144,8 +144,23 @@ class Services:
     def choose_by(self, choice: Choice, group: Group, avoid: frozenset[str]) -> Target:
         """As `choose`, by the request's own policy."""
         if self.circuits.tripped:
-            return self.circuits.choose(choice, group, avoid, monotonic())
+            now = monotonic()
+            # Before a probe bars the endpoint that gets it.
+            barred = self.circuits.barred(now)
+            target = self.circuits.choose(choice, group, avoid, now)
+            choice.decisions[-1] = choice.decisions[-1].among(group, barred, self.ledger)
+            return target
         return choice.choose(group, avoid) or choice.choose(group, frozenset()) or group.targets[0]
+
+    def look_by(self, choice: Choice, group: Group, avoid: frozenset[str]) -> Decision | None:
+        """What `choose_by` would decide now; no leg begins, no probe is spent, and nobody's turn passes."""
+        if self.circuits.tripped:
+            now = monotonic()
+            rest = self.circuits.without_barred(group, now)
+            found = choice.look(rest, avoid) if rest.targets else None
+            if found is not None:
+                return found.among(group, self.circuits.barred(now), self.ledger)
+        return choice.look(group, avoid) or choice.look(group, frozenset())
 
     def peek(self, group: Group, avoid: frozenset[str]) -> Target:
         """Who would be chosen by load alone; no leg begins."""

@@ -118,15 +118,15 @@ class Circuits:
 
     def choose(self, policy: Policy, group: Group, avoid: frozenset[str], now: float) -> Target:
         """Like `policy.choose`, without endpoints whose circuits are open, as long as another is left."""
-        rest = self._without_barred(group, now)
+        rest = self.without_barred(group, now)
         found = policy.choose(rest, avoid) if rest.targets else None
         target = found or policy.choose(group, avoid) or policy.choose(group, _NOBODY) or group.targets[0]
         if self.tripped:
             self.probe(target, now)
         return target
 
-    def _without_barred(self, group: Group, now: float) -> Group:
-        """The endpoints of `group` that may get a leg; made anew only when that changes."""
+    def without_barred(self, group: Group, now: float) -> Group:
+        """The endpoints of `group` that may get a leg, maybe none; made anew only when that changes."""
         barred = self.barred(now)
         if barred != self._barred:
             self._barred = barred
