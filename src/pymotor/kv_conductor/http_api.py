@@ -88,7 +88,7 @@ def conductor_app(following: Following, figures: Figures, token: ClusterToken | 
         app.add_route(path, _alive, methods=["GET"])
     app.add_route("/readiness", _readiness(following), methods=["GET"])
     app.add_route("/metrics", _metrics(following, figures), methods=["GET"])
-    app.add_route("/sources", _sources(following), methods=["GET"])
+    app.add_route("/sources", _sources(following, figures), methods=["GET"])
     app.add_route("/query", _query(following, figures), methods=["POST"])
     app.add_route("/register", _register(following), methods=["POST"])
     app.add_route("/unregister", _unregister(following), methods=["POST"])
@@ -116,9 +116,15 @@ def _metrics(following: Following, figures: Figures) -> Answer:
     return metrics
 
 
-def _sources(following: Following) -> Answer:
+def _sources(following: Following, figures: Figures) -> Answer:
     async def sources(_: Request) -> Response:
-        return JSONResponse({"revision": following.answers.followed.revision, "endpoints": following.described()})
+        return JSONResponse(
+            {
+                "revision": following.answers.followed.revision,
+                "coordinator_connections": int(figures.connections.value),
+                "endpoints": following.described(),
+            }
+        )
 
     return sources
 

@@ -140,6 +140,15 @@ WARNINGS = {
         "$.kv_conductor_config",
         ["beginnings of texts are compared", "13333"],
     ),
+    "affinity without a conductor to ask": (
+        {
+            **AFFINITY,
+            f"{PREFILL}.engine_config.kv-events-config": EVENTS,
+            f"{COORDINATOR}.prefill_kv_event_config": {"conductor_service": ""},
+        },
+        "$.motor_coordinator_config.prefill_kv_event_config.conductor_service",
+        ["ask no KV Conductor", "remove it"],
+    ),
     "engines that tell nothing": (
         {**AFFINITY, f"{PREFILL}.engine_config.kv-events-config": {**EVENTS, "publisher": "null"}},
         "$.motor_engine_prefill_config.engine_config.kv-events-config.publisher",

@@ -27,6 +27,15 @@ def kv_affinity(user: UserConfig, file: str) -> Iterator[Problem]:
             "and nothing is known of what engines cache",
             suggestion='add "kv_conductor_config": {"http_server_port": 13333}',
         )
+    if user.motor_coordinator_config.prefill_kv_event_config.conductor_service == "":
+        yield Problem.warning(
+            file,
+            "$.motor_coordinator_config.prefill_kv_event_config.conductor_service",
+            f"empty {_WHILE}: Coordinators ask no KV Conductor, not that of kv_conductor_config either; beginnings of "
+            "texts are compared, and nothing is known of what engines cache",
+            value="",
+            suggestion="remove it",
+        )
     for role in ("prefill", "union"):
         section = user.engine_section(role)
         if user.instance_count(role) and section is not None:
