@@ -71,6 +71,14 @@ def _telling(section: EngineSection, stem: str, file: str) -> Iterator[Problem]:
             value=events.get("enable_kv_cache_events", ABSENT),
             suggestion="write true",
         )
+    if events is not None and events.get("publisher") != "null" and not events.get("replay_endpoint"):
+        yield Problem.warning(
+            file,
+            f"{place}.replay_endpoint",
+            f"missing {_WHILE}: a KV Conductor that starts late, or misses something, learns only from what these "
+            "engines tell next",
+            suggestion='write "tcp://*:6667"',
+        )
     for option, off in (("enable_prefix_caching", False), ("no_enable_prefix_caching", True)):
         if section.options.get(option) is off:
             yield Problem.warning(
