@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -224,6 +225,19 @@ def test_why_a_request_went_where_it_went(affine: Affine) -> None:
         assert chosen["prefill_cost"] == found["prompt_tokens"] - chosen["match_expected"]
         assert chosen["score"] < other["score"]
     assert len(found["legs"]) == (2 if began.startswith("prefill") else 1)
+
+
+def test_a_request_without_a_name_is_called_by_its_answers_id(affine: Affine) -> None:
+    body = {"model": "tiny", "messages": affine.begin(), "max_tokens": 2}
+    answer = plain_http.post(f"{affine.gateway.url}/v1/chat/completions", json=body).raise_for_status().json()
+    found = explained(affine, answer["id"])
+    assert len(found["request_id"]) > 8
+    assert found["request_id"] in answer["id"]
+    assert explained(affine, found["request_id"]) == explained(affine) == found
+    headline = re.escape(f"{found['prompt_tokens']} prompt tokens; matches: answered, unified")
+    assert re.match(rf"request {found['request_id']}, \d+ (s|min) ago: {headline}\n", printed(affine))
+    would = printed(affine, "--body", "-", given=json.dumps(body))
+    assert re.match(r"\d+ prompt tokens; matches: answered, unified\n", would), "it is not sent, so it has no age"
 
 
 def test_several_prompts_are_explained_in_words(affine: Affine) -> None:

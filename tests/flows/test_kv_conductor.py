@@ -695,6 +695,31 @@ def test_a_host_that_cannot_be_one_is_no_mistake_of_the_conductor(
     assert "Traceback" not in log
 
 
+@pytest.mark.parametrize(
+    ("token_ids", "told"),
+    [
+        (["a"], "Expected `int`, got `str` - at `$.token_ids[0]`"),
+        ([1, 2, -1], "Expected `int` >= 0 - at `$.token_ids[2]`"),
+        ("many", "Expected `array`, got `str` - at `$.token_ids`"),
+        # Read in pieces.
+        ([*range(1_000_000_000, 1_000_100_000), 1.5, 3], "Expected `int`, got `float` - at `$.token_ids[100000]`"),
+        (["a comma, " * 100_000], "Expected numbers only - at `$.token_ids`"),
+    ],
+)
+def test_a_question_is_told_which_of_its_tokens_is_wrong(
+    conductor: ConductorUnderTest, token_ids: object, told: str
+) -> None:
+    refused = conductor.post("/query", {"model": MODEL, "token_ids": token_ids})
+    assert (refused.status_code, refused.json()["error"]) == (400, told)
+
+
+def test_it_tells_how_many_coordinators_ask_it(conductor: ConductorUnderTest) -> None:
+    assert conductor.get("/sources").json()["coordinator_connections"] == 0
+    with Asker(conductor.port) as asker:
+        asker.answer(asker.query([]))
+        assert conductor.get("/sources").json()["coordinator_connections"] == 1
+
+
 def test_the_http_api_says_what_is_wrong(conductor: ConductorUnderTest) -> None:
     assert conductor.post("/query", {"model": MODEL}).status_code == 400
     assert conductor.post("/query", {"model": MODEL, "token_ids": [-1]}).status_code == 400

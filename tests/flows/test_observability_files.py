@@ -13,10 +13,13 @@ import plain_http
 import pytest
 import yaml
 from answers import ask_one
+from conductor_under_test import TOKEN, ConductorUnderTest
 from fleet_under_test import Engines, Gateway
 from images import text_chat, vision_chat
 from prometheus_client.parser import text_string_to_metric_families
 
+from free_ports import free_port
+from pymotor.control_plane import TOKEN_VARIABLE
 from pymotor.engines.metrics_names import METRIC_NAMES
 
 FILES = Path(__file__).parents[2] / "examples" / "features" / "observability"
@@ -49,16 +52,23 @@ def expressions() -> Iterator[str]:
 def scraped(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Names of samples with their labels, from what prometheus.yml scrapes."""
     jobs = yaml.safe_load((FILES / "prometheus.yml").read_text())["scrape_configs"]
-    views = [job.get("params", {}).get("type", [None])[0] for job in jobs]
-    assert views == [None, "instance"]
+    scrapes = [(job["static_configs"][0]["targets"][0], job.get("params", {}).get("type", [""])[0]) for job in jobs]
+    assert scrapes == [("127.0.0.1:31017", ""), ("127.0.0.1:31017", "instance"), ("127.0.0.1:13333", "")]
     found: dict[str, set[str]] = defaultdict(set)
-    with Gateway(engines, label="observed") as gateway:
+    port = free_port()
+    config = {"scheduler_config": {"scheduler_type": "kv_cache_affinity"}}
+    environment = {"PYMOTOR_KV_CONDUCTOR": f"127.0.0.1:{port}", TOKEN_VARIABLE: TOKEN}
+    with (
+        Gateway(engines, config=config, environment=environment, label="observed") as gateway,
+        ConductorUnderTest(tmp_path_factory.mktemp("observed"), fleet=gateway.fleet_file, port=port) as conductor,
+    ):
         for number in range(2):
             assert ask_one(gateway.url, vision_chat(800 + number, stream=True)).status == 200
         assert ask_one(gateway.url, text_chat("Long. " * 800, stream=True)).status == 200
-        for view in views:
-            query = f"?type={view}" if view else ""
-            text = plain_http.get(f"{gateway.observability_url}/metrics{query}", timeout=60).raise_for_status().text
+        scraped_there = {"127.0.0.1:31017": gateway.observability_url, "127.0.0.1:13333": conductor.url}
+        for target, view in scrapes:
+            url = f"{scraped_there[target]}/metrics{f'?type={view}' if view else ''}"
+            text = plain_http.get(url, timeout=60).raise_for_status().text
             for family in text_string_to_metric_families(text):
                 # A counter that has counted nothing yet has no sample.
                 found.setdefault(f"{family.name}_total" if family.type == "counter" else family.name, set())
@@ -83,6 +93,14 @@ def test_every_label_is_one_of_its_metric(scraped: dict[str, set[str]]) -> None:
         for names in ADDED_UP.findall(expression):
             wanted = {label.strip() for label in names.split(",")} - {"outcome", "reason", "endpoint", "state"}
             assert wanted <= every, expression
+
+
+def test_dashboard_and_alerts_look_at_whether_the_conductor_is_asked() -> None:
+    asked = "pymotor_kv_affinity_questions_total"
+    assert any(asked in target["expr"] for panel in panels() for target in panel["targets"])
+    (rule,) = [rule for rule in alerts() if asked in rule["expr"]]
+    assert rule["for"] == "5m"
+    assert "or vector(0)" in rule["expr"], "as long as nothing was answered there is no such sample"
 
 
 def test_brackets_are_closed_and_legends_name_what_is_added_up() -> None:

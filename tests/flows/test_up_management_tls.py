@@ -53,6 +53,7 @@ def test_a_fleet_whose_parts_know_each_other_by_certificates(shell: Shell, tmp_p
         return "answered" in explained.stdout
 
     wait_for(is_answered, "the conductor is asked and answers in time")
+    assert "2 of 2 publishers of events are live, http" in shell.run("status").stdout
     shown = [f"--{key.replace('_', '-')}={config / name}" for key, name in FILES.items() if key != "enable_tls"]
     verbs = [["instances"], ["events"], ["top", "--once", "--interval", "0.1"], ["config", state["controller_url"]]]
     verbs += [["config", state["management_url"]]]

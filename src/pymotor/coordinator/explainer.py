@@ -58,7 +58,11 @@ class Explainer:
             raise ApiError(404, "no request has been placed yet")
         if choice is None:
             raise ApiError(404, f"no recent request is called {request_id[:100]!r}")
-        return msgspec.json.encode(explain(choice))
+        found = explain(choice)
+        if not found.request_id and choice.leg_ids:
+            # An answer's id contains its last leg's, so it is found by this as well.
+            found = msgspec.structs.replace(found, request_id=choice.leg_ids[-1].decode("latin-1"))
+        return msgspec.json.encode(found)
 
     async def _of_new(self, request: ExplainRequest) -> bytes:
         surface = SURFACES.get(request.path.encode("utf-8", "surrogatepass"))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from array import array
 from collections.abc import Awaitable, Callable
 from time import perf_counter
@@ -36,6 +37,8 @@ LONGEST_BODY = 16 * 1024 * 1024
 """Bytes; of `MOST_TOKENS` tokens each has at most 10 digits, a comma and a space."""
 _PIECE = 1 << 18
 """Bytes of a list of tokens that are read at once: a few milliseconds."""
+_PLACE = re.compile(r" - at `\$\[(\d+)\]`$")
+"""Of a number in a list, at the end of what msgspec says of it."""
 _OPEN_PATHS = ("/health", "/readiness", "/liveness", "/startup", "/metrics")
 _TENANT = "default"
 
@@ -61,12 +64,12 @@ class PromptQuestion(msgspec.Struct, frozen=True, kw_only=True):
         if text.count(b",") >= MOST_TOKENS:
             raise _RefusedError(413, f"of a prompt the first {MOST_TOKENS} tokens are compared: `token_ids` has more")
         if len(text) <= _PIECE or not text.startswith(b"["):
-            return array("I", _decoded(text, _TokenIds))
+            return array("I", _numbers(text))
         tokens, begins, closes = array("I"), 1, len(text) - 1
         while begins < closes:
             comma = text.find(b",", begins + _PIECE)
             ends = comma if comma >= 0 else closes
-            tokens.extend(_decoded(b"[%b]" % text[begins:ends], _TokenIds))
+            tokens.extend(_numbers(b"[%b]" % text[begins:ends], len(tokens)))
             begins = ends + 1
             await asyncio.sleep(0)
         return tokens
@@ -88,7 +91,7 @@ def conductor_app(following: Following, figures: Figures, token: ClusterToken | 
         app.add_route(path, _alive, methods=["GET"])
     app.add_route("/readiness", _readiness(following), methods=["GET"])
     app.add_route("/metrics", _metrics(following, figures), methods=["GET"])
-    app.add_route("/sources", _sources(following), methods=["GET"])
+    app.add_route("/sources", _sources(following, figures), methods=["GET"])
     app.add_route("/query", _query(following, figures), methods=["POST"])
     app.add_route("/register", _register(following), methods=["POST"])
     app.add_route("/unregister", _unregister(following), methods=["POST"])
@@ -116,9 +119,15 @@ def _metrics(following: Following, figures: Figures) -> Answer:
     return metrics
 
 
-def _sources(following: Following) -> Answer:
+def _sources(following: Following, figures: Figures) -> Answer:
     async def sources(_: Request) -> Response:
-        return JSONResponse({"revision": following.answers.followed.revision, "endpoints": following.described()})
+        return JSONResponse(
+            {
+                "revision": following.answers.followed.revision,
+                "coordinator_connections": int(figures.connections.value),
+                "endpoints": following.described(),
+            }
+        )
 
     return sources
 
@@ -179,6 +188,21 @@ async def _body(request: Request, kind: type[Message]) -> Message:
         # Nobody reads the answer.
         raise _RefusedError(400, "the client left before it had sent all of its request") from error
     return _decoded(body, kind)
+
+
+def _numbers(text: bytes, before: int = 0) -> list[int]:
+    """Those of `token_ids`, of which `before` stand before this text. Raises `_RefusedError`, which says where."""
+    try:
+        return msgspec.json.decode(text, type=_TokenIds)
+    except msgspec.ValidationError as error:
+        why = str(error)
+        place = _PLACE.search(why)
+        item = f"[{before + int(place[1])}]" if place is not None else ""
+        what = why[: place.start()] if place is not None else why
+        raise _RefusedError(400, f"{what} - at `$.token_ids{item}`") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # The list itself can be read: it was cut within an item that has a comma, which no number has.
+        raise _RefusedError(400, "Expected numbers only - at `$.token_ids`") from error
 
 
 def _decoded(content: bytes | bytearray | msgspec.Raw, kind: type[Message]) -> Message:

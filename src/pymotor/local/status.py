@@ -163,7 +163,9 @@ def _conductor_lines(state: FleetState, sources: dict[str, Any] | None) -> list[
         return [f"  the KV Conductor does not answer at {state.conductor_url}; requests are served without it"]
     publishers = [source for endpoint in sources["endpoints"] for source in endpoint["sources"]]
     live = sum(source["standing"] == "live" for source in publishers)
-    return [f"  kv conductor: {live} of {len(publishers)} publishers of events are live, {state.conductor_url}"]
+    # A conductor of an older version does not tell who asks it.
+    alone = ", no Coordinator asks it" if sources.get("coordinator_connections") == 0 else ""
+    return [f"  kv conductor: {live} of {len(publishers)} publishers of events are live{alone}, {state.conductor_url}"]
 
 
 def _node_in_words(node: dict[str, Any]) -> str:

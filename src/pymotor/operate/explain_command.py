@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,23 @@ from pymotor.control_plane.certificate_trouble import why_not
 from pymotor.control_plane.tls import TLSError
 from pymotor.local.selection import add_fleet_options, choose_fleet
 from pymotor.local.state import FleetError, state_home
+from pymotor.operate.durations import duration
 from pymotor.operate.target import certificates_for
 
 DONE, FAILED, USAGE = 0, 1, 2
 _SECONDS = 15.0
 _PATH = "/v1/chat/completions"
 _JSON = {"Content-Type": "application/json"}
+_TEXTS = "beginnings of texts are compared"
+_WHY_TEXTS = {
+    "text": f"the prompt's tokens, or a KV Conductor, are lacking: {_TEXTS}",
+    "late": f"the KV Conductor did not answer within kv_affinity_patience: {_TEXTS}",
+    "lost": f"the connection to the KV Conductor broke off: {_TEXTS}",
+    "closed": f"the KV Conductor could not be asked, as when it is gone, or was late again and again: {_TEXTS}",
+    "unfollowed": f"the KV Conductor follows no engine that could compute the prompt: {_TEXTS}",
+}
+_ESTIMATED = frozenset(("text", "closed", "unfollowed"))
+"""Where nobody need have read the prompt's tokens: their number may be a guess from the length of its text."""
 _COLUMNS = (
     ("endpoint", "endpoint"),
     ("place", "place"),
@@ -158,20 +171,29 @@ def _read_body(file: str) -> msgspec.Raw:
 def lines_of(found: dict[str, Any]) -> list[str]:
     """The explanation for people."""
     mode = f", {found['mode']}" if found["mode"] else ""
-    name = f"request {found['request_id']}: " if found["request_id"] else ""
-    lines = [f"{name}{found['prompt_tokens']} prompt tokens; matches: {found['found']}{mode}"]
+    about = "about " if found["found"] in _ESTIMATED else ""
+    lines = [f"{_called(found)}{about}{found['prompt_tokens']} prompt tokens; matches: {found['found']}{mode}"]
+    lines += [_WHY_TEXTS[found["found"]]] if found["found"] in _WHY_TEXTS else []
     # A Coordinator of an older version says no such thing.
     lines += [found["note"]] if found.get("note") else []
     for one in found.get("workers", []):
         title = "worker" if len(one["workers"]) == 1 else "workers"
         lines.append(f"{title} {', '.join(map(str, one['workers']))}: {', '.join(filter(None, one['chosen']))}")
     for leg in found["legs"]:
-        bound = f", no load above {leg['highest_load']:g}" if leg["highest_load"] is not None else ""
+        bound = f", no load above {_figure(leg['highest_load'])}" if leg["highest_load"] is not None else ""
         item = f", media item {leg['item']}" if leg.get("item") is not None else ""
         lines += ["", f"{leg['role']}{item}, by {leg['by']}{bound}"]
         lines += [leg["note"]] if leg.get("note") else []
         lines += _table(leg["endpoints"]) if leg["endpoints"] else []
     return lines
+
+
+def _called(found: dict[str, Any]) -> str:
+    """Which request it is and how long ago it was placed, as far as is known, up to a colon."""
+    words = [f"request {found['request_id']}"] if found["request_id"] else []
+    if found.get("placed_at") is not None:
+        words.append(f"{duration(time.time() - found['placed_at'])} ago")
+    return f"{', '.join(words)}: " if words else ""
 
 
 def _table(endpoints: list[dict[str, Any]]) -> list[str]:
@@ -194,6 +216,9 @@ def _placed(row: list[str], widths: list[int]) -> list[str]:
 
 
 def _figure(value: Any) -> str:
+    """Six digits of a fraction, or all up to the tenth where that is more; never with an exponent."""
     if value is None:
         return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.1f}".removesuffix(".0") if abs(value) >= 100_000 else f"{Decimal(f'{value:g}'):f}"

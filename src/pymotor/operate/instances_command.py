@@ -13,6 +13,7 @@ from urllib.parse import quote
 from pymotor.control_plane.arguments import seconds
 from pymotor.fleet import Role
 from pymotor.operate.client import ControllerCallError, ControllerClient
+from pymotor.operate.durations import duration
 from pymotor.operate.target import TargetError, add_controller_options, controller_of
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -203,7 +204,7 @@ def _row(instance: dict[str, Any]) -> tuple[str, ...]:
     return (
         instance["name"],
         instance["state"],
-        _duration(time.time() - instance["since"]),
+        duration(time.time() - instance["since"]),
         str(instance["generation"]),
         ",".join(node or "-" for node in instance["nodes"]),
         str(len(instance["endpoints"])),
@@ -213,7 +214,7 @@ def _row(instance: dict[str, Any]) -> tuple[str, ...]:
 
 def as_text(instance: dict[str, Any]) -> str:
     """One instance for people."""
-    lines = [f"{instance['name']}: {instance['state']} for {_duration(time.time() - instance['since'])}"]
+    lines = [f"{instance['name']}: {instance['state']} for {duration(time.time() - instance['since'])}"]
     facts = {key: instance[key] for key in ("fault", "job", "generation", "separated")}
     facts |= {key: instance[key] for key in ("drain_reason", "drain_waits_for")}
     lists = ("models", "nodes", "machines", "device_ids")
@@ -221,10 +222,3 @@ def as_text(instance: dict[str, Any]) -> str:
     lines += [f"  {key.replace('_', ' ')}: {value}" for key, value in facts.items() if value]
     lines += [f"  {endpoint['id']}  {endpoint['url']}  {endpoint['state']}" for endpoint in instance["endpoints"]]
     return "\n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"

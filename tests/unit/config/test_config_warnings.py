@@ -12,7 +12,12 @@ COORDINATOR = "motor_coordinator_config"
 CONTROLLER = "motor_controller_config"
 PREFILL = "motor_engine_prefill_config"
 NO_EFFECT = "the key has no effect"
-EVENTS = {"publisher": "zmq", "enable_kv_cache_events": True, "endpoint": "tcp://*:5557"}
+EVENTS = {
+    "publisher": "zmq",
+    "enable_kv_cache_events": True,
+    "endpoint": "tcp://*:5557",
+    "replay_endpoint": "tcp://*:6667",
+}
 AFFINITY = {
     f"{COORDINATOR}.scheduler_config.scheduler_type": "kv_cache_affinity",
     "kv_conductor_config": {"http_server_port": 13333},
@@ -140,6 +145,15 @@ WARNINGS = {
         "$.kv_conductor_config",
         ["beginnings of texts are compared", "13333"],
     ),
+    "affinity without a conductor to ask": (
+        {
+            **AFFINITY,
+            f"{PREFILL}.engine_config.kv-events-config": EVENTS,
+            f"{COORDINATOR}.prefill_kv_event_config": {"conductor_service": ""},
+        },
+        "$.motor_coordinator_config.prefill_kv_event_config.conductor_service",
+        ["ask no KV Conductor", "remove it"],
+    ),
     "engines that tell nothing": (
         {**AFFINITY, f"{PREFILL}.engine_config.kv-events-config": {**EVENTS, "publisher": "null"}},
         "$.motor_engine_prefill_config.engine_config.kv-events-config.publisher",
@@ -149,6 +163,21 @@ WARNINGS = {
         {**AFFINITY, f"{PREFILL}.engine_config.kv-events-config": {**EVENTS, "enable_kv_cache_events": False}},
         "$.motor_engine_prefill_config.engine_config.kv-events-config.enable_kv_cache_events",
         ["do not tell what they cache", "write true"],
+    ),
+    "events that are never told again": (
+        {
+            **AFFINITY,
+            f"{PREFILL}.engine_config.kv-events-config": {
+                key: value for key, value in EVENTS.items() if key != "replay_endpoint"
+            },
+        },
+        "$.motor_engine_prefill_config.engine_config.kv-events-config.replay_endpoint",
+        ["missing while scheduler_type is kv_cache_affinity", "what these engines tell next", "tcp://*:6667"],
+    ),
+    "a place to be told again that is empty": (
+        {**AFFINITY, f"{PREFILL}.engine_config.kv-events-config": {**EVENTS, "replay_endpoint": None}},
+        "$.motor_engine_prefill_config.engine_config.kv-events-config.replay_endpoint",
+        ["missing while scheduler_type is kv_cache_affinity"],
     ),
     "events that are off, as text": (
         {**AFFINITY, f"{PREFILL}.engine_config.kv_events_config": '{"publisher": "zmq"}'},

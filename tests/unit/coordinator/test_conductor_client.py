@@ -198,12 +198,15 @@ async def test_an_answer_in_pieces() -> None:
         assert (await asking).outcome == "answered"
 
 
-async def test_who_is_late_is_not_waited_for_and_after_a_while_not_asked() -> None:
+async def test_who_is_late_is_not_waited_for_and_after_a_while_not_asked(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "pymotor")
     async with conversing(patience=SHORT) as (client, conductor):
         conductor.answering = False
         assert [(await ask(client)).outcome for _ in range(5)] == ["late"] * 5
         assert (await ask(client)).outcome == "closed"
         assert len(conductor.of(PrefixQuery)) == 5
+        assert caplog.text.count("is late: texts are compared") == 1
+        assert "in time again" not in caplog.text
         # Answers that come after all change nothing for those that have gone on.
         conductor.say(answer(1))
         conductor.answering = True
@@ -216,6 +219,7 @@ async def test_who_is_late_is_not_waited_for_and_after_a_while_not_asked() -> No
 
         await asyncio.wait_for(answered(), 60)
         assert (await ask(client)).outcome == "answered"
+        assert caplog.text.count("in time again") == 1, "said once, by the first answer"
 
 
 async def test_a_conductor_that_goes_and_comes_again() -> None:

@@ -27,6 +27,15 @@ def kv_affinity(user: UserConfig, file: str) -> Iterator[Problem]:
             "and nothing is known of what engines cache",
             suggestion='add "kv_conductor_config": {"http_server_port": 13333}',
         )
+    if user.motor_coordinator_config.prefill_kv_event_config.conductor_service == "":
+        yield Problem.warning(
+            file,
+            "$.motor_coordinator_config.prefill_kv_event_config.conductor_service",
+            f"empty {_WHILE}: Coordinators ask no KV Conductor, not that of kv_conductor_config either; beginnings of "
+            "texts are compared, and nothing is known of what engines cache",
+            value="",
+            suggestion="remove it",
+        )
     for role in ("prefill", "union"):
         section = user.engine_section(role)
         if user.instance_count(role) and section is not None:
@@ -61,6 +70,14 @@ def _telling(section: EngineSection, stem: str, file: str) -> Iterator[Problem]:
             f"not true: these engines do not tell what they cache, {_WHILE}",
             value=events.get("enable_kv_cache_events", ABSENT),
             suggestion="write true",
+        )
+    if events is not None and events.get("publisher") != "null" and not events.get("replay_endpoint"):
+        yield Problem.warning(
+            file,
+            f"{place}.replay_endpoint",
+            f"missing {_WHILE}: a KV Conductor that starts late, or misses something, learns only from what these "
+            "engines tell next",
+            suggestion='write "tcp://*:6667"',
         )
     for option, off in (("enable_prefix_caching", False), ("no_enable_prefix_caching", True)):
         if section.options.get(option) is off:

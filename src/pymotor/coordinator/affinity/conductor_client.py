@@ -142,6 +142,8 @@ class ConductorClient:
             timer.cancel()
             connection.waiting.pop(number, None)
         if matches is not None:
+            if self._late >= _LATE_IN_A_ROW:
+                logger.info("the KV Conductor at %s:%d answers in time again: it is asked", *self._address)
             self._late = 0
             self._pause = _FIRST_PAUSE
             return Asked("answered", matches)
