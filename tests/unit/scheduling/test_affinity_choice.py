@@ -245,3 +245,19 @@ def test_of_several_groups_the_one_with_the_best_endpoint_is_chosen() -> None:
         assert choice.best_group(groups, NOBODY) == 0
         busy.end()
         assert choice_of(ledger, None).best_group(groups, NOBODY) is None
+
+
+def test_a_key_decides_between_groups_of_its_roles_alone() -> None:
+    with endpoints_of(4) as (ledger, targets):
+        groups = [group_of(targets[:2]), group_of(targets[2:])]
+        for role, decides in ((Role.UNION, True), (Role.PREFILL, False)):
+            choice = KeyedChoice(
+                KeyChoice(ledger),
+                ledger,
+                LoadBalance(ledger),
+                key=session_key(b"one"),
+                roles=frozenset((role,)),
+                prompt_tokens=PROMPT,
+                outcome="prefix",
+            )
+            assert (choice.best_group(groups, NOBODY) is not None) is decides

@@ -315,6 +315,12 @@ class KeyedChoice(Choice):
         target = self._choice.choose(self._key, self.prompt_tokens, group, avoid)
         return None if target is None else Decision(group, avoid, loads, target, "key")
 
+    def best_group(self, groups: Sequence[Group], avoid: frozenset[str]) -> int | None:
+        """See `Choice`. The key's order is that of the endpoints of all groups together, and so is the bound."""
+        if any(group.targets[0].instance.role not in self._roles for group in groups):
+            return None
+        return self._choice.best_group(self._key, self.prompt_tokens, groups, avoid)
+
     def places(self, group: Group) -> npt.NDArray[np.intp]:
         """Each endpoint's place in the key's own order, 0 first."""
         return self._choice.places(self._key, group)

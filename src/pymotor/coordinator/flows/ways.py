@@ -13,9 +13,10 @@ and a new engine version stand beside each other, and a request stays within one
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from pymotor.coordinator.affinity.choices import Choice
 from pymotor.coordinator.api.errors import ServiceUnavailable
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.flows.callback import LARGEST_BATCH, callback
@@ -50,9 +51,14 @@ def choose_way(context: Context, routes: Routes) -> Pair | Single:
 
 def _best_pair(context: Context, pairs: tuple[Pair, ...]) -> Pair:
     """By the request's own policy among those whose decode endpoints have not all failed it, else by load."""
-    if context.choice is not None:
+    choice = context.choice
+    if choice is not None:
         able = [pair for pair in pairs if not _spent(context, pair.decodes)[0]]
-        found = context.choice.best_group([pair.prefills for pair in able], context.spared())
+        admission = context.services.admission
+        if admission.limited:
+            spared = context.spared()
+            able = [pair for pair in able if admission.room.has_places(pair.decodes, 1, spared)] or able
+        found = _group_by(choice, context, [pair.prefills for pair in able])
         if found is not None:
             return able[found]
     return min(pairs, key=lambda pair: (_spent(context, pair.decodes)[0], _spent(context, pair.prefills)))
@@ -60,10 +66,23 @@ def _best_pair(context: Context, pairs: tuple[Pair, ...]) -> Pair:
 
 def _best_single(context: Context, singles: tuple[Single, ...]) -> Single:
     if context.choice is not None:
-        found = context.choice.best_group([single.targets for single in singles], context.spared())
+        found = _group_by(context.choice, context, [single.targets for single in singles])
         if found is not None:
             return singles[found]
     return min(singles, key=lambda single: _spent(context, single.targets))
+
+
+def _group_by(choice: Choice, context: Context, groups: Sequence[Group]) -> int | None:
+    """The index of the group that has the best endpoint by the request's own policy; one that is full counts only where
+    all are."""
+    admission = context.services.admission
+    spared = context.spared()
+    if admission.limited:
+        # Within a group the leg passes over them too: the request would wait for a place that it does not need.
+        found = choice.best_group(groups, spared.union(*(admission.room.full(group) for group in groups)))
+        if found is not None:
+            return found
+    return choice.best_group(groups, spared)
 
 
 def _spent(context: Context, group: Group) -> tuple[bool, int]:
