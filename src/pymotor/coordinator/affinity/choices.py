@@ -16,6 +16,7 @@ from pymotor.coordinator.affinity.cached_tokens import cached_tokens, cached_tok
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.matches import Expected
 from pymotor.coordinator.affinity.told import Told
+from pymotor.coordinator.prompts.prompt import Prompt
 from pymotor.coordinator.scheduling.key_choice import KeyChoice
 from pymotor.coordinator.scheduling.kv_affinity import (
     AffinityRules,
@@ -99,6 +100,11 @@ class Choice:
         group.cursor = turn
         return decision
 
+    @property
+    def may_look_again(self) -> bool:
+        """Whether more can be found out about the request by now than was at first."""
+        return False
+
     def decided(self, decision: Decision) -> None:
         """A leg goes there."""
 
@@ -139,7 +145,7 @@ class AffinityChoice(Choice):
     """By what the endpoints hold of the prompt, beside their load. Decode goes by room and, where prefill is known, to
     its host first."""
 
-    __slots__ = ("_instruments", "_prefill_host", "_told", "_unanswered", "matches", "rules")
+    __slots__ = ("_instruments", "_prefill_host", "_told", "_unanswered", "matches", "prompt", "rules")
 
     def __init__(
         self,
@@ -162,6 +168,19 @@ class AffinityChoice(Choice):
         """Endpoints that were told of and have not answered."""
         self.rules = rules
         self.matches = matches
+        self.prompt: Prompt | None = None
+        """What the conductor was asked about, until a leg begins; None: nothing."""
+
+    @property
+    def may_look_again(self) -> bool:
+        """See `Choice`. What the first leg was chosen by serves all tries."""
+        return not self.decisions
+
+    def looked_again(self, matches: Expected, outcome: str, told: Told) -> None:
+        """More was found out about the request, which has not begun; arguments as at first."""
+        self.matches = matches
+        self.outcome = outcome
+        self._told = told
 
     def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
         loads = group.loads(self._ledger)
@@ -173,6 +192,7 @@ class AffinityChoice(Choice):
 
     def decided(self, decision: Decision) -> None:
         """See `Choice`."""
+        self.prompt = None
         target = decision.chosen
         if target.instance.role is Role.PREFILL:
             self._prefill_host = target.pool.host
@@ -189,6 +209,7 @@ class AffinityChoice(Choice):
 
     def end(self) -> None:
         """See `Choice`."""
+        self.prompt = None
         if self._told is not None:
             for endpoint_id in self._unanswered:
                 self._told.in_vain(endpoint_id)
