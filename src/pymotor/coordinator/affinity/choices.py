@@ -108,6 +108,9 @@ class Choice:
     def decided(self, decision: Decision) -> None:
         """A leg goes there."""
 
+    def begins_whole(self) -> None:
+        """The next leg computes the prompt itself: wherever prefill was, its KV cache is of no use there."""
+
     def answered(self, target: Target) -> None:
         """A leg there has brought what it was sent for, or begins to."""
 
@@ -201,6 +204,10 @@ class AffinityChoice(Choice):
             if self._told is not None:
                 self._told.routed(target.endpoint_id)
                 self._unanswered.append(target.endpoint_id)
+
+    def begins_whole(self) -> None:
+        """See `Choice`."""
+        self._prefill_host = ""
 
     def answered(self, target: Target) -> None:
         """See `Choice`."""
