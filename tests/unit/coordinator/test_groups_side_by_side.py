@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 import uvloop
@@ -56,5 +57,27 @@ def test_nobody_waits_for_a_full_group_while_the_other_has_room(scheduler_type: 
             assert await engines.ask(text, "one") == 1 - own
             engines.release(own)
             assert await holding == own
+
+    uvloop.run(scenario())
+
+
+@pytest.mark.parametrize("scheduler_type", ["load_balance", "round_robin", "kv_cache_affinity"])
+def test_equals_take_turns_in_all_groups(scheduler_type: str) -> None:
+    async def scenario() -> None:
+        async with holding_engines(("old", "old", "old", "new"), settings_of(scheduler_type)) as engines:
+            got = Counter([await engines.ask(f"{number} is like no other " * 20) for number in range(24)])
+            assert got == dict.fromkeys(range(4), 6)
+
+    uvloop.run(scenario())
+
+
+def test_the_less_loaded_group_is_chosen_whosever_turn_it_is() -> None:
+    async def scenario() -> None:
+        async with holding_engines(("old", "old", "new"), settings_of("load_balance")) as engines:
+            for busy in (0, 1):
+                engines.gateway._ledger.begin(busy, LITTLE)
+            assert [await engines.ask(f"number {number}") for number in range(6)] == [2] * 6
+            for busy in (0, 1):
+                engines.gateway._ledger.end(busy, LITTLE)
 
     uvloop.run(scenario())

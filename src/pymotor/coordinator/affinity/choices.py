@@ -131,8 +131,14 @@ class Choice:
     def streamed(self, target: Target, events: bytes) -> None:
         """Events of an endpoint's stream that may say the same."""
 
-    def best_group(self, groups: Sequence[Group], avoid: frozenset[str]) -> int | None:  # noqa: ARG002  likewise
-        """The index of the group that has the best endpoint of all of them; None: load decides which."""
+    def best_group(
+        self,
+        groups: Sequence[Group],  # noqa: ARG002  others know more
+        avoid: frozenset[str],  # noqa: ARG002  likewise
+        turn: int = 0,  # noqa: ARG002  likewise
+    ) -> int | None:
+        """The index of the group that has the best endpoint of all of them, of equals the one whose `turn` it is; None:
+        load decides which."""
         return None
 
     def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
@@ -254,7 +260,7 @@ class AffinityChoice(Choice):
         if cached is not None:
             self._instruments.told(expected, cached)
 
-    def best_group(self, groups: Sequence[Group], avoid: frozenset[str]) -> int | None:
+    def best_group(self, groups: Sequence[Group], avoid: frozenset[str], turn: int = 0) -> int | None:
         """See `Choice`. The rules are applied to the endpoints of all groups together, the bound on load too."""
         if self.matches is None:
             return None
@@ -268,7 +274,7 @@ class AffinityChoice(Choice):
                     of.append(number)
                     held.append(int(expected[index]))
                     loads.append(int(current[index]))
-        return of[choose_by_affinity(self.rules, self.prompt_tokens, held, loads)] if of else None
+        return of[choose_by_affinity(self.rules, self.prompt_tokens, held, loads, turn)] if of else None
 
     def _expected_at(self, target: Target) -> int | None:
         decisions = self.decisions
@@ -343,7 +349,12 @@ class KeyedChoice(Choice):
         target = self._choice.choose(self._key, self.prompt_tokens, group, avoid)
         return None if target is None else Decision(group, avoid, loads, target, "key")
 
-    def best_group(self, groups: Sequence[Group], avoid: frozenset[str]) -> int | None:
+    def best_group(
+        self,
+        groups: Sequence[Group],
+        avoid: frozenset[str],
+        turn: int = 0,  # noqa: ARG002  a key has no equals
+    ) -> int | None:
         """See `Choice`. The key's order is that of the endpoints of all groups together, and so is the bound."""
         if any(group.targets[0].instance.role not in self._roles for group in groups):
             return None

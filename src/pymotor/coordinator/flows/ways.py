@@ -61,7 +61,11 @@ def _best_pair(context: Context, pairs: tuple[Pair, ...]) -> Pair:
         found = _group_by(choice, context, [pair.prefills for pair in able])
         if found is not None:
             return able[found]
-    return min(pairs, key=lambda pair: (_spent(context, pair.decodes)[0], _spent(context, pair.prefills)))
+    in_turn = _in_turn(context, [pair.prefills for pair in pairs])
+    return min(
+        (pairs[number] for number in in_turn),
+        key=lambda pair: (_spent(context, pair.decodes)[0], _spent(context, pair.prefills)),
+    )
 
 
 def _best_single(context: Context, singles: tuple[Single, ...]) -> Single:
@@ -69,7 +73,8 @@ def _best_single(context: Context, singles: tuple[Single, ...]) -> Single:
         found = _group_by(context.choice, context, [single.targets for single in singles])
         if found is not None:
             return singles[found]
-    return min(singles, key=lambda single: _spent(context, single.targets))
+    in_turn = _in_turn(context, [single.targets for single in singles])
+    return min((singles[number] for number in in_turn), key=lambda single: _spent(context, single.targets))
 
 
 def _group_by(choice: Choice, context: Context, groups: Sequence[Group]) -> int | None:
@@ -79,10 +84,29 @@ def _group_by(choice: Choice, context: Context, groups: Sequence[Group]) -> int 
     spared = context.spared()
     if admission.limited:
         # Within a group the leg passes over them too: the request would wait for a place that it does not need.
-        found = choice.best_group(groups, spared.union(*(admission.room.full(group) for group in groups)))
+        full = spared.union(*(admission.room.full(group) for group in groups))
+        found = choice.best_group(groups, full, _turn(context))
         if found is not None:
             return found
-    return choice.best_group(groups, spared)
+    return choice.best_group(groups, spared, _turn(context))
+
+
+def _in_turn(context: Context, groups: Sequence[Group]) -> Sequence[int]:
+    """The groups' indices, that one's first whose endpoint has the turn: a group has as many turns as endpoints."""
+    place = _turn(context) % sum(map(len, groups))
+    first = 0
+    while place >= len(groups[first]):
+        place -= len(groups[first])
+        first += 1
+    return (*range(first, len(groups)), *range(first))
+
+
+def _turn(context: Context) -> int:
+    if not context.turn:
+        services = context.services
+        services.turns += 1
+        context.turn = services.turns
+    return context.turn
 
 
 def _spent(context: Context, group: Group) -> tuple[bool, int]:
