@@ -94,9 +94,9 @@ class Admission:
         never fit, and what `choose` raises."""
         way = self._possible(asking, choose)
         lane, slot, plane = self._lane_of(asking, way)
-        if not self._line.is_busy(slot, plane) and self._fits(asking, way):
+        if not self._line.is_busy(slot, plane) and self.fits(asking, way):
             return way
-        return await self._wait(asking, lane, slot, plane, choose, partial(self._fits, asking))
+        return await self._wait(asking, lane, slot, plane, choose, partial(self.fits, asking))
 
     async def admit_item(self, asking: Asking, group: Group) -> None:
         """Return when an encoder of `group` has a free place for a media item; see `admit`."""
@@ -107,6 +107,20 @@ class Admission:
         slot = group.rows[0]
         if self._line.is_busy(slot, PLAIN) or not fits(group):
             await self._wait(asking, (_ENCODE_LANE, slot), slot, PLAIN, lambda: group, fits)
+
+    def fits(self, asking: Asking, way: Way) -> bool:
+        """Whether there is room for the request on this way now."""
+        view = asking.view
+        room = self.room
+        spared = asking.spared()
+        places = view.n * (len(view.prompts) or 1)
+        if isinstance(way, Single):
+            return room.has_places(way.targets, 1, spared)
+        if not room.has_places(way.prefills, places, spared):
+            return False
+        if not room.has_places(way.decodes, places, spared):
+            return False
+        return not self._waits_for_kv(view) or room.has_kv(way.decodes, view, places, spared)
 
     def _possible(self, asking: Asking, choose: Callable[[], Way]) -> Way:
         """The way `choose` finds; without prefill and decode where no decode endpoint is large enough."""
@@ -139,19 +153,6 @@ class Admission:
             return (view.model, PLAIN, Single), way.targets.rows[0], PLAIN
         plane = WITH_MEDIA if self._waits_for_kv(view) else PLAIN
         return (view.model, plane, Pair), way.decodes.rows[0], plane
-
-    def _fits(self, asking: Asking, way: Way) -> bool:
-        view = asking.view
-        room = self.room
-        spared = asking.spared()
-        places = view.n * (len(view.prompts) or 1)
-        if isinstance(way, Single):
-            return room.has_places(way.targets, 1, spared)
-        if not room.has_places(way.prefills, places, spared):
-            return False
-        if not room.has_places(way.decodes, places, spared):
-            return False
-        return not self._waits_for_kv(view) or room.has_kv(way.decodes, view, places, spared)
 
     async def _wait(
         self,

@@ -245,3 +245,36 @@ def test_of_several_groups_the_one_with_the_best_endpoint_is_chosen() -> None:
         assert choice.best_group(groups, NOBODY) == 0
         busy.end()
         assert choice_of(ledger, None).best_group(groups, NOBODY) is None
+
+
+def test_a_key_decides_between_groups_of_its_roles_alone() -> None:
+    with endpoints_of(4) as (ledger, targets):
+        groups = [group_of(targets[:2]), group_of(targets[2:])]
+        for role, decides in ((Role.UNION, True), (Role.PREFILL, False)):
+            choice = KeyedChoice(
+                KeyChoice(ledger),
+                ledger,
+                LoadBalance(ledger),
+                key=session_key(b"one"),
+                roles=frozenset((role,)),
+                prompt_tokens=PROMPT,
+                outcome="prefix",
+            )
+            assert (choice.best_group(groups, NOBODY) is not None) is decides
+
+
+def test_decode_that_is_left_alone_goes_by_what_it_holds() -> None:
+    """A try at prefill and decode has failed, and prefill is gone by now: where it was is of no matter any more."""
+    hosts = ("10.0.0.1", "10.0.0.2")
+    with endpoints_of(2, Role.PREFILL, hosts) as (ledger, prefills), endpoints_of(2, Role.DECODE, hosts) as decoding:
+        decode_ledger, decodes = decoding
+        choice = choice_of(ledger, matches_of([*prefills, *decodes], 100, 0, 0, 900))
+        assert choice.choose(group_of(prefills), NOBODY) is prefills[0]
+        choice._ledger, choice._base = decode_ledger, LoadBalance(decode_ledger)
+        group = group_of(decodes)
+        assert choice.choose(group, NOBODY) is decodes[0], "near prefill"
+        choice.begins_whole()
+        chosen = choice.choose(group, NOBODY)
+        assert chosen is decodes[1]
+        assert choice.decisions[-1].by == "affinity"
+        assert choice.work(chosen) == PROMPT - 900

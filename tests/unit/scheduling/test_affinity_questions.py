@@ -40,6 +40,7 @@ from pymotor.kv_conductor.conductor_core import ConductorCore
 from pymotor.kv_conductor.events import decode_batch
 from pymotor.kv_conductor.frames import CoordinatorConnection
 from pymotor.kv_conductor.instruments import Figures
+from pymotor.kv_conductor.publisher_view import PublisherView
 from pymotor.telemetry.metrics import Registry
 
 BLOCK = 16
@@ -56,6 +57,7 @@ class Conductor:
         self.told: list[str] = []
         self.has_told = asyncio.Event()
         self.connections: set[CoordinatorConnection] = set()
+        self.views: dict[str, PublisherView] = {}
 
     @property
     def followed(self) -> Followed:
@@ -79,9 +81,14 @@ class Conductor:
         """See `Answerer`."""
         self.core.forget_asker(asker)
 
+    def follow(self, endpoint: str) -> None:
+        """The endpoint's events are taken from now on."""
+        (self.views[endpoint],) = self.core.follow(endpoint, ("m",))
+
     def holds(self, endpoint: str, tokens: list[int]) -> None:
         """The endpoint tells that it stores these full blocks."""
-        (view,) = self.core.follow(endpoint, ("m",))
+        if endpoint not in self.views:
+            self.follow(endpoint)
         event = {
             "type": "BlockStored",
             "block_hashes": list(range(len(tokens) // BLOCK)),
@@ -92,7 +99,7 @@ class Conductor:
             "medium": "GPU",
             "lora_name": None,
         }
-        view.apply(decode_batch(msgspec.msgpack.encode([1.0, [event], None])))
+        self.views[endpoint].apply(decode_batch(msgspec.msgpack.encode([1.0, [event], None])))
 
 
 class Door(asyncio.Protocol):
@@ -356,3 +363,47 @@ def name_all(asking: Asking, *items: MediaItem) -> None:
     """Engines have named them."""
     for item in items:
         asking.placement.identified(item, "an image")
+
+
+async def test_a_second_look_finds_what_is_held_by_then(asking: Asking) -> None:
+    prompt = list(range(4 * BLOCK + 1))
+    body = {"prompt": prompt}
+    asking.conductor.follow("union-1/0")
+    made = await asking.choice(body)
+    asking.conductor.holds("union-1/0", prompt[: 4 * BLOCK])
+    await asking.placement.look_again(made, read("/v1/completions", body))
+    assert made.choose(group_of(asking.targets), NOBODY) is asking.targets[1]
+    assert made.decisions[-1].held == 4 * BLOCK
+    await asking.conductor.has_told.wait()
+    assert asking.conductor.told == ["union-1/0"]
+    assert not made.may_look_again, "a leg has begun"
+
+
+async def test_a_second_look_that_fails_keeps_the_first(asking: Asking, client: ConductorClient) -> None:
+    prompt = list(range(4 * BLOCK + 1))
+    asking.conductor.holds("union-1/0", prompt[: 4 * BLOCK])
+    body = {"prompt": prompt}
+    made = await asking.choice(body)
+    first = made.matches
+    await client.close()
+    await asking.placement.look_again(made, read("/v1/completions", body))
+    assert (made.outcome, made.matches) == ("answered", first)
+    assert made.choose(group_of(asking.targets), NOBODY) is asking.targets[1]
+
+
+async def test_a_second_look_at_texts_reads_them_again(asking: Asking, client: ConductorClient) -> None:
+    body = {"prompt": "one beginning " * 100}
+    await asking.choice(body)
+    await client.close()
+    while client.open:  # noqa: ASYNC110  nobody tells when it is gone
+        await asyncio.sleep(0)
+    view = read("/v1/completions", body)
+    first, second = [await asking.placement.choice(view, {}, _nobody) for _ in range(2)]
+    assert isinstance(first, AffinityChoice)
+    assert isinstance(second, AffinityChoice)
+    group = group_of(asking.targets)
+    chosen = first.choose(group, NOBODY)
+    await asking.placement.look_again(second, view)
+    assert second.outcome == first.outcome == "closed"
+    assert second.choose(group, NOBODY) is chosen
+    assert second.decisions[-1].held

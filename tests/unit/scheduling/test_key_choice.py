@@ -129,3 +129,23 @@ def test_what_is_no_chat_has_a_key_of_all_its_text() -> None:
     tool, other = {"role": "tool", "content": "one"}, {"role": "tool", "content": "two"}
     path = "/v1/chat/completions"
     assert key_of(path, messages=[tool, tool]) != key_of(path, messages=[tool, other])
+
+
+def test_of_several_groups_the_one_with_the_keys_endpoint_is_chosen() -> None:
+    with endpoints_of(6) as (ledger, targets):
+        choice, together = KeyChoice(ledger), group_of(targets)
+        groups = [group_of(targets[:2]), group_of(targets[2:])]
+        for key in KEYS:
+            first = choice.choose(key, 100, together, frozenset())
+            assert first is not None
+            number = choice.best_group(key, 100, groups, frozenset())
+            assert number == int(first.row >= 2)
+            assert choice.choose(key, 100, groups[number], frozenset()) is first
+            avoid = frozenset((first.endpoint_id,))
+            second = choice.choose(key, 100, together, avoid)
+            assert second is not None
+            assert choice.best_group(key, 100, groups, avoid) == int(second.row >= 2)
+            ledger.begin(first.row, 100_000)
+            assert choice.best_group(key, 100, groups, frozenset()) == int(second.row >= 2), "above the bound"
+            ledger.end(first.row, 100_000)
+        assert choice.best_group(KEYS[0], 100, groups, frozenset(together.endpoint_ids)) is None

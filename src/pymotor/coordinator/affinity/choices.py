@@ -16,6 +16,7 @@ from pymotor.coordinator.affinity.cached_tokens import cached_tokens, cached_tok
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.matches import Expected
 from pymotor.coordinator.affinity.told import Told
+from pymotor.coordinator.prompts.prompt import Prompt
 from pymotor.coordinator.scheduling.key_choice import KeyChoice
 from pymotor.coordinator.scheduling.kv_affinity import (
     AffinityRules,
@@ -109,8 +110,16 @@ class Choice:
         group.cursor = turn
         return decision
 
+    @property
+    def may_look_again(self) -> bool:
+        """Whether more can be found out about the request by now than was at first."""
+        return False
+
     def decided(self, decision: Decision) -> None:
         """A leg goes there."""
+
+    def begins_whole(self) -> None:
+        """The next leg computes the prompt itself: wherever prefill was, its KV cache is of no use there."""
 
     def answered(self, target: Target) -> None:
         """A leg there has brought what it was sent for, or begins to."""
@@ -132,8 +141,14 @@ class Choice:
     def streamed(self, target: Target, events: bytes) -> None:
         """Events of an endpoint's stream that may say the same."""
 
-    def best_group(self, groups: Sequence[Group], avoid: frozenset[str]) -> int | None:  # noqa: ARG002  likewise
-        """The index of the group that has the best endpoint of all of them; None: load decides which."""
+    def best_group(
+        self,
+        groups: Sequence[Group],  # noqa: ARG002  others know more
+        avoid: frozenset[str],  # noqa: ARG002  likewise
+        turn: int = 0,  # noqa: ARG002  likewise
+    ) -> int | None:
+        """The index of the group that has the best endpoint of all of them, of equals the one whose `turn` it is; None:
+        load decides which."""
         return None
 
     def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
@@ -149,7 +164,7 @@ class AffinityChoice(Choice):
     """By what the endpoints hold of the prompt, beside their load. Decode goes by room and, where prefill is known, to
     its host first."""
 
-    __slots__ = ("_instruments", "_prefill_host", "_told", "_unanswered", "matches", "rules")
+    __slots__ = ("_instruments", "_prefill_host", "_told", "_unanswered", "matches", "prompt", "rules")
 
     def __init__(
         self,
@@ -172,6 +187,19 @@ class AffinityChoice(Choice):
         """Endpoints that were told of and have not answered."""
         self.rules = rules
         self.matches = matches
+        self.prompt: Prompt | None = None
+        """What the conductor was asked about, until a leg begins; None: nothing."""
+
+    @property
+    def may_look_again(self) -> bool:
+        """See `Choice`. What the first leg was chosen by serves all tries."""
+        return not self.decisions
+
+    def looked_again(self, matches: Expected, outcome: str, told: Told) -> None:
+        """More was found out about the request, which has not begun; arguments as at first."""
+        self.matches = matches
+        self.outcome = outcome
+        self._told = told
 
     def _decide(self, group: Group, avoid: frozenset[str]) -> Decision | None:
         loads = group.loads(self._ledger)
@@ -183,6 +211,7 @@ class AffinityChoice(Choice):
 
     def decided(self, decision: Decision) -> None:
         """See `Choice`."""
+        self.prompt = None
         target = decision.chosen
         if target.instance.role is Role.PREFILL:
             self._prefill_host = target.pool.host
@@ -192,6 +221,10 @@ class AffinityChoice(Choice):
                 self._told.routed(target.endpoint_id)
                 self._unanswered.append(target.endpoint_id)
 
+    def begins_whole(self) -> None:
+        """See `Choice`."""
+        self._prefill_host = ""
+
     def answered(self, target: Target) -> None:
         """See `Choice`."""
         if target.endpoint_id in self._unanswered:
@@ -199,6 +232,7 @@ class AffinityChoice(Choice):
 
     def end(self) -> None:
         """See `Choice`."""
+        self.prompt = None
         if self._told is not None:
             for endpoint_id in self._unanswered:
                 self._told.in_vain(endpoint_id)
@@ -236,7 +270,7 @@ class AffinityChoice(Choice):
         if cached is not None:
             self._instruments.told(expected, cached)
 
-    def best_group(self, groups: Sequence[Group], avoid: frozenset[str]) -> int | None:
+    def best_group(self, groups: Sequence[Group], avoid: frozenset[str], turn: int = 0) -> int | None:
         """See `Choice`. The rules are applied to the endpoints of all groups together, the bound on load too."""
         if self.matches is None:
             return None
@@ -250,7 +284,7 @@ class AffinityChoice(Choice):
                     of.append(number)
                     held.append(int(expected[index]))
                     loads.append(int(current[index]))
-        return of[choose_by_affinity(self.rules, self.prompt_tokens, held, loads)] if of else None
+        return of[choose_by_affinity(self.rules, self.prompt_tokens, held, loads, turn)] if of else None
 
     def _expected_at(self, target: Target) -> int | None:
         decisions = self.decisions
@@ -324,6 +358,17 @@ class KeyedChoice(Choice):
             return self._by_load(group, avoid, loads)
         target = self._choice.choose(self._key, self.prompt_tokens, group, avoid)
         return None if target is None else Decision(group, avoid, loads, target, "key")
+
+    def best_group(
+        self,
+        groups: Sequence[Group],
+        avoid: frozenset[str],
+        turn: int = 0,  # noqa: ARG002  a key has no equals
+    ) -> int | None:
+        """See `Choice`. The key's order is that of the endpoints of all groups together, and so is the bound."""
+        if any(group.targets[0].instance.role not in self._roles for group in groups):
+            return None
+        return self._choice.best_group(self._key, self.prompt_tokens, groups, avoid)
 
     def places(self, group: Group) -> npt.NDArray[np.intp]:
         """Each endpoint's place in the key's own order, 0 first."""

@@ -52,6 +52,10 @@ class Placement(Protocol):
         """The policy of a request with these headers, names in lower case; None: the worker's own. `kept`: among the
         recent ones; a request that is not sent is not."""
 
+    async def look_again(self, choice: Choice, view: RequestView) -> None:
+        """Find out anew what `choice`, which was made here for this request, goes by, before its first leg; where that
+        fails what was found at first stays."""
+
     def identified(self, item: MediaItem, identifier: str) -> None:
         """Engines know the item by this name."""
 
@@ -126,10 +130,25 @@ class AffinityPlacement:
                 told = ToldConductor(conductor, asked.matches.number)
                 matches = asked.matches.without_tokens() if _computes_all(view, routes) else asked.matches
                 made = self._made(view, matches, asked.outcome, told)
+            made.prompt = prompt
         if kept:
             self._instruments.asked(made.outcome)
             self.recent.keep(made, headers)
         return made
+
+    async def look_again(self, choice: Choice, view: RequestView) -> None:
+        """See `Placement`."""
+        if not isinstance(choice, AffinityChoice) or _computes_all(view):
+            return
+        conductor, prompt = self._conductor, choice.prompt
+        if conductor is not None and prompt is not None:
+            asked = await self._ask(conductor, view, prompt)
+            if asked.matches is not None:
+                choice.looked_again(asked.matches, asked.outcome, ToldConductor(conductor, asked.matches.number))
+                return
+        if choice.outcome != "answered":
+            trail = self._texts.trail(view)
+            choice.looked_again(self._texts.matches(trail), choice.outcome, ToldTexts(self._texts, trail))
 
     def identified(self, item: MediaItem, identifier: str) -> None:
         """See `Placement`."""
@@ -238,6 +257,9 @@ class KeyedPlacement:
         if kept:
             self.recent.keep(made, headers)
         return made
+
+    async def look_again(self, choice: Choice, view: RequestView) -> None:
+        """See `Placement`. A key stays what it is."""
 
     def identified(self, item: MediaItem, identifier: str) -> None:
         """See `Placement`."""

@@ -85,6 +85,8 @@ class Context(msgspec.Struct, eq=False):
     """Whether a stream's head went out before any content; see `keepalive`."""
     choice: Choice | None = None
     """Its own policy, where more than load decides; None: the worker's."""
+    turn: int = 0
+    """Its number among `Services.turns`; 0: it has none yet. It keeps it, however often its way is looked for."""
     beside: Beside | None = None
     """The leg that the last one waits for while both run."""
     status: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from typing import Any
 
 from pymotor.coordinator.api.errors import ApiError
@@ -12,6 +13,7 @@ from pymotor.coordinator.flows.encode import doubt_encodings
 from pymotor.coordinator.flows.encode_leg import ENCODE
 from pymotor.coordinator.flows.last_leg import answer
 from pymotor.coordinator.flows.leg_failures import LegFailed
+from pymotor.coordinator.flows.second_look import STALE_SECONDS, look_again
 from pymotor.coordinator.flows.several import several
 from pymotor.coordinator.flows.trying_again import pause_before_try
 from pymotor.coordinator.flows.ways import choose_way, is_several, run_way
@@ -88,7 +90,13 @@ async def _admitted(context: Context, routes: Callable[[], Routes]) -> Pair | Si
     waiting = None if trail is None else trail.begin_wait(QUEUE)
     try:
         if admission.limited or context.view.media:
-            return await admission.admit(context, lambda: choose_way(context, routes()))
+            since = monotonic()
+            way = await admission.admit(context, lambda: choose_way(context, routes()))
+            placement, choice = context.services.placement, context.choice
+            waited = monotonic() - since
+            if placement is not None and choice is not None and choice.may_look_again and waited >= STALE_SECONDS:
+                return await look_again(context, placement, choice, way, routes)
+            return way
         return choose_way(context, routes())
     finally:
         if waiting is not None:

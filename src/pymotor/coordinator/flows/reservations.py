@@ -63,8 +63,10 @@ def reserve_pair(context: Context, prefills: Group, decodes: Group) -> tuple[Res
 def reserve_whole(context: Context, group: Group) -> Reservation:
     """Prompt and answer at one endpoint: union, or what is left of a pair."""
     tokens = context.view.prompt_tokens
-    target = _choose(context, group)
     choice = context.choice
+    if choice is not None:
+        choice.begins_whole()
+    target = _choose(context, group)
     work = tokens if choice is None else choice.work(target)
     reservation = Reservation.on(target, work, tokens, answer_tokens=_expected_answer(context))
     context.answering = reservation

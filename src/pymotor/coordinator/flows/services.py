@@ -70,6 +70,7 @@ class Services:
         "retry_budget",
         "settings",
         "tokenizer",
+        "turns",
     )
 
     def __init__(
@@ -119,6 +120,8 @@ class Services:
         self.encodings = Encodings(loop, reuse_seconds=settings.reuse_seconds, reuse_bytes=settings.reuse_bytes)
         self.item_claims = ItemClaims(ledger)
         self.closed = ClosedEndpoints()
+        self.turns = 0
+        """Requests that had more than one group of endpoints to go to, of which equals take turns."""
 
     def make_reply(self) -> WholeReply:
         """What an engine's reply is collected in."""
@@ -163,5 +166,8 @@ class Services:
         return choice.look(group, avoid) or choice.look(group, frozenset())
 
     def peek(self, group: Group, avoid: frozenset[str]) -> Target:
-        """Who would be chosen by load alone; no leg begins."""
-        return self.policy.choose(group, avoid) or self.policy.choose(group, frozenset()) or group.targets[0]
+        """Who would be chosen by load alone; no leg begins, and whose turn it is stays as it was."""
+        turn = group.cursor
+        found = self.policy.choose(group, avoid) or self.policy.choose(group, frozenset()) or group.targets[0]
+        group.cursor = turn
+        return found

@@ -13,9 +13,10 @@ and a new engine version stand beside each other, and a request stays within one
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from pymotor.coordinator.affinity.choices import Choice
 from pymotor.coordinator.api.errors import ServiceUnavailable
 from pymotor.coordinator.api.request_view import RequestView
 from pymotor.coordinator.flows.callback import LARGEST_BATCH, callback
@@ -50,20 +51,62 @@ def choose_way(context: Context, routes: Routes) -> Pair | Single:
 
 def _best_pair(context: Context, pairs: tuple[Pair, ...]) -> Pair:
     """By the request's own policy among those whose decode endpoints have not all failed it, else by load."""
-    if context.choice is not None:
+    choice = context.choice
+    if choice is not None:
         able = [pair for pair in pairs if not _spent(context, pair.decodes)[0]]
-        found = context.choice.best_group([pair.prefills for pair in able], context.spared())
+        admission = context.services.admission
+        if admission.limited:
+            spared = context.spared()
+            able = [pair for pair in able if admission.room.has_places(pair.decodes, 1, spared)] or able
+        found = _group_by(choice, context, [pair.prefills for pair in able])
         if found is not None:
             return able[found]
-    return min(pairs, key=lambda pair: (_spent(context, pair.decodes)[0], _spent(context, pair.prefills)))
+    in_turn = _in_turn(context, [pair.prefills for pair in pairs])
+    return min(
+        (pairs[number] for number in in_turn),
+        key=lambda pair: (_spent(context, pair.decodes)[0], _spent(context, pair.prefills)),
+    )
 
 
 def _best_single(context: Context, singles: tuple[Single, ...]) -> Single:
     if context.choice is not None:
-        found = context.choice.best_group([single.targets for single in singles], context.spared())
+        found = _group_by(context.choice, context, [single.targets for single in singles])
         if found is not None:
             return singles[found]
-    return min(singles, key=lambda single: _spent(context, single.targets))
+    in_turn = _in_turn(context, [single.targets for single in singles])
+    return min((singles[number] for number in in_turn), key=lambda single: _spent(context, single.targets))
+
+
+def _group_by(choice: Choice, context: Context, groups: Sequence[Group]) -> int | None:
+    """The index of the group that has the best endpoint by the request's own policy; one that is full counts only where
+    all are."""
+    admission = context.services.admission
+    spared = context.spared()
+    if admission.limited:
+        # Within a group the leg passes over them too: the request would wait for a place that it does not need.
+        full = spared.union(*(admission.room.full(group) for group in groups))
+        found = choice.best_group(groups, full, _turn(context))
+        if found is not None:
+            return found
+    return choice.best_group(groups, spared, _turn(context))
+
+
+def _in_turn(context: Context, groups: Sequence[Group]) -> Sequence[int]:
+    """The groups' indices, that one's first whose endpoint has the turn: a group has as many turns as endpoints."""
+    place = _turn(context) % sum(map(len, groups))
+    first = 0
+    while place >= len(groups[first]):
+        place -= len(groups[first])
+        first += 1
+    return (*range(first, len(groups)), *range(first))
+
+
+def _turn(context: Context) -> int:
+    if not context.turn:
+        services = context.services
+        services.turns += 1
+        context.turn = services.turns
+    return context.turn
 
 
 def _spent(context: Context, group: Group) -> tuple[bool, int]:

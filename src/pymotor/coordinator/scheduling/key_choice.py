@@ -7,6 +7,8 @@ overloaded by it, and a change of the fleet moves only what has to move.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -38,6 +40,23 @@ class KeyChoice:
         loads = self._ledger.loads(rows)
         best = first_within_bound(rank_values(hashes, key), loads, TENTHS_PER_ACTIVE_TOKEN * prompt_tokens)
         return targets[best]
+
+    def best_group(self, key: int, prompt_tokens: int, groups: Sequence[Group], avoid: frozenset[str]) -> int | None:
+        """The index of the group with the one that would be chosen of all their endpoints together; None when all are
+        in `avoid`."""
+        kept = [
+            (number, place)
+            for number, group in enumerate(groups)
+            for place, endpoint_id in enumerate(group.endpoint_ids)
+            if endpoint_id not in avoid
+        ]
+        if not kept:
+            return None
+        known = [self._hashes(group) for group in groups]
+        hashes = np.array([known[number][place] for number, place in kept], np.uint64)
+        loads = self._ledger.loads(np.array([groups[number].rows[place] for number, place in kept], np.intp))
+        best = first_within_bound(rank_values(hashes, key), loads, TENTHS_PER_ACTIVE_TOKEN * prompt_tokens)
+        return kept[best][0]
 
     def places(self, key: int, group: Group) -> npt.NDArray[np.intp]:
         """Each endpoint's place in the key's order, 0 first: who is chosen is the first whose load is within the
