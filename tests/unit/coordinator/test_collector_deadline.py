@@ -202,13 +202,15 @@ def test_a_retry_after_that_no_clock_has(after: str) -> None:
 
 @pytest.mark.parametrize("after", [b"0", b"-5", b"Sun, 06 Nov 1994 08:49:37 GMT"])
 def test_a_busy_collector_is_left_alone_for_a_moment(after: bytes) -> None:
-    # Ten tries of at least 0.08 seconds have no room in this time.
+    # Twenty tries of at least 0.08 seconds have no room in this time.
     def speak(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 503 Busy\r\nretry-after: %b\r\ncontent-length: 0\r\n\r\n" % after)
 
     with RawCollector(speak) as collector:
-        assert sent(CollectorClient(settings(collector.url, 0.5), tries=1000)) == "it answers 503"
-        assert 2 <= len(collector.requests) < 10
+        # Where time is up amid a try that one has no answer.
+        ends = {"it answers 503", "it does not answer in time"}
+        assert sent(CollectorClient(settings(collector.url, 1.5), tries=1000)) in ends
+        assert 2 <= len(collector.requests) < 20
 
 
 def test_no_cookies_are_kept_and_no_query_is_logged(caplog: pytest.LogCaptureFixture) -> None:

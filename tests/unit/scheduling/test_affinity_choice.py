@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from ledgers import endpoints_of, group_of
 
-from pymotor.coordinator.affinity.choices import AffinityChoice, KeyedChoice
+from pymotor.coordinator.affinity.choices import AffinityChoice
 from pymotor.coordinator.affinity.explanation import explain
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
+from pymotor.coordinator.affinity.keyed_choice import KeyedChoice
 from pymotor.coordinator.affinity.matches import Holders, Matches
 from pymotor.coordinator.scheduling.key_choice import KeyChoice
 from pymotor.coordinator.scheduling.kv_affinity import AffinityRules

@@ -371,7 +371,7 @@ async def test_a_second_look_finds_what_is_held_by_then(asking: Asking) -> None:
     asking.conductor.follow("union-1/0")
     made = await asking.choice(body)
     asking.conductor.holds("union-1/0", prompt[: 4 * BLOCK])
-    await asking.placement.look_again(made, read("/v1/completions", body))
+    await asking.placement.look_again(made, read("/v1/completions", body), _nobody)
     assert made.choose(group_of(asking.targets), NOBODY) is asking.targets[1]
     assert made.decisions[-1].held == 4 * BLOCK
     await asking.conductor.has_told.wait()
@@ -386,7 +386,7 @@ async def test_a_second_look_that_fails_keeps_the_first(asking: Asking, client: 
     made = await asking.choice(body)
     first = made.matches
     await client.close()
-    await asking.placement.look_again(made, read("/v1/completions", body))
+    await asking.placement.look_again(made, read("/v1/completions", body), _nobody)
     assert (made.outcome, made.matches) == ("answered", first)
     assert made.choose(group_of(asking.targets), NOBODY) is asking.targets[1]
 
@@ -403,7 +403,7 @@ async def test_a_second_look_at_texts_reads_them_again(asking: Asking, client: C
     assert isinstance(second, AffinityChoice)
     group = group_of(asking.targets)
     chosen = first.choose(group, NOBODY)
-    await asking.placement.look_again(second, view)
+    await asking.placement.look_again(second, view, _nobody)
     assert second.outcome == first.outcome == "closed"
     assert second.choose(group, NOBODY) is chosen
     assert second.decisions[-1].held

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, Decision, KeyedChoice
+from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, Decision
+from pymotor.coordinator.affinity.keyed_choice import KeyedChoice
 from pymotor.coordinator.affinity.matches import Matches
 from pymotor.coordinator.scheduling import key_choice
 from pymotor.coordinator.scheduling.kv_affinity import highest_load, prefill_cost, unified_score, within_gate

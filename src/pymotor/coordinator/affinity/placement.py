@@ -8,10 +8,11 @@ from typing import Protocol
 
 import msgspec
 
-from pymotor.coordinator.affinity.choices import AffinityChoice, Choice, KeyedChoice
+from pymotor.coordinator.affinity.choices import AffinityChoice, Choice
 from pymotor.coordinator.affinity.conductor_client import Asked, ConductorClient
 from pymotor.coordinator.affinity.engine_tokens import EngineTokens
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
+from pymotor.coordinator.affinity.keyed_choice import KeyedChoice
 from pymotor.coordinator.affinity.matches import Expected
 from pymotor.coordinator.affinity.recent_choices import RecentChoices
 from pymotor.coordinator.affinity.text_prefixes import TextMatches, TextPrefixes
@@ -52,7 +53,7 @@ class Placement(Protocol):
         """The policy of a request with these headers, names in lower case; None: the worker's own. `kept`: among the
         recent ones; a request that is not sent is not."""
 
-    async def look_again(self, choice: Choice, view: RequestView) -> None:
+    async def look_again(self, choice: Choice, view: RequestView, routes: Callable[[], Routes]) -> None:
         """Find out anew what `choice`, which was made here for this request, goes by, before its first leg; where that
         fails what was found at first stays."""
 
@@ -136,9 +137,9 @@ class AffinityPlacement:
             self.recent.keep(made, headers)
         return made
 
-    async def look_again(self, choice: Choice, view: RequestView) -> None:
+    async def look_again(self, choice: Choice, view: RequestView, routes: Callable[[], Routes]) -> None:
         """See `Placement`."""
-        if not isinstance(choice, AffinityChoice) or _computes_all(view):
+        if not isinstance(choice, AffinityChoice) or _computes_all(view, routes):
             return
         conductor, prompt = self._conductor, choice.prompt
         if conductor is not None and prompt is not None:
@@ -258,7 +259,7 @@ class KeyedPlacement:
             self.recent.keep(made, headers)
         return made
 
-    async def look_again(self, choice: Choice, view: RequestView) -> None:
+    async def look_again(self, choice: Choice, view: RequestView, routes: Callable[[], Routes]) -> None:
         """See `Placement`. A key stays what it is."""
 
     def identified(self, item: MediaItem, identifier: str) -> None:

@@ -7,6 +7,7 @@ to are kept for it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from pymotor.coordinator.affinity.choices import Choice
@@ -25,12 +26,9 @@ async def look_again(
 ) -> Pair | Single:
     """The way of a request that was just let through on `way`, by what `choice` has found out anew: what the request
     needs there is to be reserved before anything else is awaited. Raises `ApiError`."""
-    places = _places_on(context, way)
-    try:
-        await placement.look_again(choice, context.view)
-    finally:
-        for place in places:
-            place.end()
+    with contextlib.ExitStack() as places:
+        _keep_places(context, way, places)
+        await placement.look_again(choice, context.view, routes)
     now = routes()
     found = choose_way(context, now)
     if context.services.admission.fits(context, found):
@@ -39,15 +37,14 @@ async def look_again(
     return way if way in (*now.pairs, *now.singles, *now.leftovers) else found
 
 
-def _places_on(context: Context, way: Pair | Single) -> list[Reservation]:
-    """A place for each answer at each stage, which nobody who waits or comes can take."""
+def _keep_places(context: Context, way: Pair | Single, places: contextlib.ExitStack) -> None:
+    """A place for each answer at each stage, which nobody who waits or comes can take until `places` ends."""
     if isinstance(way, Single):
-        return [_place_in(context, way.targets)]
-    places: list[Reservation] = []
+        places.callback(_place_in(context, way.targets).end)
+        return
     for _ in range(context.view.n):
-        places.append(_place_in(context, way.prefills))
-        places.append(_place_in(context, way.decodes, keeps_kv=True))
-    return places
+        places.callback(_place_in(context, way.prefills).end)
+        places.callback(_place_in(context, way.decodes, keeps_kv=True).end)
 
 
 def _place_in(context: Context, group: Group, *, keeps_kv: bool = False) -> Reservation:
