@@ -141,10 +141,19 @@ async def test_many_at_once_are_all_answered_within_the_limit(union: Engines) ->
 def worker_of(gateway: Gateway, connection: RawConnection) -> int:
     """The process id of the worker that has this client."""
     port = connection.socket.getsockname()[1]
-    for process in psutil.Process(gateway.process.pid).children(recursive=True):
-        if any(found.raddr and found.raddr.port == port for found in process.net_connections("tcp")):
-            return int(process.pid)
-    raise AssertionError("no worker has the client's connection")
+    found: list[int] = []
+
+    def is_found() -> bool:
+        # The kernel's table is read in pieces: of one that changes meanwhile a line may be missed.
+        found.extend(
+            process.pid
+            for process in psutil.Process(gateway.process.pid).children(recursive=True)
+            if any(known.raddr and known.raddr.port == port for known in process.net_connections("tcp"))
+        )
+        return bool(found)
+
+    wait_until(is_found, "a worker has the client's connection")
+    return found[0]
 
 
 def at_another_worker(gateway: Gateway, worker: int, clients: ExitStack) -> RawConnection:
