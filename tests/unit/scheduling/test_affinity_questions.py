@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from array import array
 from collections.abc import AsyncIterator, Hashable, Iterator
 from pathlib import Path
@@ -407,3 +408,32 @@ async def test_a_second_look_at_texts_reads_them_again(asking: Asking, client: C
     assert second.outcome == first.outcome == "closed"
     assert second.choose(group, NOBODY) is chosen
     assert second.decisions[-1].held
+
+
+def said(length: int, *, streamed: bool) -> bytes:
+    """An engine's reply to a prompt of so many tokens."""
+    usage = {"prompt_tokens": length, "prompt_tokens_details": {"cached_tokens": 0}}
+    body = json.dumps({"choices": [], "usage": usage}, separators=(",", ":")).encode()
+    return b"data: " + body + b"\n\n" if streamed else body
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_prompts_that_are_longer_at_their_engines_are_told_of_once(
+    asking: Asking, caplog: pytest.LogCaptureFixture, streamed: bool
+) -> None:
+    asking.conductor.follow("union-0/0")
+
+    async def place(length: int, there: int) -> None:
+        made = await asking.choice({"prompt": list(range(length))})
+        target = made.choose(group_of(asking.targets), NOBODY)
+        assert target is not None
+        (made.streamed if streamed else made.replied)(target, said(there, streamed=streamed))
+
+    for there in (101, 102, 103, 104, 105, 106, 107, 100, 101, 102, 103, 104, 105, 106, 107):
+        await place(100, there)
+    assert not caplog.records, "never so many in a row"
+    for there in range(108, 120):
+        await place(100, there)
+    (record,) = caplog.records
+    assert "100 tokens here and 108 there" in record.getMessage()
+    assert "tokenizer_path" in record.getMessage()

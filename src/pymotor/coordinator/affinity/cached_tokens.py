@@ -6,6 +6,8 @@ vLLM says so with `--enable-prompt-tokens-details`, SGLang with `--enable-cache-
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from pymotor.coordinator.api.errors import UNREADABLE
@@ -15,11 +17,21 @@ _OPENAI_MARK, _ANTHROPIC_MARK = b"cached_tokens", b"cache_read_input_tokens"
 _IN_STREAMS = b'"cached_tokens":'
 
 
+class PromptUsage(NamedTuple):
+    """Tokens of a prompt, as its engine says."""
+
+    cached: int
+    """That it did not compute anew."""
+    length: int | None
+    """All of them, where it says so."""
+
+
 class _Details(msgspec.Struct):
     cached_tokens: int | None = None
 
 
 class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     cache_read_input_tokens: int | None = None
@@ -32,8 +44,8 @@ class _Reply(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Reply)
 
 
-def cached_tokens(body: bytes) -> int | None:
-    """Tokens; None where the reply does not say."""
+def prompt_usage(body: bytes) -> PromptUsage | None:
+    """What the reply says; None where it does not say what was cached."""
     if body.find(_OPENAI_MARK) < 0 and body.find(_ANTHROPIC_MARK) < 0:
         # Not `in`, which raises and drops an error before it looks for bytes.
         return None
@@ -44,7 +56,8 @@ def cached_tokens(body: bytes) -> int | None:
     if usage is None:
         return None
     details = usage.prompt_tokens_details or usage.input_tokens_details
-    return details.cached_tokens if details is not None else usage.cache_read_input_tokens
+    cached = details.cached_tokens if details is not None else usage.cache_read_input_tokens
+    return None if cached is None else PromptUsage(cached, usage.prompt_tokens)
 
 
 def says_cached_tokens(wire: bytes) -> bool:
@@ -54,7 +67,7 @@ def says_cached_tokens(wire: bytes) -> bool:
     return bool(wire.partition(_IN_STREAMS)[1])
 
 
-def cached_tokens_in_events(events: bytes) -> int | None:
-    """Tokens, by the first of whole events that says so; None where none does."""
-    found = (cached_tokens(data_of(event)) for event in events_of(events) if _IN_STREAMS in event)
-    return next((tokens for tokens in found if tokens is not None), None)
+def prompt_usage_in_events(events: bytes) -> PromptUsage | None:
+    """Likewise, by the first of whole events that says so."""
+    found = (prompt_usage(data_of(event)) for event in events_of(events) if _IN_STREAMS in event)
+    return next((usage for usage in found if usage is not None), None)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pymotor.coordinator.affinity.cached_tokens import cached_tokens, cached_tokens_in_events
+from pymotor.coordinator.affinity.cached_tokens import PromptUsage, prompt_usage, prompt_usage_in_events
+from pymotor.coordinator.affinity.counted_lengths import CountedLengths
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.matches import Expected
 from pymotor.coordinator.affinity.told import Told
@@ -161,7 +162,7 @@ class AffinityChoice(Choice):
     """By what the endpoints hold of the prompt, beside their load. Decode goes by room and, where prefill is known, to
     its host first."""
 
-    __slots__ = ("_instruments", "_prefill_host", "_told", "_unanswered", "matches", "prompt", "rules")
+    __slots__ = ("_instruments", "_prefill_host", "_told", "_unanswered", "lengths", "matches", "prompt", "rules")
 
     def __init__(
         self,
@@ -186,6 +187,8 @@ class AffinityChoice(Choice):
         self.matches = matches
         self.prompt: Prompt | None = None
         """What the conductor was asked about, until a leg begins; None: nothing."""
+        self.lengths: CountedLengths | None = None
+        """Where the prompt's length is compared with what its engine says; None: it was not counted exactly."""
 
     @property
     def may_look_again(self) -> bool:
@@ -251,7 +254,7 @@ class AffinityChoice(Choice):
         """See `Choice`."""
         expected = self._expected_at(target)
         if expected is not None:
-            self._note(expected, cached_tokens(body))
+            self._note(expected, prompt_usage(body))
 
     def compares(self, target: Target) -> bool:
         """See `Choice`."""
@@ -261,11 +264,14 @@ class AffinityChoice(Choice):
         """See `Choice`."""
         expected = self._expected_at(target)
         if expected is not None:
-            self._note(expected, cached_tokens_in_events(events))
+            self._note(expected, prompt_usage_in_events(events))
 
-    def _note(self, expected: int, cached: int | None) -> None:
-        if cached is not None:
-            self._instruments.told(expected, cached)
+    def _note(self, expected: int, usage: PromptUsage | None) -> None:
+        if usage is None:
+            return
+        self._instruments.told(expected, usage.cached)
+        if self.lengths is not None and usage.length is not None:
+            self.lengths.compare(self.prompt_tokens, usage.length)
 
     def best_group(self, groups: Sequence[Group], avoid: frozenset[str], turn: int = 0) -> int | None:
         """See `Choice`. The rules are applied to the endpoints of all groups together, the bound on load too."""

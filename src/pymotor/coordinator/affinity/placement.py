@@ -10,6 +10,7 @@ import msgspec
 
 from pymotor.coordinator.affinity.choices import AffinityChoice, Choice
 from pymotor.coordinator.affinity.conductor_client import Asked, ConductorClient
+from pymotor.coordinator.affinity.counted_lengths import CountedLengths
 from pymotor.coordinator.affinity.engine_tokens import EngineTokens
 from pymotor.coordinator.affinity.instruments import AffinityInstruments
 from pymotor.coordinator.affinity.keyed_choice import KeyedChoice
@@ -92,6 +93,7 @@ class AffinityPlacement:
         self._engine_tokens = engine_tokens
         self._conductor = conductor
         self._texts = TextPrefixes()
+        self._lengths = CountedLengths()
         self.recent = RecentChoices()
         self._identifiers: OrderedDict[tuple[str, int], str] = OrderedDict()
 
@@ -132,6 +134,8 @@ class AffinityPlacement:
                 matches = asked.matches.without_tokens() if _computes_all(view, routes) else asked.matches
                 made = self._made(view, matches, asked.outcome, told)
             made.prompt = prompt
+            # How many tokens a media item becomes is a guess.
+            made.lengths = None if view.media else self._lengths
         if kept:
             self._instruments.asked(made.outcome)
             self.recent.keep(made, headers)
